@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# Train with N ranks on this machine's CPU (gloo); N=1 is one plain process. No GPU is used, even where there is one.
+#
+# Usage:  bash launch/cpu.sh N [train.py options]
+#   e.g.  bash launch/cpu.sh 2 --config configs/quickstart_pretrain.yaml
+# To edit: nothing; OMP_NUM_THREADS (threads per rank) and GLOO_SOCKET_IFNAME are taken from the environment if set.
+set -euo pipefail
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+ranks=${1:-}
+if ! [[ $ranks =~ ^[1-9][0-9]*$ ]]; then
+    echo "error: give the number of ranks first: bash launch/cpu.sh 2 [train.py options]" >&2
+    exit 2
+fi
+shift
+
+threads=$(($(nproc) / ranks))
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((threads > 0 ? threads : 1))}
+export GLOO_SOCKET_IFNAME=${GLOO_SOCKET_IFNAME:-lo} # all ranks are on this machine
+launch=(--config_file "$root/configs/accelerate/cpu_2.yaml" --num_processes "$ranks")
+if [ "$ranks" = 1 ]; then launch+=(--cpu); fi
+exec bash "$root/launch/run.sh" "${launch[@]}" "$root/train.py" --launch.world_size "$ranks" "$@"

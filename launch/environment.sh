@@ -1,0 +1,46 @@
+# shellcheck shell=bash
+# The Python environment of every other script: made and filled the first time, reused at once afterwards.
+#
+# Usage:  source launch/environment.sh        (sourced, not run)
+#         WARMUP_EXTRAS=test source launch/environment.sh        (extras of setup.cfg: test, deepspeed, track, plot)
+# It uses the virtual environment that is active, else .venv in the repository root, made with ${WARMUP_PYTHON:-python3}.
+# To edit: nothing. On a machine without a GPU, PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu lets pip find
+# PyTorch's CPU build, which saves a download of several GB.
+
+_warmup_environment() {
+    local root python extras=${WARMUP_EXTRAS:-} stamp hash log
+    root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+    python=${WARMUP_PYTHON:-python3}
+    if [ -n "${VIRTUAL_ENV:-}" ]; then python=$VIRTUAL_ENV/bin/python; fi
+    # The pinned versions need 3.11; with the open ranges of setup.cfg 3.10 does.
+    if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+        echo "error: $python is not a Python >= 3.11; name one with WARMUP_PYTHON=/path/to/python3.11" >&2
+        return 1
+    fi
+
+    if [ -z "${VIRTUAL_ENV:-}" ]; then
+        if [ ! -f "$root/.venv/bin/activate" ] && ! "$python" -m venv "$root/.venv" >&2; then
+            echo "error: cannot make a virtual environment in $root/.venv (on Debian and Ubuntu: install python3-venv)" >&2
+            return 1
+        fi
+        # shellcheck source=/dev/null
+        source "$root/.venv/bin/activate"
+    fi
+
+    stamp=$VIRTUAL_ENV/.warmup-installed${extras:+-$extras}
+    hash=$(cat "$root/setup.cfg" "$root/constraints.txt" - <<<"$root $extras" | python -c \
+        'import hashlib, sys; print(hashlib.sha256(sys.stdin.buffer.read()).hexdigest())')
+    if [ "$(cat "$stamp" 2>/dev/null)" = "$hash" ]; then return 0; fi
+
+    echo "installing the dependencies into $VIRTUAL_ENV (a few minutes the first time) ..." >&2
+    log=$(mktemp "${TMPDIR:-/tmp}/warmup-pip.XXXXXX")
+    if ! python -m pip install -c "$root/constraints.txt" -e "$root${extras:+[$extras]}" >"$log" 2>&1; then
+        tail -n 20 "$log" >&2
+        echo "error: pip could not install the dependencies; its whole output is in $log" >&2
+        return 1
+    fi
+    rm -f "$log"
+    echo "$hash" >"$stamp"
+}
+
+_warmup_environment

@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# Train on the NVIDIA GPUs of this machine, one rank each: all of them (of CUDA_VISIBLE_DEVICES if set), or the first N.
+#
+# Usage:  bash launch/gpus.sh [N] [train.py options]
+#   e.g.  bash launch/gpus.sh --config configs/quickstart_pretrain.yaml
+# To edit: nothing here; mixed precision is in configs/accelerate/{one_gpu,multi_gpu}.yaml.
+set -euo pipefail
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+found=$(nvidia-smi -L 2>/dev/null | grep -c '^GPU ' || true)
+if [ "$found" -gt 0 ] && [ -n "${CUDA_VISIBLE_DEVICES+set}" ]; then
+    found=$(tr ',' '\n' <<<"$CUDA_VISIBLE_DEVICES" | grep -c . || true)
+fi
+if [ "$found" -eq 0 ]; then
+    echo "error: nvidia-smi -L shows no GPU on this machine that may be used; launch/cpu.sh trains on the CPU" >&2
+    exit 2
+fi
+
+ranks=$found
+if [[ ${1:-} =~ ^[1-9][0-9]*$ ]]; then
+    ranks=$1
+    shift
+fi
+if [ "$ranks" -gt "$found" ]; then
+    echo "error: $ranks GPUs asked for, $found found" >&2
+    exit 2
+fi
+
+threads=$(($(nproc) / ranks))
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((threads > 0 ? threads : 1))}
+launch=(--config_file "$root/configs/accelerate/multi_gpu.yaml" --num_processes "$ranks")
+if [ "$ranks" = 1 ]; then launch=(--config_file "$root/configs/accelerate/one_gpu.yaml"); fi
+exec bash "$root/launch/run.sh" "${launch[@]}" "$root/train.py" --launch.world_size "$ranks" "$@"

@@ -1,0 +1,139 @@
+#!/usr/bin/env bash
+# `accelerate launch` for train.py with an exit code that says how the run ended, and without the launcher's tracebacks.
+#
+# Usage:  bash launch/run.sh [accelerate launch options] train.py [train.py options]
+#   e.g.  bash launch/run.sh --config_file configs/accelerate/cpu_2.yaml train.py --config configs/quickstart_pretrain.yaml
+# Exit code:  0 done, 75 stopped by a signal (start it again to go on), 2 user error, 1 failed.
+# To debug:  add --traceback, or set WARMUP_TRACEBACK=1: the launcher's own output comes through untouched.
+# Nothing to edit here. Paths are relative to where you are; the environment is the active one, else the repository's .venv.
+set -euo pipefail
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+command -v accelerate >/dev/null || PATH="$root/.venv/bin:$PATH"
+tmp=$(mktemp -d "${TMPDIR:-/tmp}/warmup.XXXXXX")
+trap 'rm -rf "$tmp"' EXIT
+
+traceback=${WARMUP_TRACEBACK:-} config="" previous=""
+for arg in "$@"; do
+    if [ "$arg" = --traceback ]; then traceback=1; fi
+    if [ "$previous" = --config_file ]; then config=$arg; fi
+    previous=$arg
+done
+
+# The launcher of several processes does not tell its ranks of `use_cpu: true`: without this each would train alone.
+if [ -f "$config" ] && grep -Eq '^use_cpu: *true' "$config"; then export ACCELERATE_USE_CPU=true; fi
+
+# train.py: the first rank that ends writes here how it ended.
+export WARMUP_STATUS_FILE="$tmp/status.json"
+
+# The launcher's stderr goes to a log; ranks open WARMUP_STDERR to reach the user's: the terminal, or a pipe to it.
+log=$tmp/launcher.log relay=""
+unset WARMUP_STDERR
+if [ "$traceback" = 1 ]; then
+    log=""
+elif [ -t 2 ] && WARMUP_STDERR=$(tty <&2); then
+    export WARMUP_STDERR
+else
+    export WARMUP_STDERR="$tmp/stderr"
+    mkfifo "$WARMUP_STDERR"
+    (trap '' INT TERM HUP USR1 && exec cat "$WARMUP_STDERR" >&2) &
+    relay=$!
+    exec {hold}>"$WARMUP_STDERR" # keeps cat reading while no rank has it open
+fi
+
+# Signals go to the ranks: the launcher of one process would die without its rank, the launcher of several kills its
+# ranks 30 s after a signal, finished or not. While there are no ranks yet, they go to the launcher.
+signalled="" caught=""
+# shellcheck disable=SC2329 # called by the traps
+forward() {
+    local ranks
+    signalled=$1 caught=1
+    ranks=$(cat "/proc/$launcher/task/"*/children 2>/dev/null) || true
+    # shellcheck disable=SC2086 # a list of process ids
+    kill -s "$1" ${ranks:-$launcher} 2>/dev/null || true
+}
+
+set -m # its own process group: Ctrl-C reaches it through `forward` only
+if [ "$traceback" = 1 ]; then
+    accelerate launch "$@" </dev/null &
+else
+    accelerate launch "$@" </dev/null 2>"$log" &
+fi
+launcher=$!
+set +m
+trap 'forward TERM' TERM HUP
+trap 'forward INT' INT
+trap 'forward USR1' USR1
+
+while caught=""; do # a signal ends `wait` early
+    wait "$launcher" 2>/dev/null && code=0 || code=$?
+    if [ -z "$caught" ]; then break; fi
+done
+
+if [ -n "$relay" ]; then
+    exec {hold}>&-
+    for _ in {1..100}; do # ends at once, unless something the ranks started still holds the pipe
+        kill -0 "$relay" 2>/dev/null || break
+        sleep 0.1
+    done
+    kill -KILL "$relay" 2>/dev/null || true
+    wait "$relay" 2>/dev/null || true
+fi
+
+outcome="" message=""
+if [ -f "$WARMUP_STATUS_FILE" ]; then
+    python=$(command -v python || command -v python3)
+    { read -r outcome && IFS= read -r message; } < <("$python" - "$WARMUP_STATUS_FILE" <<'EOF'
+import json, sys
+
+status = json.load(open(sys.argv[1], encoding="utf-8"))
+print(status["outcome"], " ".join(status["message"].split()), sep="\n")
+EOF
+    ) || true
+fi
+
+# The rank that failed first, by the launcher's log. When a rank dies (-9: killed, often for want of memory) the launcher
+# stops the others, and they report "stopped": unless a signal came to this script, that is a failure.
+first_rank="" first_code=""
+if [ "$traceback" != 1 ] && [ -z "$signalled" ]; then
+    read -r first_rank first_code < <(awk '/^Root Cause/ { seen = 1 } seen && $1 == "rank" { rank = $3 }
+        seen && $1 == "exitcode" { print rank, $3; exit }' "$log") || true
+fi
+if [ "$outcome" = stopped ] && [ "${first_code:-75}" != 75 ]; then
+    outcome=failed message="rank $first_rank ended with exit code $first_code and the launcher stopped the others"
+elif [ "$outcome" = failed ] && [[ $first_code == -* ]]; then
+    message="$message (rank $first_rank was killed by signal ${first_code#-})"
+fi
+
+case $outcome in
+done) # a rank may still have crashed after the first one was done
+    if [ "$code" = 0 ] || [ -n "$signalled" ]; then exit 0; fi
+    ;;
+stopped)
+    echo "stopped: $message" >&2
+    exit 75
+    ;;
+"user error")
+    echo "error: $message" >&2
+    exit 2
+    ;;
+failed)
+    echo "error: $message" >&2
+    exit 1
+    ;;
+esac
+
+if [ "$code" = 0 ]; then exit 0; fi # nothing to run, as for --help
+if [ "$traceback" != 1 ]; then # what the ranks wrote comes before the launcher's own lines
+    sed -E '/^[WE][0-9]{4} .*torch\/distributed\/elastic/,$d' "$log" >"$tmp/ranks.log"
+    if [ -s "$tmp/ranks.log" ] || [ -n "$first_rank" ]; then log=$tmp/ranks.log; fi
+    tail -n 30 "$log" >&2
+fi
+if [ -n "$signalled" ]; then
+    echo "error: ended by SIG$signalled before train.py could say how it ended" >&2
+elif [ -n "$first_rank" ]; then
+    echo "error: rank $first_rank ended with exit code $first_code and did not say why (more with --traceback)" >&2
+else
+    echo "error: the launcher ended with code $code before train.py could say how it ended" >&2
+fi
+exit 1

@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# All checks: ruff, formatting, shellcheck, then the tests without those marked slow (benchmarks are not run).
+#
+# Usage:  bash launch/test.sh [--all] [pytest options]        --all: the slow tests too
+#   e.g.  bash launch/test.sh -x -k plan
+# To edit: nothing; pytest's and ruff's settings are in pyproject.toml.
+set -euo pipefail
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+cd "$root"
+select=(-m "not slow")
+if [ "${1:-}" = --all ]; then
+    select=()
+    shift
+fi
+
+export WARMUP_EXTRAS=test
+# shellcheck source=/dev/null
+source launch/environment.sh
+
+export HF_HUB_OFFLINE=1 # tests fetch nothing
+failed=0
+echo "== ruff check" && { ruff check . || failed=1; }
+echo "== ruff format --check" && { ruff format --check . || failed=1; }
+echo "== shellcheck" && { shellcheck launch/*.sh && echo "All scripts pass." || failed=1; }
+echo "== pytest" && { python -m pytest --ignore=tests/benchmarks "${select[@]}" "$@" || failed=1; }
+exit "$failed"

@@ -1,0 +1,236 @@
+"""All configuration: what a YAML file and the command line may say. Frozen, checked, standard library only."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from warmup.duration import Duration
+
+
+def require(condition: bool, flag: str, value: object, wanted: str) -> None:
+    """Raise ValueError, naming the flag, the value and what would be right, unless `condition` holds."""
+    if not condition:
+        raise ValueError(f"{flag}: {value!r} is not {wanted}")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What was tuned, at the reference batch size. Lengths: "10000 steps", "5 epochs", "2.56M samples", "6%"."""
+
+    optimizer: Literal["adamw", "adam", "rmsprop", "sgd", "lamb"] = "adamw"
+    """The optimizer. (lamb can be planned for, not yet trained with.)"""
+    lr: float = 1e-4
+    """Learning rate at the reference batch size; the scaling rule makes the peak of it."""
+    reference_batch_size: int | None = None
+    """Global batch size that the recipe was tuned at. Steps in a length are steps of this batch."""
+    scaling: str = "linear"
+    """How lr follows the batch: linear (lr * k), sqrt, none, auto (linear for sgd, else sqrt) or module:function."""
+    max_lr: float | None = None
+    """Cap of the scaled peak."""
+    warmup: str = "0 steps"
+    """Length of the warmup at the reference batch size."""
+    warmup_scaling: Literal["samples", "steps"] = "samples"
+    """What stays the same at another batch size: the warmup's samples (Goyal et al.) or its steps (LEGW, LAMB)."""
+    ramp: str = "linear"
+    """Shape of the warmup: linear, exponential, cosine, constant, polynomial or module:function."""
+    ramp_power: float = 2.0
+    """Exponent of the polynomial ramp."""
+    start_lr: float | Literal["reference"] = 0.0
+    """Rate that the ramp starts from, not scaled; reference: lr itself (Goyal et al.: from lr to k * lr)."""
+    decay: str = "linear"
+    """After the warmup: constant, linear, cosine, polynomial, step, multistep, exponential, inverse_sqrt, wsd or
+    module:function."""
+    end_lr: float = 0.0
+    """Rate at the end, and floor of the decays that have no end. Not scaled."""
+    decay_cycles: int = 1
+    """Cosine: number of cycles, each from the peak."""
+    decay_milestones: Sequence[str] = ()
+    """Multistep: where the rate is multiplied by decay_gamma, counted from step 0."""
+    decay_gamma: float = 0.1
+    """Step, multistep, exponential: the factor."""
+    decay_power: float = 1.0
+    """Exponent of the polynomial decay."""
+    decay_length: str | None = None
+    """Step: distance between drops; exponential: length of one factor; inverse_sqrt: time scale (default: the
+    warmup); wsd: length of the final decay (default: 10%)."""
+    duration: str = "3 epochs"
+    """Length of the run, at the reference batch size."""
+    weight_decay: float = 0.01
+    """Weight decay; never on biases and norms."""
+    max_grad_norm: float = 1.0
+    """Clip the global gradient norm to this; 0: do not clip."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """adamw, adam, lamb: coefficients of the two moments."""
+    eps: float = 1e-8
+    """adamw, adam, lamb, rmsprop: epsilon."""
+    momentum: float = 0.9
+    """sgd, rmsprop: momentum."""
+    alpha: float = 0.99
+    """rmsprop: smoothing coefficient."""
+    beta_scaling: Literal["none", "sde", "half-life"] = "none"
+    """How betas, alpha and momentum follow the batch: sde (1 - k(1 - beta), eps / sqrt(k); adaptive optimizers) or
+    half-life (beta^k)."""
+    max_skipped: int = 10
+    """End the run after so many steps in a row that were skipped for a gradient that is not finite."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "decay_milestones", tuple(self.decay_milestones))
+        object.__setattr__(self, "betas", tuple(self.betas))
+        for name in ("lr", "max_lr", "ramp_power", "decay_power", "decay_gamma", "eps"):
+            value = getattr(self, name)
+            require(value is None or 0 < value < math.inf, f"recipe.{name}", value, "above 0")
+        for name in ("end_lr", "weight_decay", "max_grad_norm"):
+            require(getattr(self, name) >= 0, f"recipe.{name}", getattr(self, name), "0 or above")
+        for name in ("reference_batch_size", "decay_cycles", "max_skipped"):
+            value = getattr(self, name)
+            require(value is None or value >= 1, f"recipe.{name}", value, "1 or above")
+        for name, value in (("betas", self.betas[0]), ("betas", self.betas[1]), ("momentum", self.momentum)):
+            require(0 <= value < 1, f"recipe.{name}", value, "in 0 <= beta < 1")
+        require(0 <= self.alpha < 1, "recipe.alpha", self.alpha, "in 0 <= alpha < 1")
+        start = self.start_lr
+        require(start == "reference" or start >= 0, "recipe.start_lr", start, "0, above, or 'reference'")
+        require(Duration.parse(self.duration, "recipe.duration").value > 0, "recipe.duration", self.duration, "above 0")
+        Duration.parse(self.warmup, "recipe.warmup")
+        for milestone in self.decay_milestones:
+            Duration.parse(milestone, "recipe.decay_milestones")
+        if self.decay_length is not None:
+            length = Duration.parse(self.decay_length, "recipe.decay_length")
+            require(length.value > 0, "recipe.decay_length", self.decay_length, "above 0")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """How many samples a step has, and how they are cut."""
+
+    per_device: int = 32
+    """Samples that a rank sends through forward and backward at once (at most, with global_size)."""
+    accumulation: int | None = None
+    """Micro-batches per rank and step (default 1). The global batch is per_device * accumulation * world size."""
+    global_size: int | None = None
+    """Global batch size, kept at any world size; the accumulation follows from it."""
+    evaluation: int = 64
+    """Samples per micro-batch in evaluation. Does not change its result."""
+
+    def __post_init__(self) -> None:
+        for name in ("per_device", "accumulation", "global_size", "evaluation"):
+            value = getattr(self, name)
+            require(value is None or value >= 1, f"batch.{name}", value, "1 or above")
+        if self.accumulation is not None and self.global_size is not None:
+            raise ValueError("batch.accumulation and batch.global_size: give one; the other follows from it")
+
+
+@dataclass(frozen=True)
+class Data:
+    """What is trained on. Files end in .csv, .jsonl, or .txt (one document per line)."""
+
+    train_files: Sequence[str] = ()
+    """Training files. None: docstrings of the installed Python packages."""
+    validation_files: Sequence[str] = ()
+    """Held-out files. None: a part of the training rows is held out."""
+    validation_fraction: float = 0.05
+    """The part that is held out where there are no validation files."""
+    text_column: str | None = None
+    """Column of the text (default: found by its name)."""
+    pair_column: str | None = None
+    """Column of the second text of a pair (default: found by its name, where there is one)."""
+    label_column: str | None = None
+    """Column of the label (default: found by its name)."""
+    max_length: int = 128
+    """Longest sample in tokens, special ones included. Classification cuts the rest off; mlm makes windows of it."""
+    mask_rate: float = 0.15
+    """mlm: part of the tokens that is to be predicted (of these 80% masked, 10% replaced, 10% kept)."""
+    tokenizer: str | None = None
+    """Folder or hub name of a tokenizer (default: the model's; for a new model, trained on the data)."""
+    vocab_size: int = 30522
+    """Number of WordPieces of a tokenizer that is trained on the data."""
+    max_bad_rows: int = 10
+    """Rows that may be left out because they cannot be read; one more ends the run."""
+    cache_dir: str | None = None
+    """Where tokenised data is kept (default: $WARMUP_CACHE, or ~/.cache/warmup)."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "train_files", tuple(self.train_files))
+        object.__setattr__(self, "validation_files", tuple(self.validation_files))
+        require(0 < self.validation_fraction < 1, "data.validation_fraction", self.validation_fraction, "in 0 < x < 1")
+        require(0 < self.mask_rate < 1, "data.mask_rate", self.mask_rate, "in 0 < x < 1")
+        require(self.max_length >= 4, "data.max_length", self.max_length, "4 or above")
+        require(self.vocab_size >= 100, "data.vocab_size", self.vocab_size, "100 or above")
+        require(self.max_bad_rows >= 0, "data.max_bad_rows", self.max_bad_rows, "0 or above")
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What was meant to be started, to be compared with what was."""
+
+    world_size: int | None = None
+    """Ranks that the job must have; any other number is an error."""
+    time_limit: str | None = None
+    """Stop cleanly after so long, e.g. "90 minutes", "11.5 hours"."""
+    timeout: int = 600
+    """Seconds after which a rank that waits for another gives up."""
+
+    def __post_init__(self) -> None:
+        require(self.world_size is None or self.world_size >= 1, "launch.world_size", self.world_size, "1 or above")
+        require(self.timeout >= 1, "launch.timeout", self.timeout, "1 or above")
+        if self.time_limit is not None:
+            seconds(self.time_limit, "launch.time_limit")
+
+
+@dataclass(frozen=True)
+class Log:
+    """What is written while training."""
+
+    every: int = 50
+    """Steps between lines of metrics.jsonl."""
+    evaluate_every: int | None = None
+    """Steps between evaluations (default: only at the end)."""
+    trackers: Sequence[str] = ()
+    """Trackers of Accelerate to log to, e.g. tensorboard."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "trackers", tuple(self.trackers))
+        require(self.every >= 1, "log.every", self.every, "1 or above")
+        require(
+            self.evaluate_every is None or self.evaluate_every >= 1, "log.evaluate_every", self.evaluate_every, "1+"
+        )
+
+
+@dataclass(frozen=True)
+class Config:
+    """One run: a recipe, the batch it is run at, the data and the model."""
+
+    task: Literal["mlm", "classification"] = "mlm"
+    """What is learned: masked language modelling, or the label of a text or of a pair of texts."""
+    model: str = "tiny"
+    """A new BERT (tiny 2/128, mini 4/256, small 4/512, medium 8/512, base 12/768, large 24/1024), a folder, or a hub
+    name."""
+    dropout: float | None = None
+    """Dropout everywhere in the model (default: the model's own, 0.1 for a new one)."""
+    seed: int = 0
+    """Seed of initial weights, sample order, masks and dropout."""
+    run_dir: str | None = None
+    """Where everything is written (default: runs/<task>-<UTC time>)."""
+    recipe: Recipe = field(default_factory=Recipe)
+    batch: Batch = field(default_factory=Batch)
+    data: Data = field(default_factory=Data)
+    launch: Launch = field(default_factory=Launch)
+    log: Log = field(default_factory=Log)
+
+    def __post_init__(self) -> None:
+        require(self.dropout is None or 0 <= self.dropout < 1, "dropout", self.dropout, "in 0 <= dropout < 1")
+        require(0 <= self.seed < 2**63, "seed", self.seed, "in 0 <= seed < 2^63")
+
+
+def seconds(text: str, flag: str) -> float:
+    """Seconds of a time such as "90 minutes". Raises ValueError, naming `flag`."""
+    units = {"second": 1, "minute": 60, "hour": 3600, "day": 86400}
+    number, _, unit = str(text).partition(" ")
+    try:
+        value = float(number) * units[unit.strip().rstrip("s")]
+    except (KeyError, ValueError):
+        raise ValueError(f'{flag}: {text!r} is not a time; write it like "90 minutes" or "11.5 hours"') from None
+    require(value > 0, flag, text, "above 0")
+    return value

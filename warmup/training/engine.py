@@ -1,0 +1,114 @@
+"""Starting Accelerate, checking that what started is what was meant, and the few collectives of a run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
+
+from warmup import clock
+from warmup.training.outcome import UserError
+
+Value = TypeVar("Value")
+
+
+def start(world_size: int | None, timeout: int, trackers: tuple[str, ...]) -> Accelerator:
+    """Accelerate on all ranks of the launcher. `world_size`: how many there must be, None for any number.
+
+    Raises UserError where the launcher started something else than one job of so many ranks.
+    """
+    _refuse_unsupported()
+    cpu = not (torch.cuda.is_available() or torch.backends.mps.is_available())
+    accelerator = Accelerator(
+        cpu=cpu,  # without it, ranks on CPUs started by torchrun each train alone
+        log_with=list(trackers) or None,
+        kwargs_handlers=[
+            InitProcessGroupKwargs(timeout=timedelta(seconds=timeout)),
+            # Buffers of BERT (position ids) never change; one copy of the gradients less.
+            DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
+        ],
+    )
+    _check_world(accelerator, world_size)
+    if accelerator.mixed_precision == "fp16":
+        raise UserError("mixed_precision: fp16 is not supported; use bf16 on GPUs that have it, or no")
+    if accelerator.device.type == "cpu":
+        ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // ranks_here))
+    return accelerator
+
+
+def _refuse_unsupported() -> None:
+    for name, what in (("ACCELERATE_USE_DEEPSPEED", "DeepSpeed"), ("ACCELERATE_USE_FSDP", "FSDP")):
+        if os.environ.get(name, "false").lower() in ("true", "1"):
+            raise UserError(f"launcher: {what} is not supported; use a configuration of configs/accelerate/")
+
+
+def _check_world(accelerator: Accelerator, wanted: int | None) -> None:
+    started = int(os.environ.get("WORLD_SIZE", 1))
+    found = accelerator.num_processes
+    if started != found:
+        raise UserError(
+            f"launcher: {started} ranks were started, but this one sees {found}, so each would train alone; use "
+            "accelerate launch with a configuration of configs/accelerate/"
+        )
+    # `accelerate launch --cpu --num_processes 2` names a meeting point and starts one process.
+    if "MASTER_ADDR" in os.environ and "WORLD_SIZE" not in os.environ and wanted != 1:
+        raise UserError(
+            "launcher: several processes were asked for and one was started (accelerate launch --cpu does that); "
+            "use bash launch/cpu.sh N, or --config_file configs/accelerate/cpu_2.yaml"
+        )
+    if wanted not in (None, found):
+        raise UserError(
+            f"launch.world_size: {wanted} ranks were meant, {found} started; on CPUs use bash launch/cpu.sh {wanted}, "
+            "or accelerate launch --config_file configs/accelerate/cpu_2.yaml"
+        )
+
+
+def distributed() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+def total(tensor: torch.Tensor) -> torch.Tensor:
+    """The sum over ranks, in place."""
+    if distributed():
+        dist.all_reduce(tensor)
+    return tensor
+
+
+def barrier() -> None:
+    if distributed():
+        dist.barrier()
+
+
+def on_main(accelerator: Accelerator, work: Callable[[], Value]) -> Value:
+    """Do something on rank 0 alone; all ranks get its result, or raise its UserError together.
+
+    What goes wrong with files (OSError) is the user's to mend: no space, no permission.
+    """
+    outcome: list[Any] = [None, None]
+    if accelerator.is_main_process:
+        try:
+            outcome[0] = work()
+        except UserError as error:
+            outcome[1] = str(error)
+        except OSError as error:
+            outcome[1] = f"{error.filename or 'file'}: {error.strerror or error}"
+    if distributed():
+        dist.broadcast_object_list(outcome, src=0)
+    if outcome[1] is not None:
+        raise UserError(outcome[1])
+    return outcome[0]
+
+
+def require_same(fields: Mapping[str, Any]) -> None:
+    """Raise UserError on all ranks, naming rank, field and values, unless all ranks hold the same."""
+    try:
+        clock.require_same(fields)
+    except clock.RanksDisagree as error:
+        raise UserError(str(error)) from error

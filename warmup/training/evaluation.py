@@ -1,0 +1,35 @@
+"""Evaluation: every sample exactly once, and the same number on any world size."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from warmup.training import engine, tasks
+from warmup.training.tokens import Samples
+
+
+@torch.inference_mode()
+def evaluate(
+    model: nn.Module, task: tasks.Task, samples: Samples, batch_size: int, accelerator: Accelerator
+) -> dict[str, float]:
+    """The task's metrics over all samples. A collective call.
+
+    The micro-batches are the same for any world size. Ranks fill in the rows of their own, the others stay 0, and a
+    sum over ranks makes the table whole without rounding; so adding it up gives the same bits everywhere.
+    """
+    by_length = np.argsort(samples.lengths, kind="stable")
+    batches = [by_length[start : start + batch_size] for start in range(0, len(by_length), batch_size)]
+    table = torch.zeros(len(batches), 3, dtype=torch.float64, device=accelerator.device)
+    model.eval()
+    for number in range(accelerator.process_index, len(batches), accelerator.num_processes):
+        batch = tasks.evaluation_batch(task, samples, batches[number])
+        targets = batch.targets.to(accelerator.device)
+        logits = model(**{name: tensor.to(accelerator.device) for name, tensor in batch.inputs.items()}).logits
+        table[number, 0] = tasks.loss_sum(logits, targets)
+        table[number, 1] = tasks.correct(logits, targets)
+        table[number, 2] = batch.target_count
+    model.train()
+    return task.metrics(*engine.total(table).sum(0).tolist())

@@ -1,0 +1,62 @@
+"""The trained model as a normal Hugging Face folder, with a card that holds the plan."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from warmup.plan import Plan
+
+_PIPELINES = {"mlm": "fill-mask", "classification": "text-classification"}
+
+
+def export(
+    folder: Path,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    task: str,
+    plan: Plan,
+    metrics: dict[str, float],
+) -> Path:
+    """Write `folder`/model as a whole: from_pretrained and pipeline load it. Call on rank 0."""
+    target, stage = folder / "model", folder / ".model.stage"
+    shutil.rmtree(stage, ignore_errors=True)
+    try:
+        model.save_pretrained(stage)
+        tokenizer.save_pretrained(stage)
+        (stage / "README.md").write_text(_card(task, plan, metrics), encoding="utf-8")
+        stage.rename(target)
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+    return target
+
+
+def _card(task: str, plan: Plan, metrics: dict[str, float]) -> str:
+    rows = "\n".join(f"| {name} | {value} | {why} |" for name, value, why in plan.explain())
+    results = "\n".join(f"| {name} | {value:.6g} |" for name, value in metrics.items())
+    return f"""---
+library_name: transformers
+pipeline_tag: {_PIPELINES[task]}
+---
+
+# {_PIPELINES[task]} model
+
+```python
+from transformers import pipeline
+model = pipeline("{_PIPELINES[task]}", model="path/to/this/folder")
+```
+
+## Held-out metrics
+
+| metric | value |
+|---|---|
+{results}
+
+## Plan
+
+| what | value | how it came about |
+|---|---|---|
+{rows}
+"""

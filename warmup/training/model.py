@@ -1,0 +1,135 @@
+"""Models: a new BERT of a named size, or one from a folder or the hub."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoTokenizer, BertConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging
+
+from warmup.training.outcome import UserError
+
+logging.set_verbosity_error()  # which weights are new, we say ourselves
+logging.disable_progress_bar()
+
+SIZES = {  # layers, width; Turc et al. 2019, arXiv:1908.08962, and Devlin et al. 2018, arXiv:1810.04805
+    "tiny": (2, 128),
+    "mini": (4, 256),
+    "small": (4, 512),
+    "medium": (8, 512),
+    "base": (12, 768),
+    "large": (24, 1024),
+}
+_DROPOUTS = (
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "classifier_dropout",
+    "dropout",
+    "attention_dropout",
+    "seq_classif_dropout",
+    "embedding_dropout",
+    "mlp_dropout",
+)
+
+
+def is_new(name: str) -> bool:
+    return name in SIZES
+
+
+def load_tokenizer(name: str, flag: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a folder or hub name. Raises UserError, naming `flag`, where there is none to use."""
+    _refuse_missing_folder(name, flag)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name)
+    except Exception as error:  # transformers raises whatever its parts raise
+        raise UserError(f"{flag}: {name} has no tokenizer that can be loaded: {_first_line(error)}") from error
+    if not tokenizer.is_fast or None in (tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id):
+        raise UserError(f"{flag}: the tokenizer of {name} is not a fast one with [CLS], [SEP] and [PAD] tokens")
+    return tokenizer
+
+
+def build(
+    name: str,
+    auto_class: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    dropout: float | None,
+    labels: tuple[str, ...],
+    seed: int,
+) -> tuple[PreTrainedModel, list[str]]:
+    """The model, and the names of the weights that are new. The same weights on every rank.
+
+    `auto_class` is the transformers Auto class of the task; `labels` the classes' names, none for mlm.
+    Raises UserError where the model cannot be loaded or does not fit the tokenizer or max_length.
+    """
+    config = _new_config(name, tokenizer, max_length) if is_new(name) else _load_config(name)
+    for field in _DROPOUTS:
+        if dropout is not None and hasattr(config, field):
+            setattr(config, field, dropout)
+    if labels:
+        config.num_labels = len(labels)
+        config.id2label = dict(enumerate(labels))
+        config.label2id = {label: number for number, label in enumerate(labels)}
+    longest = getattr(config, "max_position_embeddings", None)
+    if longest is not None and max_length > longest - (2 if config.model_type in ("roberta", "xlm-roberta") else 0):
+        raise UserError(f"data.max_length: {max_length} is more than the {longest} positions of {name}")
+    torch.manual_seed(seed)
+    if is_new(name):
+        return auto_class.from_config(config), ["all"]
+    model, new = _load(name, auto_class, config)
+    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+        raise UserError(
+            f"model: {name} has {model.get_input_embeddings().num_embeddings} word embeddings, its tokenizer "
+            f"{len(tokenizer)} tokens; give the tokenizer that it was trained with"
+        )
+    return model, new
+
+
+def _new_config(size: str, tokenizer: PreTrainedTokenizerBase, max_length: int) -> BertConfig:
+    layers, width = SIZES[size]
+    return BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        num_hidden_layers=layers,
+        num_attention_heads=width // 64,
+        intermediate_size=4 * width,
+        max_position_embeddings=max(512, max_length),
+        pad_token_id=tokenizer.pad_token_id,
+    )
+
+
+def _load_config(name: str) -> Any:
+    _refuse_missing_folder(name, "model")
+    try:
+        return AutoConfig.from_pretrained(name)
+    except Exception as error:
+        raise UserError(
+            f"model: {name} cannot be loaded: {_first_line(error)}; sizes are {', '.join(SIZES)}"
+        ) from error
+
+
+def _load(name: str, auto_class: Any, config: Any) -> tuple[PreTrainedModel, list[str]]:
+    """The weights. Only a head may be new: an encoder without its weights is an error, not a fresh start."""
+    try:
+        model, info = auto_class.from_pretrained(
+            name, config=config, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True
+        )
+    except Exception as error:
+        raise UserError(f"model: the weights of {name} cannot be loaded: {_first_line(error)}") from error
+    new = sorted({*info["missing_keys"], *(key[0] for key in info.get("mismatched_keys", ()))})
+    encoder = [key for key in new if key.startswith(model.base_model_prefix + ".") and ".pooler." not in key]
+    if encoder:
+        raise UserError(f"model: {name} lacks weights of its encoder, {encoder[0]} and {len(encoder) - 1} more")
+    return model, new
+
+
+def _refuse_missing_folder(name: str, flag: str) -> None:
+    looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1
+    if looks_local and not os.path.isdir(name):
+        raise UserError(f"{flag}: no folder {name}; give a folder, a hub name, or one of {', '.join(SIZES)}")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0]

@@ -1,0 +1,95 @@
+"""How a run ends: the four outcomes, the file that tells a launch script which it was, and the exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable
+
+STATUS_FILE = "WARMUP_STATUS_FILE"
+EXIT_CODES = {"done": 0, "stopped": 0, "user error": 2, "failed": 1}
+_LOST_PEER = re.compile(r"gloo|nccl|connection (reset|closed|refused)|timed out|broken pipe|peer", re.IGNORECASE)
+
+
+class UserError(Exception):
+    """Something that is the user's to mend; its text is one line: what is wrong, where, what would be right."""
+
+
+def rank() -> int:
+    return int(os.environ.get("RANK", 0))
+
+
+def record(outcome: str, message: str) -> bool:
+    """Write this rank's outcome to the status file, unless another rank was first. Whether it was written."""
+    path = os.environ.get(STATUS_FILE)
+    if not path:
+        return False
+    with tempfile.NamedTemporaryFile("w", dir=os.path.dirname(path) or ".", delete=False) as file:
+        json.dump({"outcome": outcome, "rank": rank(), "message": message}, file)
+    try:
+        os.link(file.name, path)  # fails where the file exists: the first cause is the one to know
+        return True
+    except FileExistsError:
+        return False
+    finally:
+        os.unlink(file.name)
+
+
+def guard(run: Callable[[], tuple[str, str]], show_traceback: bool) -> int:
+    """Call `run`, which returns (outcome, message), record how it ended, and return the exit code of this rank."""
+    _redirect_stderr()
+    try:
+        outcome, message = run()
+    except UserError as error:
+        outcome, message = "user error", str(error)
+    except MemoryError:
+        outcome, message = "failed", f"rank {rank()}: out of memory"
+    except Exception as error:
+        outcome, message = "failed", f"rank {rank()}: {_describe(error)}"
+        if show_traceback or not _lost_peer(error):
+            traceback.print_exc()
+    else:
+        record(outcome, message)
+        return EXIT_CODES[outcome]
+    if show_traceback and outcome == "user error":
+        traceback.print_exc()
+    record(outcome, message)
+    if STATUS_FILE not in os.environ and (rank() == 0 or outcome == "failed"):
+        print(f"error: {message}", file=sys.stderr, flush=True)
+    if rank() != 0:
+        time.sleep(1)  # rank 0 speaks first: launchers end all ranks as soon as one has ended
+    return EXIT_CODES[outcome]
+
+
+def leave(code: int) -> None:
+    """End this process now. Without teardown after a failure: that can wait for a rank that is gone."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if code:
+        os._exit(code)
+    raise SystemExit(0)
+
+
+def _lost_peer(error: Exception) -> bool:
+    return isinstance(error, RuntimeError) and bool(_LOST_PEER.search(str(error)))
+
+
+def _describe(error: Exception) -> str:
+    text = " ".join(str(error).split())[:300]
+    if _lost_peer(error):
+        return f"lost contact with another rank, which has died or hangs ({text})"
+    return f"{type(error).__name__}: {text}"
+
+
+def _redirect_stderr() -> None:
+    """Write this rank's stderr where the launch script says, past the launcher's own tracebacks."""
+    path = os.environ.get("WARMUP_STDERR")
+    if path:
+        file = os.open(path, os.O_WRONLY | os.O_APPEND)
+        os.dup2(file, 2)
+        os.close(file)

@@ -1,0 +1,137 @@
+"""Tasks: what of a sample is the input, what is to be predicted, and how good a prediction is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from transformers import (
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    PreTrainedTokenizerBase,
+)
+
+from warmup.training import order
+from warmup.training.tokens import Prepared, Samples
+
+IGNORED = -100
+_EVALUATION = 0xE7A1  # evaluation masks are the same in every run, whatever its seed
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """Samples ready for the model. inputs: tensors (B, T); targets: (B, T) or (B,), IGNORED where nothing is asked."""
+
+    inputs: dict[str, torch.Tensor]
+    targets: torch.Tensor
+    target_count: int
+    token_count: int
+
+
+@dataclass(frozen=True)
+class Task:
+    """`collate(samples, indices, epochs, seed)` makes a micro-batch; `metrics(loss_sum, correct, count)` names results.
+
+    The loss is the cross entropy of the targets, and a prediction is right where the largest logit is the target's.
+    """
+
+    auto_class: type
+    labels: tuple[str, ...]
+    collate: Callable[[Samples, np.ndarray, np.ndarray, int], MicroBatch]
+    metrics: Callable[[float, float, float], dict[str, float]]
+
+
+def build(name: str, prepared: Prepared, mask_rate: float) -> Task:
+    """The task of that name: mlm or classification."""
+    tokenizer = prepared.tokenizer
+    if name == "mlm":
+        mask = _masker(tokenizer, mask_rate)
+        return Task(AutoModelForMaskedLM, (), mask, _language_metrics)
+    return Task(AutoModelForSequenceClassification, prepared.labels, _labeller(tokenizer), _class_metrics)
+
+
+def evaluation_batch(task: Task, samples: Samples, indices: np.ndarray) -> MicroBatch:
+    """A micro-batch for evaluation: masks depend on the sample alone."""
+    return task.collate(samples, indices, np.zeros_like(indices), _EVALUATION)
+
+
+def weightless(batch: MicroBatch) -> MicroBatch:
+    """The same batch with nothing to predict and nothing counted: what a rank without samples computes."""
+    return MicroBatch(batch.inputs, torch.full_like(batch.targets, IGNORED), 0, 0)
+
+
+def loss_sum(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Cross entropy summed over the targets, in nats. logits: (..., classes), targets: (...)."""
+    return F.cross_entropy(logits.flatten(0, -2).float(), targets.flatten(), ignore_index=IGNORED, reduction="sum")
+
+
+def correct(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Number of targets whose logit is the largest."""
+    return (logits.argmax(-1) == targets).sum()  # IGNORED is never the largest
+
+
+def _inputs(
+    ids_BT: np.ndarray, mask_BT: np.ndarray, tokenizer: PreTrainedTokenizerBase, first_B: np.ndarray | None = None
+) -> dict[str, torch.Tensor]:
+    ids_BT = np.where(mask_BT, ids_BT, tokenizer.pad_token_id)
+    inputs = {"input_ids": torch.from_numpy(ids_BT), "attention_mask": torch.from_numpy(mask_BT.astype(np.int64))}
+    if "token_type_ids" in tokenizer.model_input_names:
+        second = (
+            np.zeros_like(ids_BT) if first_B is None else (np.arange(ids_BT.shape[1]) >= first_B[:, None]) & mask_BT
+        )
+        inputs["token_type_ids"] = torch.from_numpy(second.astype(np.int64))
+    return inputs
+
+
+def _labeller(tokenizer: PreTrainedTokenizerBase) -> Callable[..., MicroBatch]:
+    def collate(samples: Samples, indices: np.ndarray, epochs: np.ndarray, seed: int) -> MicroBatch:
+        ids_BT, mask_BT, columns = samples.take(indices)
+        targets = torch.from_numpy(columns["label"].astype(np.int64))
+        return MicroBatch(_inputs(ids_BT, mask_BT, tokenizer, columns["first"]), targets, len(targets), mask_BT.sum())
+
+    return collate
+
+
+def _masker(tokenizer: PreTrainedTokenizerBase, rate: float) -> Callable[..., MicroBatch]:
+    """BERT's masking: of a part of the tokens 80% become [MASK], 10% another token, 10% stay (Devlin et al., 3.1).
+
+    As there, the part is a number: round(rate * tokens), at least one. Keyed by (seed, epoch, sample), so that it
+    does not depend on who computes it.
+    """
+    special = np.array(sorted(tokenizer.all_special_ids))
+    regular = np.setdiff1d(np.arange(len(tokenizer)), special)
+
+    def collate(samples: Samples, indices: np.ndarray, epochs: np.ndarray, seed: int) -> MicroBatch:
+        ids_BT, mask_BT, _ = samples.take(indices)
+        keys_BT = order.key(order.key(seed, epochs, indices)[:, None], np.arange(ids_BT.shape[1]))
+        chosen_BT = _choose(keys_BT, mask_BT & ~np.isin(ids_BT, special), rate)
+        fate_BT = order.uniform(order.key(keys_BT, 1))
+        other_BT = regular[(order.uniform(order.key(keys_BT, 2)) * len(regular)).astype(np.int64)]
+        masked_BT = np.where(fate_BT < 0.8, tokenizer.mask_token_id, np.where(fate_BT < 0.9, other_BT, ids_BT))
+        targets_BT = torch.from_numpy(np.where(chosen_BT, ids_BT, IGNORED))
+        inputs = _inputs(np.where(chosen_BT, masked_BT, ids_BT), mask_BT, tokenizer)
+        return MicroBatch(inputs, targets_BT, int(chosen_BT.sum()), int(mask_BT.sum()))
+
+    return collate
+
+
+def _choose(keys_BT: np.ndarray, eligible_BT: np.ndarray, rate: float) -> np.ndarray:
+    """In each row, the round(rate * n) of its n eligible places with the smallest keys, at least one if n > 0."""
+    eligible_B = eligible_BT.sum(1)
+    counts_B = np.minimum(np.maximum(np.floor(rate * eligible_B + 0.5), 1), eligible_B)
+    draws_BT = np.where(eligible_BT, order.uniform(keys_BT), 2.0)
+    ranks_BT = draws_BT.argsort(1, kind="stable").argsort(1, kind="stable")
+    return ranks_BT < counts_B[:, None]
+
+
+def _language_metrics(loss: float, right: float, count: float) -> dict[str, float]:
+    mean = loss / max(count, 1)
+    return {"loss": mean, "perplexity": math.exp(min(mean, 700)), "accuracy": right / max(count, 1), "targets": count}
+
+
+def _class_metrics(loss: float, right: float, count: float) -> dict[str, float]:
+    return {"loss": loss / count, "accuracy": right / count, "targets": count}

@@ -1,0 +1,250 @@
+"""Tokenised data: made once, kept on disk by the content of what it was made from, read as arrays.
+
+Every rank calls `prepare`. A file lock lets one of them do the work while the others wait without any process group
+waiting, so that nothing times out, on shared and on local disks alike.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import datasets
+import numpy as np
+from filelock import FileLock
+from tokenizers import BertWordPieceTokenizer
+from transformers import BertTokenizerFast, PreTrainedTokenizerBase
+
+from warmup.config import Config, Data
+from warmup.training import order
+from warmup.training.docstrings import docstring_files
+from warmup.training.model import is_new, load_tokenizer
+from warmup.training.outcome import UserError
+from warmup.training.rows import BadRow, Columns, read_rows
+
+FORMAT = 1  # raise it where the same content would be tokenised differently
+_SPLIT_KEY = 0x5B117  # the held-out rows are the same for every seed
+
+
+@dataclass(frozen=True)
+class Samples:
+    """A tokenised set. `lengths`: tokens of each sample, special ones included."""
+
+    table: datasets.Dataset
+    lengths: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def take(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+        """Samples as (ids_BT padded with 0, mask_BT of what is not padding, other columns_B)."""
+        rows = self.table[indices.tolist()]
+        lengths = self.lengths[indices]
+        mask_BT = np.arange(max(lengths, default=1)) < lengths[:, None]
+        ids_BT = np.zeros(mask_BT.shape, np.int64)
+        ids_BT[mask_BT] = rows["ids"].combine_chunks().flatten().to_numpy()
+        return ids_BT, mask_BT, {name: rows[name].to_numpy() for name in rows.column_names if name != "ids"}
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """All that a run needs of its data. `key` is equal where the content is."""
+
+    key: str
+    folder: Path
+    train: Samples
+    validation: Samples
+    labels: tuple[str, ...]
+    bad_rows: tuple[str, ...]
+    tokenizer: PreTrainedTokenizerBase
+
+
+def cache_folder(data: Data) -> Path:
+    return Path(data.cache_dir or os.environ.get("WARMUP_CACHE") or Path.home() / ".cache" / "warmup")
+
+
+def prepare(config: Config) -> Prepared:
+    """The tokenised data of a configuration, from the cache where it is there. Raises UserError on bad data."""
+    cache = cache_folder(config.data)
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        labelled = config.task == "classification"
+        files = config.data.train_files or docstring_files(cache, labelled)
+        name = config.data.tokenizer or (None if is_new(config.model) else config.model)
+        tokenizer = load_tokenizer(name, "data.tokenizer" if config.data.tokenizer else "model") if name else None
+        key = _key(config, files, tokenizer)
+        folder = cache / key
+        with FileLock(cache / f"{key}.lock"):
+            if not folder.exists():
+                _build(folder, config, files, tokenizer)
+    except OSError as error:
+        raise UserError(f"data.cache_dir: {error.filename or cache}: {error.strerror or error}") from error
+    facts = json.loads((folder / "facts.json").read_text())
+    return Prepared(
+        key=key,
+        folder=folder,
+        train=_load(folder / "train"),
+        validation=_load(folder / "validation"),
+        labels=tuple(facts["labels"]),
+        bad_rows=tuple(facts["bad_rows"]),
+        tokenizer=tokenizer or load_tokenizer(str(folder / "tokenizer"), "data.cache_dir"),
+    )
+
+
+def _key(config: Config, files: Iterable[str], tokenizer: PreTrainedTokenizerBase | None) -> str:
+    """A hash of everything that the tokenised data depends on: contents, not names or times."""
+    data = {name: value for name, value in asdict(config.data).items() if name not in ("cache_dir", "tokenizer")}
+    data |= {"train_files": _hash_files(files), "validation_files": _hash_files(config.data.validation_files)}
+    for irrelevant in ("mask_rate", *(("vocab_size",) if tokenizer else ())):
+        del data[irrelevant]
+    parts = [FORMAT, config.task, data, tokenizer.backend_tokenizer.to_str() if tokenizer else None]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:20]
+
+
+def _hash_files(files: Iterable[str]) -> list[str]:
+    hashes = []
+    for path in files:
+        digest = hashlib.sha256(Path(path).suffix.encode())
+        if Path(path).is_file():  # what is wrong with it otherwise, the reader says
+            with open(path, "rb") as file:
+                while block := file.read(1 << 20):
+                    digest.update(block)
+        hashes.append(digest.hexdigest())
+    return hashes
+
+
+def _build(folder: Path, config: Config, files: Iterable[str], tokenizer: PreTrainedTokenizerBase | None) -> None:
+    """Read, split, tokenise, and put in place as a whole."""
+    stage = folder.with_name(f".{folder.name}.stage")
+    shutil.rmtree(stage, ignore_errors=True)
+    stage.mkdir()
+    try:
+        bad: list[BadRow] = []
+        train, validation = _read(config, list(files), stage, bad)
+        labels = _labels(train, validation) if config.task == "classification" else []
+        if tokenizer is None:
+            tokenizer = _train_tokenizer(train, config.data.vocab_size)
+            tokenizer.save_pretrained(stage / "tokenizer")
+        for name, rows in (("train", train), ("validation", validation)):
+            samples = _tokenise(rows, tokenizer, config, labels, name)
+            samples.save_to_disk(stage / name)
+        facts = {"labels": labels, "bad_rows": [str(row) for row in bad]}
+        (stage / "facts.json").write_text(json.dumps(facts))
+        shutil.rmtree(stage / "rows", ignore_errors=True)
+        stage.rename(folder)
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+
+
+def _read(
+    config: Config, files: list[str], stage: Path, bad: list[BadRow]
+) -> tuple[datasets.Dataset, datasets.Dataset]:
+    """Training and held-out rows {text, pair, label}."""
+    data = config.data
+    columns = Columns(data.text_column, data.pair_column, data.label_column)
+    labelled = config.task == "classification"
+
+    def rows_of(paths: list[str], name: str) -> datasets.Dataset:
+        def generate() -> Iterator[dict]:
+            return read_rows(paths, columns, labelled, bad, data.max_bad_rows)
+
+        return _table(generate, stage / "rows" / name)
+
+    rows = rows_of(files, "train")
+    if data.validation_files:
+        return rows, rows_of(list(data.validation_files), "validation")
+    count = round(data.validation_fraction * len(rows)) or 1
+    if len(rows) < 2:
+        raise UserError(f"data.train_files: {len(rows)} row is too few to train on and hold some out")
+    shuffled = order.permute(np.arange(len(rows)), len(rows), order.key(_SPLIT_KEY))
+    return rows.select(np.sort(shuffled[count:])), rows.select(np.sort(shuffled[:count]))
+
+
+def _table(generate, folder: Path) -> datasets.Dataset:
+    """The rows of a generator as a table on disk. A UserError of the generator's comes out as it is."""
+    text = datasets.Value("large_string")
+    features = datasets.Features({"text": text, "pair": text, "label": text})
+    try:
+        return datasets.Dataset.from_generator(
+            generate, features=features, cache_dir=str(folder), fingerprint=folder.name, split="rows"
+        )
+    except datasets.exceptions.DatasetGenerationError as error:
+        cause = error.__cause__
+        raise cause if isinstance(cause, UserError | OSError) else error from None
+
+
+def _labels(train: datasets.Dataset, validation: datasets.Dataset) -> list[str]:
+    """Names of the classes in their order: numbers by value, other names by the alphabet."""
+    labels = sorted(train.unique("label"))
+    if all(label.lstrip("-").isdigit() for label in labels):
+        labels.sort(key=int)
+    if len(labels) < 2:
+        raise UserError(f"data.train_files: all rows have the label {labels[0]!r}; a classifier needs two or more")
+    unseen = [label for label in validation.unique("label") if label not in labels]
+    if unseen:
+        raise UserError(
+            f"data.validation_files: the label {unseen[0]!r} is in no training row (labels there: {', '.join(labels)})"
+        )
+    return labels
+
+
+def _train_tokenizer(rows: datasets.Dataset, vocab_size: int) -> PreTrainedTokenizerBase:
+    """A lower-casing WordPiece tokenizer of the texts."""
+    model = BertWordPieceTokenizer(lowercase=True)
+    texts = (text for column in ("text", "pair") for text in rows[column] if text)
+    model.train_from_iterator(texts, vocab_size=vocab_size, show_progress=False)
+    return BertTokenizerFast(vocab=model.get_vocab(), do_lower_case=True)
+
+
+def _tokenise(
+    rows: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, config: Config, labels: list[str], name: str
+) -> datasets.Dataset:
+    """Rows -> samples {ids, length, and for classification first (tokens of the first text) and label}."""
+    limit = config.data.max_length
+
+    def windows(batch: dict) -> dict:
+        """Documents cut into windows; no tail is dropped."""
+        documents = tokenizer(batch["text"], add_special_tokens=False, verbose=False)["input_ids"]
+        body = limit - 2
+        ids = [
+            [tokenizer.cls_token_id, *document[start : start + body], tokenizer.sep_token_id]
+            for document in documents
+            for start in range(0, len(document), body)
+        ]
+        return {"ids": ids, "length": [len(window) for window in ids]}
+
+    def texts(batch: dict) -> dict:
+        pairs = batch["pair"] if batch["pair"][0] is not None else None
+        encoded = tokenizer(batch["text"], pairs, truncation="longest_first", max_length=limit, verbose=False)
+        ids = encoded["input_ids"]
+        first = [sum(part != 1 for part in encoded.sequence_ids(row)) for row in range(len(ids))]
+        if pairs:  # the second text and the [SEP] after it
+            first = [length - 1 for length in first]
+        numbers = [labels.index(label) for label in batch["label"]]
+        return {"ids": ids, "length": [len(row) for row in ids], "first": first, "label": numbers}
+
+    columns = {"ids": datasets.List(datasets.Value("int32")), "length": datasets.Value("int32")}
+    if labels:
+        columns |= {"first": datasets.Value("int32"), "label": datasets.Value("int32")}
+    samples = rows.map(
+        texts if labels else windows,
+        batched=True,
+        remove_columns=rows.column_names,
+        features=datasets.Features(columns),
+        desc=f"tokenising {name}",
+        load_from_cache_file=False,
+        new_fingerprint=name,
+    )
+    if not len(samples):
+        raise UserError(f"data: no token in the {name} texts")
+    return samples
+
+
+def _load(folder: Path) -> Samples:
+    table = datasets.load_from_disk(str(folder))
+    return Samples(table.with_format("arrow"), table.data.column("length").to_numpy())
