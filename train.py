@@ -86,6 +86,7 @@ def start(config: Config, options: Namespace) -> tuple[Accelerator, int | None]:
     training.engine.require_same(
         dict(commandline.leaves(asdict(config))) | {"test": options.test, "as_world_size": simulated}
     )
+    training.engine.on_main(accelerator, lambda: training.reporting.refuse_occupied(config.run_dir))
     return accelerator, simulated
 
 

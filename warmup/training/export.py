@@ -5,9 +5,11 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from safetensors import SafetensorError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from warmup.plan import Plan
+from warmup.training.outcome import UserError
 
 _PIPELINES = {"mlm": "fill-mask", "classification": "text-classification"}
 
@@ -28,6 +30,8 @@ def export(
         tokenizer.save_pretrained(stage)
         (stage / "README.md").write_text(_card(task, plan, metrics), encoding="utf-8")
         stage.rename(target)
+    except SafetensorError as error:  # which hides "no space left" behind sizes that do not match
+        raise UserError(f"{target}: cannot be written, is there space left? ({error})") from error
     finally:
         shutil.rmtree(stage, ignore_errors=True)
     return target

@@ -47,6 +47,10 @@ def guard(run: Callable[[], tuple[str, str]], show_traceback: bool) -> int:
         outcome, message = run()
     except UserError as error:
         outcome, message = "user error", str(error)
+        if show_traceback:
+            traceback.print_exc()
+    except KeyboardInterrupt:
+        outcome, message = "failed", "interrupted"
     except MemoryError:
         outcome, message = "failed", f"rank {rank()}: out of memory"
     except Exception as error:
@@ -56,8 +60,6 @@ def guard(run: Callable[[], tuple[str, str]], show_traceback: bool) -> int:
     else:
         record(outcome, message)
         return EXIT_CODES[outcome]
-    if show_traceback and outcome == "user error":
-        traceback.print_exc()
     record(outcome, message)
     if STATUS_FILE not in os.environ and (rank() == 0 or outcome == "failed"):
         print(f"error: {message}", file=sys.stderr, flush=True)

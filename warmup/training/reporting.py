@@ -21,17 +21,26 @@ from warmup.plan import Plan
 from warmup.training.outcome import UserError
 
 
+def refuse_occupied(path: str | None) -> None:
+    """Raise UserError where a run directory was asked for that holds something. Creates nothing."""
+    folder = Path(path) if path else None
+    if folder and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"run_dir: {folder} is occupied; give another one, or remove it")
+
+
 def create_run_directory(path: str | None, task: str) -> Path:
-    """A new, empty run directory. Raises UserError where it is occupied."""
+    """A new, empty run directory. Raises UserError where it is occupied or cannot be made."""
+    refuse_occupied(path)
     stamp = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
     folder = Path(path or f"runs/{task}-{stamp}")
     number = 1
     while path is None and folder.exists():
         number += 1
         folder = Path(f"runs/{task}-{stamp}-{number}")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"run_dir: {folder} is occupied; give another one, or remove it")
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"run_dir: {folder} cannot be made: {error.strerror}") from error
     return folder
 
 

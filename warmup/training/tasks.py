@@ -16,6 +16,7 @@ from transformers import (
 )
 
 from warmup.training import order
+from warmup.training.outcome import UserError
 from warmup.training.tokens import Prepared, Samples
 
 IGNORED = -100
@@ -102,6 +103,8 @@ def _masker(tokenizer: PreTrainedTokenizerBase, rate: float) -> Callable[..., Mi
     As there, the part is a number: round(rate * tokens), at least one. Keyed by (seed, epoch, sample), so that it
     does not depend on who computes it.
     """
+    if tokenizer.mask_token_id is None:
+        raise UserError("data.tokenizer: has no mask token, which task: mlm needs")
     special = np.array(sorted(tokenizer.all_special_ids))
     regular = np.setdiff1d(np.arange(len(tokenizer)), special)
 

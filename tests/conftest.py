@@ -1,0 +1,81 @@
+"""Small, ragged, learnable data for tests, and a cache of tokenised data of the test session's own."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import random
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+WORDS = [
+    first + second for first in ("ba", "do", "ki", "lu", "me", "no", "ri", "su") for second in ("ran", "tel", "mis")
+]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cache")
+    os.environ["WARMUP_CACHE"] = str(folder)
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    return folder
+
+
+def _sentence(random_: random.Random, label: int) -> str:
+    """3 to 40 words, of which a class prefers its own half."""
+    half = WORDS[: len(WORDS) // 2] if label else WORDS[len(WORDS) // 2 :]
+    return " ".join(random_.choice(half if random_.random() < 0.6 else WORDS) for _ in range(random_.randint(3, 40)))
+
+
+def write_csv(path: Path, rows: list[dict]) -> Path:
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+@pytest.fixture(scope="session")
+def labelled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """(train.csv, validation.csv): texts with the labels pos and neg."""
+    random_ = random.Random(1)
+    folder = tmp_path_factory.mktemp("labelled")
+    rows = [{"text": _sentence(random_, number % 2), "label": ("neg", "pos")[number % 2]} for number in range(700)]
+    return write_csv(folder / "train.csv", rows[:600]), write_csv(folder / "validation.csv", rows[600:])
+
+
+@pytest.fixture(scope="session")
+def documents(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A jsonl file of texts, some longer than a window."""
+    random_ = random.Random(2)
+    path = tmp_path_factory.mktemp("documents") / "documents.jsonl"
+    with open(path, "w", encoding="utf-8") as file:
+        for number in range(400):
+            file.write(json.dumps({"text": _sentence(random_, number % 2)}) + "\n")
+    return path
+
+
+TINY = ("--model", "tiny", "--data.vocab_size", "200", "--log.every", "1", "--recipe.reference_batch_size", "32")
+
+
+@pytest.fixture(scope="session")
+def mlm(documents: Path) -> tuple[str, ...]:
+    """Arguments of a masked-language-modelling run of 30 steps of 32."""
+    return ("--task", "mlm", "--data.train_files", str(documents), "--data.max_length", "24", *TINY) + (
+        "--recipe.duration", "30 steps", "--recipe.warmup", "10 steps", "--recipe.lr", "1e-3",
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def classification(labelled: tuple[Path, Path]) -> tuple[str, ...]:
+    """Arguments of a classification run of 30 steps of 32, ragged."""
+    return ("--task", "classification", "--data.train_files", str(labelled[0]), *TINY) + (
+        "--data.validation_files", str(labelled[1]), "--data.max_length", "64",
+        "--recipe.duration", "30 steps", "--recipe.warmup", "10 steps", "--recipe.lr", "5e-4",
+    )  # fmt: skip

@@ -1,0 +1,152 @@
+"""Ranks that disagree, die or hang: all end together, in bounded time, with a message that names the cause."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from harness import gloo, run_ranks, train
+
+LOCAL_BATCHES = (10, 7)
+
+
+def _agree(rank: int, policy: str) -> tuple[int, list[int]]:
+    from warmup import StepClock
+
+    gloo(rank)
+    loader = list(range(100 * rank, 100 * rank + LOCAL_BATCHES[rank]))
+    clock = StepClock(batch_size=8)
+    return clock.agree(len(loader), policy), list(clock.batches(loader, policy))
+
+
+@pytest.mark.parametrize(("policy", "steps"), [("min", 7), ("max", 10)])
+def test_ranks_with_10_and_7_batches_end_together(policy: str, steps: int) -> None:
+    ranks = run_ranks(2, _agree, policy)
+    assert [rank.error for rank in ranks] == [None, None]
+    assert ranks[0].value == (steps, list(range(steps)))
+    again = [100 + number % 7 for number in range(steps)]  # the short loader starts again
+    assert ranks[1].value == (steps, again)
+
+
+def test_unequal_batches_are_an_error_where_asked_for() -> None:
+    for rank in run_ranks(2, _agree, "error"):
+        assert rank.error.startswith("RanksDisagree: ranks disagree on local batches: rank 0 has 10, rank 1 7")
+
+
+def _drift(rank: int, field: str) -> None:
+    from warmup import StepClock
+
+    gloo(rank)
+    clock = StepClock(batch_size=8, num_samples=100)
+    for _ in range(3):
+        clock.advance(tokens=1)
+    if rank == 2 and field != "lr":
+        setattr(clock, field, 1234)
+    clock.check(lr=0.1 if rank != 2 or field != "lr" else 0.1 + 2e-17)  # the same to the last bit
+    clock.check(lr=0.1 if rank != 2 or field != "lr" else 0.1 + 2e-16)
+
+
+@pytest.mark.parametrize(("field", "values"), [
+    ("step", "rank 0 has 3.0, rank 2 1234.0"),
+    ("samples", "rank 0 has 24.0, rank 2 1234.0"),
+    ("drawn", "rank 0 has 24.0, rank 2 1234.0"),
+    ("lr", f"rank 0 has 0.1, rank 2 {0.1 + 2e-16!r}"),
+])  # fmt: skip
+def test_the_clock_names_the_rank_that_drifted(field: str, values: str) -> None:
+    for rank in run_ranks(3, _drift, field):
+        assert f"ranks disagree on {field}: {values}" in rank.error
+
+
+def _extra(rank: int) -> list[float]:
+    from warmup import StepClock
+
+    gloo(rank)
+    return StepClock(batch_size=8).check(lr=0.1, extra=float(rank + 1))
+
+
+def test_a_check_carries_every_ranks_extra() -> None:
+    assert [rank.value for rank in run_ranks(3, _extra)] == [[1.0, 2.0, 3.0]] * 3
+
+
+def test_a_rank_started_with_another_config(classification: tuple[str, ...], tmp_path: Path) -> None:
+    began = time.monotonic()
+    ended = train(2, tmp_path / "run", *classification, per_rank=([], ["--recipe.lr", "3e-4"]))
+    assert time.monotonic() - began < 30
+    assert ended.codes == [2, 2]
+    assert ended.status["outcome"] == "user error"
+    assert ended.status["message"].startswith("ranks disagree on recipe.lr: rank 0 has 0.0005, rank 1 0.0003")
+    assert not ended.folder.exists()
+
+
+def test_another_world_size_than_was_meant(classification: tuple[str, ...], tmp_path: Path) -> None:
+    ended = train(2, tmp_path / "run", *classification, "--launch.world_size", 3)
+    assert ended.codes == [2, 2]
+    assert "launch.world_size: 3 ranks were meant, 2 started" in ended.status["message"]
+
+
+def _train_and(rank: int, what: str, arguments: list[str]) -> int:
+    """Train; the last rank does something to itself after its third step."""
+    import train as script
+    from warmup.training.loop import Trainer
+
+    step = Trainer._step
+    count = 0
+
+    def interrupted(self: Trainer):
+        nonlocal count
+        count += 1
+        if count == 4 and rank == 1:
+            if what == "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+            if what == "raise":
+                raise RuntimeError("something of this rank's own")
+            if what == "term":
+                os.kill(os.getpid(), signal.SIGTERM)
+            if what == "hang":
+                time.sleep(60)
+        return step(self)
+
+    Trainer._step = interrupted
+    return script.main(arguments)
+
+
+def _interrupted(what: str, job: tuple[str, ...], folder: Path, timeout: int = 20) -> tuple[list, dict, float]:
+    import json
+
+    status = folder / "status"
+    arguments = [*job, "--run_dir", str(folder / "run"), "--launch.timeout", str(timeout)]
+    began = time.monotonic()
+    env = {"WARMUP_STATUS_FILE": str(status)}
+    ranks = run_ranks(2, _train_and, what, arguments, env=env, timeout_s=90)
+    return ranks, json.loads(status.read_text()), time.monotonic() - began
+
+
+def test_a_rank_that_dies(classification: tuple[str, ...], tmp_path: Path) -> None:
+    ranks, status, seconds = _interrupted("kill", classification, tmp_path)
+    assert ranks[1].exit_code == -signal.SIGKILL
+    assert ranks[0].value == 1
+    assert status["outcome"] == "failed" and status["rank"] == 0
+    assert "rank 0: lost contact with another rank" in status["message"]
+    assert seconds < 20  # at once, not at the timeout
+
+
+def test_a_rank_that_raises_is_the_one_that_is_named(classification: tuple[str, ...], tmp_path: Path) -> None:
+    ranks, status, _ = _interrupted("raise", classification, tmp_path)
+    assert [rank.value for rank in ranks] == [1, 1]
+    assert status == {"outcome": "failed", "rank": 1, "message": "rank 1: RuntimeError: something of this rank's own"}
+
+
+def test_a_rank_that_hangs_ends_the_others_at_the_timeout(classification: tuple[str, ...], tmp_path: Path) -> None:
+    ranks, status, seconds = _interrupted("hang", classification, tmp_path, timeout=5)
+    assert ranks[0].value == 1
+    assert status["rank"] == 0 and "lost contact with another rank" in status["message"]
+
+
+def test_sigterm_to_one_rank_stops_all_after_the_same_step(classification: tuple[str, ...], tmp_path: Path) -> None:
+    ranks, status, _ = _interrupted("term", classification, tmp_path)
+    assert [rank.value for rank in ranks] == [0, 0]
+    assert status["outcome"] == "stopped" and status["message"] == "after step 4 of 15"
+    assert (tmp_path / "run" / "model" / "model.safetensors").exists()

@@ -1,0 +1,70 @@
+"""The promise: one global batch, cut in any way, is the same training."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from harness import Ended, train
+
+FIELDS = ("step", "samples", "drawn", "tokens", "lr", "loss", "grad_norm")
+
+
+def assert_same_training(run: Ended, reference: Ended, steps: int = 30) -> None:
+    assert run.codes == [0] * len(run.codes), run.status
+    assert len(reference.column("step")) == len(run.column("step")) == steps
+    for field in FIELDS:
+        assert run.column(field) == pytest.approx(reference.column(field), rel=1e-5), field
+
+
+@pytest.fixture(scope="module", params=["mlm", "classification"])
+def job(request: pytest.FixtureRequest) -> tuple[str, ...]:
+    return request.getfixturevalue(request.param)
+
+
+def test_with_dropout_at_the_same_per_device_batch(job: tuple[str, ...], tmp_path) -> None:
+    """1 x 4, 2 x 2 and 4 x 1 (world size x accumulation), 8 samples per rank and micro-batch, dropout on."""
+    cuts = {(1, 4): "a", (2, 2): "b", (4, 1): "c"}
+    runs = {
+        cut: train(cut[0], tmp_path / name, *job, "--batch.per_device", 8, "--batch.accumulation", cut[1])
+        for cut, name in cuts.items()
+    }
+    assert runs[1, 4].column("loss")[-1] < runs[1, 4].column("loss")[0]
+    assert runs[1, 4].column("samples") == [32 * step for step in range(1, 31)]
+    for cut in ((2, 2), (4, 1)):
+        assert_same_training(runs[cut], runs[1, 4])
+    # Evaluation adds up to the same bits on any world size where the weights are the same; here to rounding.
+    evaluations = [run.lines[-1] for run in runs.values()]
+    assert {line["targets"] for line in evaluations} == {evaluations[0]["targets"]}
+    assert [line["loss"] for line in evaluations] == pytest.approx([evaluations[0]["loss"]] * 3, rel=1e-4)
+
+
+def test_without_dropout_at_any_per_device_batch(job: tuple[str, ...], tmp_path) -> None:
+    """1 x 32, 2 ranks of 5 at most (4 micro-batches), and 3 ranks, which do not divide 32."""
+    whole = train(1, tmp_path / "a", *job, "--dropout", 0, "--batch.per_device", 32)
+    by_size = ("--dropout", 0, "--batch.global_size", 32, "--batch.per_device")
+    assert_same_training(train(2, tmp_path / "b", *job, *by_size, 5), whole)
+    assert_same_training(train(3, tmp_path / "c", *job, *by_size, 8), whole)
+
+
+def test_simulated_ranks_are_the_real_ones(classification: tuple[str, ...], tmp_path) -> None:
+    """--as_world_size 4 --test on one rank: the hashes, rates and losses of a real 4-rank run."""
+    job = (*classification, "--test", "--batch.per_device", 8)
+    simulated = train(1, tmp_path / "a", *job, "--as-world-size", 4)
+    real = train(4, tmp_path / "b", *job)
+    assert simulated.codes == [0] and real.codes == [0] * 4, (simulated.status, real.status)
+    found = [
+        re.findall(r"step (\d+)  lr (\S+)  loss (\S+)  .* samples (\w{64})", run.stdout) for run in (simulated, real)
+    ]
+    assert len(found[0]) == len(found[1]) == 5
+    for ours, theirs in zip(*found, strict=True):
+        assert (ours[0], ours[1], ours[3]) == (theirs[0], theirs[1], theirs[3])
+        assert float(ours[2]) == pytest.approx(float(theirs[2]), rel=1e-6)
+    assert "PASS" in simulated.stdout and "PASS" in real.stdout
+
+
+def test_more_slots_than_samples(classification: tuple[str, ...], tmp_path) -> None:
+    """5 samples on 3 ranks of 1: 6 slots, one of them empty and computed with weight 0."""
+    job = (*classification, "--dropout", 0, "--batch.global_size", 5, "--recipe.duration", "160 samples")
+    uneven = train(3, tmp_path / "a", *job, "--batch.per_device", 1)
+    assert_same_training(uneven, train(1, tmp_path / "b", *job, "--batch.per_device", 5), steps=32)

@@ -1,0 +1,114 @@
+"""Bad input, through launch/run.sh: one line that says what is wrong, exit code 2, nothing half-written."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from harness import ROOT
+
+JOB = ("--task", "classification", "--recipe.reference_batch_size", "32", "--data.vocab_size", "200")
+GOOD = "text,label\n" + "".join(f"some words {number},{number % 2}\n" for number in range(200))
+
+
+def launch(*argv: object, folder: Path, before: str = "") -> subprocess.CompletedProcess[str]:
+    """`launch/cpu.sh 1` in `folder`, after the shell command `before`."""
+    env = dict(os.environ, PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    command = ["bash", "-c", f'{before}\nexec bash "$0" "$@"', str(ROOT / "launch" / "cpu.sh"), "1", *map(str, argv)]
+    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=120)
+
+
+def assert_refused(ended: subprocess.CompletedProcess[str], message: str, folder: Path) -> None:
+    """Exit code 2 and one line; no traceback, and neither a run directory nor a half-made cache."""
+    errors = [line for line in ended.stderr.splitlines() if line.startswith("error: ")]
+    assert ended.returncode == 2, ended.stderr
+    assert len(errors) == 1 and message in errors[0], ended.stderr
+    assert "Traceback" not in ended.stderr + ended.stdout
+    assert not (folder / "run").exists()
+    assert not list(Path(os.environ["WARMUP_CACHE"]).glob(".*.stage"))
+
+
+CONFIGURATIONS = {
+    "a typo": (["--recipe.warmpu", "6%"], "recipe.warmpu: no such field; did you mean recipe.warmup?"),
+    "a unit that is none": (["--recipe.warmup", "6 percent"], "recipe.warmup: '6 percent' has the unit 'percent'"),
+    "a negative rate": (["--recipe.lr", "-1e-4"], "recipe.lr: -0.0001 is not above 0"),
+    "an ill-typed value": (["--seed", "many"], "seed: Expected a <class 'int'>"),
+    "no reference batch": (["--recipe.reference_batch_size", "null"], "or recipe.scaling: none"),
+    "two sizes of a batch": (["--batch.global_size", "32", "--batch.accumulation", "2"], "give one; the other follows"),
+}
+FILES = {
+    "an empty file": ({"train.csv": ""}, "train.csv is empty"),
+    "a header alone": ({"train.csv": "text,label\n"}, "train.csv holds no usable row"),
+    "no label column": ({"train.csv": "text,mood\na b c,1\nd e f,0\n"}, "--data.label_column"),
+    "one class": ({"train.csv": "text,label\n" + "a b c,1\n" * 9}, "all rows have the label '1'"),
+    "an unseen label": ({"train.csv": GOOD, "val.csv": "text,label\na b,7\n"}, "the label '7' is in no training row"),
+    "rows that are empty": ({"train.csv": GOOD + '"",1\n' * 3}, "train.csv:202: "),
+    "a lone surrogate": ({"train.jsonl": '{"text": "a \\ud800 b", "label": 1}\n' * 3}, "train.jsonl:1: "),
+    "not UTF-8": ({"train.csv": GOOD.encode() + b"caf\xe9 words,1\n" * 3}, "train.csv:202: "),
+    "no file": ({}, "train.csv"),
+}
+
+
+@pytest.mark.parametrize("case", CONFIGURATIONS)
+def test_a_configuration_that_is_wrong(case: str, tmp_path: Path) -> None:
+    arguments, message = CONFIGURATIONS[case]
+    (tmp_path / "train.csv").write_text(GOOD)
+    ended = launch(*JOB, "--data.train_files", "train.csv", *arguments, "--run_dir", "run", folder=tmp_path)
+    assert_refused(ended, message, tmp_path)
+
+
+@pytest.mark.parametrize("case", FILES)
+def test_files_that_are_wrong(case: str, tmp_path: Path) -> None:
+    files, message = FILES[case]
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    train = next(iter(files), "train.csv")
+    validation = ("--data.validation_files", "val.csv") if "val.csv" in files else ()
+    arguments = ("--data.train_files", train, *validation, "--data.max_bad_rows", 2, "--run_dir", "run")
+    assert_refused(launch(*JOB, *arguments, folder=tmp_path), message, tmp_path)
+
+
+def test_bad_rows_within_the_limit_are_named_and_left_out(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_bytes(GOOD.encode() + b"caf\xe9 words,1\n" * 3)
+    arguments = ("--data.train_files", "train.csv", "--recipe.duration", "2 steps", "--run_dir", "run")
+    ended = launch(*JOB, *arguments, folder=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    assert "3 rows: train.csv:202: " in ended.stderr
+    assert json.loads((tmp_path / "run" / "plan.json").read_text())["num_samples"] == 190  # of 200, 5% held out
+
+
+def test_a_model_folder_without_weights(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text(GOOD)
+    arguments = ("--data.train_files", "train.csv", "--run_dir")
+    assert launch(*JOB, *arguments, "first", "--recipe.duration", "1 steps", folder=tmp_path).returncode == 0
+    (tmp_path / "first" / "model" / "model.safetensors").unlink()
+    ended = launch(*JOB, *arguments, "run", "--model", "first/model", folder=tmp_path)
+    assert_refused(ended, "model: the weights of first/model cannot be loaded", tmp_path)
+    ended = launch(*JOB, *arguments, "run", "--model", "./nowhere", folder=tmp_path)
+    assert_refused(ended, "model: no folder ./nowhere", tmp_path)
+    ended = launch(*JOB, *arguments, "first", folder=tmp_path)
+    assert_refused(ended, "run_dir: first is occupied", tmp_path)
+    ended = launch(*JOB, *arguments, "train.csv/run", folder=tmp_path)
+    assert_refused(ended, "run_dir: train.csv/run cannot be made", tmp_path)
+
+
+def test_no_space_left(tmp_path: Path) -> None:
+    """Files may grow to 1 MB (ulimit -f counts KiB): the log fits, the model does not."""
+    (tmp_path / "train.csv").write_text(GOOD)
+    arguments = ("--data.train_files", "train.csv", "--recipe.duration", "1 steps", "--run_dir")
+    assert launch(*JOB, *arguments, "first", folder=tmp_path).returncode == 0  # tokenised data is in the cache
+    ended = launch(*JOB, *arguments, "run", folder=tmp_path, before="ulimit -f 1024")
+    assert ended.returncode == 2, ended.stderr
+    assert "error: " in ended.stderr and "run" in ended.stderr and "Traceback" not in ended.stderr
+    assert not (tmp_path / "run" / "model").exists()
+    assert not (tmp_path / "run" / ".model.stage").exists()
+
+
+def test_a_traceback_where_it_is_asked_for(tmp_path: Path) -> None:
+    ended = launch(*JOB, "--data.train_files", "train.csv", "--traceback", folder=tmp_path)
+    assert ended.returncode == 2
+    assert "Traceback" in ended.stderr and "UserError" in ended.stderr

@@ -1,0 +1,154 @@
+"""Real gloo ranks for tests: forked from the test process, in which the libraries are imported already.
+
+Starting two ranks so takes seconds where a launcher takes ten. One test per launcher goes through the real one.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+TIMEOUT_S = 120
+
+
+@dataclass
+class Rank:
+    """How a rank ended: what its function returned, or the text of its exception, or the signal that killed it."""
+
+    value: Any = None
+    error: str | None = None
+    exit_code: int | None = None
+
+
+@dataclass
+class Ended:
+    """How a training run ended."""
+
+    codes: list[int]
+    status: dict = field(default_factory=dict)
+    lines: list[dict] = field(default_factory=list)
+    folder: Path | None = None
+    stdout: str = ""
+
+    def column(self, name: str) -> list[float]:
+        return [line[name] for line in self.lines if line["kind"] == "train"]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def run_ranks(
+    world_size: int, work: Callable[..., Any], *args: Any, timeout_s: float = TIMEOUT_S, env: dict | None = None
+) -> list[Rank]:
+    """Call `work(rank, *args)` in so many forked processes with a launcher's environment. Fails on a hang."""
+    context = multiprocessing.get_context("fork")
+    port = free_port()
+    pipes = [context.Pipe(duplex=False) for _ in range(world_size)]
+    processes = [
+        context.Process(target=_child, args=(rank, world_size, port, env or {}, pipes[rank][1], work, args))
+        for rank in range(world_size)
+    ]
+    for process in processes:
+        process.start()
+    for _, sender in pipes:
+        sender.close()
+    deadline = time.monotonic() + timeout_s
+    ranks = [_receive(process, pipe[0], deadline) for process, pipe in zip(processes, pipes, strict=True)]
+    hung = [rank for rank, process in enumerate(processes) if process.is_alive()]
+    for process in processes:
+        process.kill()
+        process.join()
+    assert not hung, f"ranks {hung} did not end within {timeout_s} s"
+    return ranks
+
+
+def _receive(process: multiprocessing.Process, pipe: Any, deadline: float) -> Rank:
+    result = Rank()
+    try:
+        if pipe.poll(max(deadline - time.monotonic(), 0)):
+            result.value, result.error = pipe.recv()
+    except EOFError:
+        pass
+    process.join(max(deadline - time.monotonic(), 0.1))
+    result.exit_code = process.exitcode
+    return result
+
+
+def _child(rank: int, world_size: int, port: int, env: dict, pipe: Any, work: Callable, args: tuple) -> None:
+    import torch
+
+    os.environ.update(
+        RANK=str(rank),
+        LOCAL_RANK=str(rank),
+        WORLD_SIZE=str(world_size),
+        LOCAL_WORLD_SIZE=str(world_size),
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(port),
+        GLOO_SOCKET_IFNAME="lo",
+        OMP_NUM_THREADS="1",
+        **env,
+    )
+    torch.set_num_threads(1)
+    try:
+        pipe.send((work(rank, *args), None))
+        code = 0
+    except BaseException as error:
+        pipe.send((None, f"{type(error).__name__}: {error}\n{traceback.format_exc()}"))
+        code = 1
+    pipe.close()
+    os._exit(code)
+
+
+def gloo(rank: int) -> None:
+    """Join the process group; for work that does not go through Accelerate."""
+    from datetime import timedelta
+
+    import torch.distributed as dist
+
+    dist.init_process_group("gloo", timeout=timedelta(seconds=10))
+
+
+def train(world_size: int, folder: Path, *argv: object, per_rank: Sequence[Sequence[object]] = (), **kwargs) -> Ended:
+    """Run train.py on so many ranks into `folder`; `per_rank` adds arguments of single ranks."""
+    status = folder.with_name(folder.name + ".status")
+    status.unlink(missing_ok=True)
+    arguments = ["--run_dir", str(folder), "--launch.timeout", "20", *map(str, argv)]
+    env = {"WARMUP_STATUS_FILE": str(status), **kwargs.pop("env", {})}
+    ranks = run_ranks(world_size, _train_rank, arguments, per_rank, folder, env=env, **kwargs)
+    metrics = folder / "metrics.jsonl"
+    return Ended(
+        codes=[rank.value if rank.exit_code == 0 else rank.exit_code for rank in ranks],
+        status=json.loads(status.read_text()) if status.exists() else {},
+        lines=[json.loads(line) for line in metrics.read_text().splitlines()] if metrics.exists() else [],
+        folder=folder,
+        stdout=_read(folder.with_name(folder.name + ".stdout")),
+    )
+
+
+def _train_rank(rank: int, arguments: list[str], per_rank: Sequence[Sequence[object]], folder: Path) -> int:
+    import train as script
+
+    extra = [str(argument) for argument in (per_rank[rank] if per_rank else ())]
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        path = folder.with_name(f"{folder.name}.{name}" + (f".{rank}" if rank else ""))
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+        setattr(sys, name, open(number, "w", buffering=1, closefd=False))  # pytest put its own in their place
+    return script.main([*arguments, *extra])
+
+
+def _read(path: Path) -> str:
+    return path.read_text() if path.exists() else ""
