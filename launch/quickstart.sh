@@ -3,7 +3,7 @@
 # Uses all GPUs of this machine, or 2 CPU ranks where there is none.
 #
 # Usage:  bash launch/quickstart.sh [train.py options, for all three runs]
-# Writes: runs/quickstart-<UTC time>/{pretrain,finetune,from_scratch} in the repository.
+# Writes: runs/quickstart-<UTC time>/{pretrain,finetune,from_scratch}, from where you are.
 # To edit: configs/quickstart_pretrain.yaml and configs/quickstart_finetune.yaml.
 set -euo pipefail
 
@@ -11,7 +11,7 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 # shellcheck source=/dev/null
 source "$root/launch/environment.sh"
 
-out=$root/runs/quickstart-$(date -u +%Y%m%dT%H%M%SZ)
+out=runs/quickstart-$(date -u +%Y%m%dT%H%M%SZ)
 train=(bash "$root/launch/cpu.sh" 2)
 if nvidia-smi -L 2>/dev/null | grep -q '^GPU '; then train=(bash "$root/launch/gpus.sh"); fi
 

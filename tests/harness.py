@@ -146,7 +146,7 @@ def _train_rank(rank: int, arguments: list[str], per_rank: Sequence[Sequence[obj
     for number, name in ((1, "stdout"), (2, "stderr")):
         path = folder.with_name(f"{folder.name}.{name}" + (f".{rank}" if rank else ""))
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
-        setattr(sys, name, open(number, "w", buffering=1, closefd=False))  # pytest put its own in their place
+        setattr(sys, name, open(number, "w", buffering=1, closefd=False))  # noqa: SIM115 - pytest put its own in their place
     return script.main([*arguments, *extra])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -23,39 +24,39 @@ def start(world_size: int | None, timeout: int, trackers: tuple[str, ...]) -> Ac
 
     Raises UserError where the launcher started something else than one job of so many ranks.
     """
-    _refuse_unsupported()
-    cpu = not (torch.cuda.is_available() or torch.backends.mps.is_available())
-    accelerator = Accelerator(
-        cpu=cpu,  # without it, ranks on CPUs started by torchrun each train alone
-        log_with=list(trackers) or None,
-        kwargs_handlers=[
-            InitProcessGroupKwargs(timeout=timedelta(seconds=timeout)),
-            # Buffers of BERT (position ids) never change; one copy of the gradients less.
-            DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
-        ],
-    )
-    _check_world(accelerator, world_size)
-    if accelerator.mixed_precision == "fp16":
-        raise UserError("mixed_precision: fp16 is not supported; use bf16 on GPUs that have it, or no")
+    _check_launcher(world_size)
+    # torch would have another name for it, which Accelerate does not pass on.
+    warnings.filterwarnings("ignore", message=".*broadcast_buffers", category=FutureWarning)
+    try:
+        accelerator = Accelerator(
+            # Without it, ranks on CPUs started by torchrun each train alone.
+            cpu=not (torch.cuda.is_available() or torch.backends.mps.is_available()),
+            log_with=list(trackers) or None,
+            project_dir=".",  # Accelerate wants one now; the run directory takes its place once there is one
+            kwargs_handlers=[
+                InitProcessGroupKwargs(timeout=timedelta(seconds=timeout)),
+                # Buffers of BERT (position ids) never change; one copy of the gradients less.
+                DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
+            ],
+        )
+    except ValueError as error:
+        raise UserError(f"launcher: {' '.join(str(error).split())}") from error
+    _check_started(accelerator, world_size, trackers)
     if accelerator.device.type == "cpu":
         ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // ranks_here))
     return accelerator
 
 
-def _refuse_unsupported() -> None:
+def _check_launcher(wanted: int | None) -> None:
+    """Refuse what is known to start something else than it says, by its environment."""
     for name, what in (("ACCELERATE_USE_DEEPSPEED", "DeepSpeed"), ("ACCELERATE_USE_FSDP", "FSDP")):
         if os.environ.get(name, "false").lower() in ("true", "1"):
             raise UserError(f"launcher: {what} is not supported; use a configuration of configs/accelerate/")
-
-
-def _check_world(accelerator: Accelerator, wanted: int | None) -> None:
-    started = int(os.environ.get("WORLD_SIZE", 1))
-    found = accelerator.num_processes
-    if started != found:
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not {"RANK", "MASTER_ADDR"} <= os.environ.keys():
         raise UserError(
-            f"launcher: {started} ranks were started, but this one sees {found}, so each would train alone; use "
-            "accelerate launch with a configuration of configs/accelerate/"
+            f"launcher: WORLD_SIZE is {os.environ['WORLD_SIZE']}, but RANK or MASTER_ADDR is missing, so each process "
+            "would train alone; start the ranks with accelerate launch or torchrun"
         )
     # `accelerate launch --cpu --num_processes 2` names a meeting point and starts one process.
     if "MASTER_ADDR" in os.environ and "WORLD_SIZE" not in os.environ and wanted != 1:
@@ -63,11 +64,25 @@ def _check_world(accelerator: Accelerator, wanted: int | None) -> None:
             "launcher: several processes were asked for and one was started (accelerate launch --cpu does that); "
             "use bash launch/cpu.sh N, or --config_file configs/accelerate/cpu_2.yaml"
         )
+
+
+def _check_started(accelerator: Accelerator, wanted: int | None, trackers: tuple[str, ...]) -> None:
+    """Compare the library's world with the launcher's, and with what was meant."""
+    started, found = int(os.environ.get("WORLD_SIZE", 1)), accelerator.num_processes
+    if started != found:
+        raise UserError(
+            f"launcher: {started} ranks were started, but this one sees {found}, so each would train alone; use "
+            "accelerate launch with a configuration of configs/accelerate/"
+        )
     if wanted not in (None, found):
         raise UserError(
             f"launch.world_size: {wanted} ranks were meant, {found} started; on CPUs use bash launch/cpu.sh {wanted}, "
             "or accelerate launch --config_file configs/accelerate/cpu_2.yaml"
         )
+    if accelerator.mixed_precision == "fp16":
+        raise UserError("mixed_precision: fp16 is not supported; use bf16 on GPUs that have it, or no")
+    if len(accelerator.log_with) != len(trackers):
+        raise UserError(f"log.trackers: one of {', '.join(trackers)} is not installed; pip install it")
 
 
 def distributed() -> bool:

@@ -84,16 +84,19 @@ class Log:
         self.accelerator = accelerator
         self._active = accelerator.is_main_process
         self._file = open(folder / "metrics.jsonl", "a", encoding="utf-8") if self._active else None  # noqa: SIM115
-        accelerator.project_configuration.set_directories(str(folder))
+        accelerator.project_configuration.logging_dir = str(folder)
         accelerator.init_trackers("trackers")
-        # Into a file, a line every half minute; on a terminal, a bar that moves.
-        interval = 0.5 if sys.stderr.isatty() else 30.0
-        self._bar = tqdm(
-            total=total_steps, unit="step", disable=not self._active, mininterval=interval, maxinterval=interval
-        )
+        self._total, self._bar = total_steps, None
         self._since = (time.perf_counter(), 0, 0)
 
     def advance(self) -> None:
+        """One more step on the progress bar, which appears with the first."""
+        if self._bar is None:
+            # Into a file, a line every half minute; on a terminal, a bar that moves.
+            every = 0.5 if sys.stderr.isatty() else 30.0
+            self._bar = tqdm(
+                total=self._total, unit="step", disable=not self._active, mininterval=every, maxinterval=every
+            )
         self._bar.update()
 
     def train(self, clock: StepClock, lr: float, loss: float, grad_norm: float) -> dict:
@@ -111,7 +114,8 @@ class Log:
             "tokens_per_second": (tokens - self._since[2]) / elapsed,
         }
         self._since = (now, samples, tokens)
-        self._bar.set_postfix(loss=f"{loss:.4g}", lr=f"{lr:.3g}", refresh=False)
+        if self._bar is not None:
+            self._bar.set_postfix(loss=f"{loss:.4g}", lr=f"{lr:.3g}", refresh=False)
         self._write(line)
         return line
 
@@ -126,7 +130,7 @@ class Log:
     def say(self, text: str) -> None:
         """A line for the person at the terminal, past the progress bar."""
         if self._active:
-            self._bar.write(text, file=sys.stderr)
+            tqdm.write(text, file=sys.stderr)
 
     def tell(self, text: str) -> None:
         """A line of the result itself, on stdout."""
@@ -134,7 +138,8 @@ class Log:
             print(text, flush=True)
 
     def close(self) -> None:
-        self._bar.close()
+        if self._bar is not None:
+            self._bar.close()
         if self._file:
             self._file.close()
 
