@@ -130,20 +130,18 @@ def build(config: Config, accelerator: Accelerator, data: Prepared, plan: Plan) 
 
 def train(trainer: Trainer, data: Prepared, config: Config, log: Log) -> bool:
     """All steps of the plan, or those until a rank wants to stop. Returns whether the run was stopped."""
-    clock, every = trainer.clock, config.log.every
+    clock = trainer.clock
     for step in trainer.steps():
         log.advance()
+        last = step.stop or clock.samples >= trainer.plan.duration_samples
         if not step.applied:
-            log.skipped(clock, step.grad_norm)
+            log.skipped(clock, step)
             trainer.refuse_skipping(config.recipe.max_skipped, step)
-            continue
-        if clock.step % every == 0 or clock.samples >= trainer.plan.duration_samples:
+        elif last or clock.step % config.log.every == 0:
             log.train(clock, step.lr, trainer.loss(step), step.grad_norm)
-        if config.log.evaluate_every and clock.step % config.log.evaluate_every == 0:
+        if step.applied and not last and config.log.evaluate_every and clock.step % config.log.evaluate_every == 0:
             log.evaluation(clock, evaluate(trainer, data, config))
-        if step.stop:
-            return True
-    return False
+    return clock.samples < trainer.plan.duration_samples
 
 
 def evaluate(trainer: Trainer, data: Prepared, config: Config) -> dict[str, float]:

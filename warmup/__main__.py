@@ -125,7 +125,8 @@ def _plot(path: str, plans: list[Plan]) -> None:
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.add_subplot()
     for plan in plans:
-        points = curve(plan)
+        corners = {step for step in (plan.warmup_steps - 1, plan.warmup_steps) if 0 <= step < plan.total_steps}
+        points = sorted({*curve(plan), *((step, plan.lr_at_step(step)) for step in corners)})
         samples = [step * plan.global_batch_size for step, _ in points]
         label = f"{plan.world_size} ranks, batch {plan.global_batch_size}, {plan.total_steps} steps"
         axes.plot(samples, [rate for _, rate in points], label=label)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import time
@@ -45,15 +46,14 @@ def _drift(rank: int, field: str) -> None:
         clock.advance(tokens=1)
     if rank == 2 and field != "lr":
         setattr(clock, field, 1234)
-    clock.check(lr=0.1 if rank != 2 or field != "lr" else 0.1 + 2e-17)  # the same to the last bit
-    clock.check(lr=0.1 if rank != 2 or field != "lr" else 0.1 + 2e-16)
+    clock.check(lr=math.nextafter(0.1, 1) if rank == 2 and field == "lr" else 0.1)  # one bit
 
 
 @pytest.mark.parametrize(("field", "values"), [
     ("step", "rank 0 has 3.0, rank 2 1234.0"),
     ("samples", "rank 0 has 24.0, rank 2 1234.0"),
     ("drawn", "rank 0 has 24.0, rank 2 1234.0"),
-    ("lr", f"rank 0 has 0.1, rank 2 {0.1 + 2e-16!r}"),
+    ("lr", "rank 0 has 0.1, rank 2 0.10000000000000002"),
 ])  # fmt: skip
 def test_the_clock_names_the_rank_that_drifted(field: str, values: str) -> None:
     for rank in run_ranks(3, _drift, field):
@@ -150,3 +150,47 @@ def test_sigterm_to_one_rank_stops_all_after_the_same_step(classification: tuple
     assert [rank.value for rank in ranks] == [0, 0]
     assert status["outcome"] == "stopped" and status["message"] == "after step 4 of 15"
     assert (tmp_path / "run" / "model" / "model.safetensors").exists()
+
+
+def _train_with_infinite_losses(rank: int, arguments: list[str], steps: list[int]) -> int:
+    """Train; on rank 1 the loss is infinite in these steps."""
+    import train as script
+    from warmup.training import tasks
+
+    loss_sum, count = tasks.loss_sum, 0
+
+    def infinite(logits, targets):
+        nonlocal count
+        if logits.requires_grad:
+            count += 1
+        return loss_sum(logits, targets) * (float("inf") if rank == 1 and count in steps else 1.0)
+
+    tasks.loss_sum = infinite
+    return script.main(arguments)
+
+
+def test_a_step_that_is_not_finite_is_skipped_on_all_ranks(classification: tuple[str, ...], tmp_path: Path) -> None:
+    import json
+
+    job = [*classification, "--batch.global_size", "32", "--batch.per_device", "16", "--run_dir", str(tmp_path / "run")]
+    ranks = run_ranks(2, _train_with_infinite_losses, job, [5])
+    assert [rank.value for rank in ranks] == [0, 0]
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    trained = [line for line in lines if line["kind"] == "train"]
+    (skipped,) = [line for line in lines if line["kind"] == "skipped"]
+    assert (skipped["step"], skipped["samples"], skipped["drawn"]) == (4, 128, 160)
+    assert len(set(skipped["sample_ids"])) == 32
+    assert [line["step"] for line in trained] == list(range(1, 31))
+    assert [line["drawn"] - line["samples"] for line in trained] == [0] * 4 + [32] * 26
+    assert trained[4]["lr"] == pytest.approx(5e-4 * 5 / 10)  # the rate follows the applied samples
+
+
+def test_steps_that_are_never_finite_end_the_run(classification: tuple[str, ...], tmp_path: Path) -> None:
+    import json
+
+    status = tmp_path / "status"
+    job = [*classification, "--run_dir", str(tmp_path / "run"), "--recipe.max_skipped", "3"]
+    env = {"WARMUP_STATUS_FILE": str(status)}
+    ranks = run_ranks(2, _train_with_infinite_losses, job, list(range(100)), env=env)
+    assert [rank.value for rank in ranks] == [2, 2]
+    assert "3 steps in a row had a gradient that is not finite" in json.loads(status.read_text())["message"]

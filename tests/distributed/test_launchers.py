@@ -56,6 +56,14 @@ def test_accelerate_torchrun_and_one_process_train_the_same(job: tuple[str, ...]
     assert not list(tmp_path.iterdir())  # the test mode leaves nothing behind
 
 
+def test_without_arguments_it_is_the_quickstarts_pretraining(tmp_path: Path) -> None:
+    ended = shell(BIN / "accelerate", "launch", "--cpu", TRAIN, "--test", folder=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    assert "PASS  5 steps of 4000" in ended.stdout
+    rates = [float(rate) for rate in re.findall(r"^step \d  lr (\S+)", ended.stdout, re.MULTILINE)]
+    assert rates == pytest.approx([1e-3 * step / 400 for step in range(1, 6)])
+
+
 def test_one_process_where_several_were_asked_for(job: tuple[str, ...], tmp_path: Path) -> None:
     """`accelerate launch --cpu --num_processes 2` starts one process and says nothing."""
     launch = (BIN / "accelerate", "launch", "--cpu", "--num_processes", 2, TRAIN)
@@ -128,7 +136,17 @@ def _is_rank_in(pid: int, folder: Path, rank: str) -> bool:
 
 
 def test_tensorboard_through_accelerate(classification: tuple[str, ...], tmp_path: Path) -> None:
-    arguments = (*classification, "--recipe.duration", "3 steps", "--recipe.warmup", "1 steps", "--log.trackers", "tensorboard", "--run_dir", "run")
+    arguments = (
+        *classification,
+        "--recipe.duration",
+        "3 steps",
+        "--recipe.warmup",
+        "1 steps",
+        "--log.trackers",
+        "tensorboard",
+        "--run_dir",
+        "run",
+    )
     ended = shell(sys.executable, TRAIN, *arguments, folder=tmp_path)
     assert ended.returncode == 0, ended.stderr
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

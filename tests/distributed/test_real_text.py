@@ -32,7 +32,6 @@ def _need(*paths: Path) -> None:
 def unigram_perplexity(config_file: Path) -> float:
     """Of the training set's token frequencies (add-one), at the held-out targets that the model was asked for."""
     from train import parse
-
     from warmup.training import tasks, tokens
 
     config, _ = parse(["--config", str(config_file)])

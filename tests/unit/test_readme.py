@@ -17,7 +17,9 @@ def test_the_python_examples_run_in_order() -> None:
     names: dict = {}
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     assert len(blocks) == 2
-    blocks[0] = blocks[0].replace('warmup="1000 steps", duration="10000 steps"', 'warmup="40 steps", duration="400 steps"')
+    blocks[0] = blocks[0].replace(
+        'warmup="1000 steps", duration="10000 steps"', 'warmup="40 steps", duration="400 steps"'
+    )
     exec(compile(blocks[0], "README.md", "exec"), names)
     plan = names["plan"]
     assert (plan.global_batch_size, plan.scale, plan.peak_lr) == (1024, 4.0, 2e-4)
@@ -30,7 +32,9 @@ def test_the_python_examples_run_in_order() -> None:
 
 def test_the_plan_table_is_what_the_command_prints(capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
     monkeypatch.chdir(ROOT)
-    command, table = re.search(r"```bash\npython -m warmup (plan .*?)\n```\n\n```\n(.*?)```", README, re.DOTALL).groups()
+    command, table = re.search(
+        r"```bash\npython -m warmup (plan .*?)\n```\n\n```\n(.*?)```", README, re.DOTALL
+    ).groups()
     assert main(command.split()) == 0
     printed = capsys.readouterr().out.splitlines()
     for line, expected in zip(printed, table.splitlines(), strict=True):

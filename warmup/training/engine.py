@@ -30,7 +30,7 @@ def start(world_size: int | None, timeout: int, trackers: tuple[str, ...]) -> Ac
     try:
         accelerator = Accelerator(
             # Without it, ranks on CPUs started by torchrun each train alone.
-            cpu=not (torch.cuda.is_available() or torch.backends.mps.is_available()),
+            cpu=not torch.cuda.is_available(),
             log_with=list(trackers) or None,
             project_dir=".",  # Accelerate wants one now; the run directory takes its place once there is one
             kwargs_handlers=[
@@ -44,7 +44,7 @@ def start(world_size: int | None, timeout: int, trackers: tuple[str, ...]) -> Ac
     _check_started(accelerator, world_size, trackers)
     if accelerator.device.type == "cpu":
         ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // ranks_here))
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // ranks_here))
     return accelerator
 
 

@@ -78,8 +78,6 @@ def deal(lengths: np.ndarray, slots: int) -> list[np.ndarray]:
     longest_first = np.argsort(-np.asarray(lengths), kind="stable")
     rounds, seats = np.divmod(np.arange(len(longest_first)), slots)
     slot_of = np.where(rounds % 2 == 0, seats, slots - 1 - seats)
-    if len(longest_first) % slots and rounds[-1] % 2:  # the last round is not full: its sides are equal either way
-        slot_of[rounds == rounds[-1]] = seats[rounds == rounds[-1]]
     return [np.sort(longest_first[slot_of == slot]) for slot in range(slots)]
 
 

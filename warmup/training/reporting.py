@@ -18,6 +18,7 @@ from tqdm import tqdm
 from warmup.clock import StepClock
 from warmup.lint import Finding
 from warmup.plan import Plan
+from warmup.training.loop import Step
 from warmup.training.outcome import UserError
 
 
@@ -123,9 +124,12 @@ class Log:
         self._write({"kind": "eval", "step": clock.step, **metrics})
         self.say(f"step {clock.step}: " + ", ".join(f"{name} {value:.6g}" for name, value in metrics.items()))
 
-    def skipped(self, clock: StepClock, grad_norm: float) -> None:
-        self._write({"kind": "skipped", **clock.state_dict(), "grad_norm": str(grad_norm)})
-        self.say(f"step {clock.step + 1} skipped: gradient norm {grad_norm}")
+    def skipped(self, clock: StepClock, step: Step) -> None:
+        """A line about a step that was not applied, with the samples that it was made of."""
+        samples = step.indices.tolist()
+        norm = str(step.grad_norm)  # JSON has no word for it
+        self._write({"kind": "skipped", **clock.state_dict(), "grad_norm": norm, "sample_ids": samples})
+        self.say(f"the step after step {clock.step} was skipped: its gradient norm was {norm}")
 
     def say(self, text: str) -> None:
         """A line for the person at the terminal, past the progress bar."""

@@ -92,7 +92,7 @@ def _labeller(tokenizer: PreTrainedTokenizerBase) -> Callable[..., MicroBatch]:
     def collate(samples: Samples, indices: np.ndarray, epochs: np.ndarray, seed: int) -> MicroBatch:
         ids_BT, mask_BT, columns = samples.take(indices)
         targets = torch.from_numpy(columns["label"].astype(np.int64))
-        return MicroBatch(_inputs(ids_BT, mask_BT, tokenizer, columns["first"]), targets, len(targets), mask_BT.sum())
+        return MicroBatch(_inputs(ids_BT, mask_BT, tokenizer, columns["first"]), targets, len(targets), int(mask_BT.sum()))
 
     return collate
 

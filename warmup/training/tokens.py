@@ -6,10 +6,12 @@ waiting, so that nothing times out, on shared and on local disks alike.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
 import shutil
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,7 +29,9 @@ from warmup.training.model import is_new, load_tokenizer
 from warmup.training.outcome import UserError
 from warmup.training.rows import BadRow, Columns, read_rows
 
-FORMAT = 1  # raise it where the same content would be tokenised differently
+FORMAT = 2  # raise it where the same content would be tokenised differently
+SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+ALPHABET = 1000  # characters that a trained tokenizer knows at most
 _SPLIT_KEY = 0x5B117  # the held-out rows are the same for every seed
 
 
@@ -81,7 +85,7 @@ def prepare(config: Config) -> Prepared:
         folder = cache / key
         with FileLock(cache / f"{key}.lock"):
             if not folder.exists():
-                _build(folder, config, files, tokenizer)
+                _build(folder, config, files, copy.deepcopy(tokenizer))  # tokenising changes its settings
     except OSError as error:
         raise UserError(f"data.cache_dir: {error.filename or cache}: {error.strerror or error}") from error
     facts = json.loads((folder / "facts.json").read_text())
@@ -127,6 +131,8 @@ def _build(folder: Path, config: Config, files: Iterable[str], tokenizer: PreTra
         bad: list[BadRow] = []
         train, validation = _read(config, list(files), stage, bad)
         labels = _labels(train, validation) if config.task == "classification" else []
+        if labels:
+            _refuse_mixed_pairs(train, validation)
         if tokenizer is None:
             tokenizer = _train_tokenizer(train, config.data.vocab_size)
             tokenizer.save_pretrained(stage / "tokenizer")
@@ -193,12 +199,47 @@ def _labels(train: datasets.Dataset, validation: datasets.Dataset) -> list[str]:
     return labels
 
 
+def _refuse_mixed_pairs(train: datasets.Dataset, validation: datasets.Dataset) -> None:
+    """Raise UserError where some rows are pairs and others single texts."""
+    tables = train.data, validation.data
+    single = sum(table.column("pair").null_count for table in tables)
+    if 0 < single < sum(table.num_rows for table in tables):
+        raise UserError("data: some files have a second text and some have none; name it with --data.pair_column")
+
+
 def _train_tokenizer(rows: datasets.Dataset, vocab_size: int) -> PreTrainedTokenizerBase:
-    """A lower-casing WordPiece tokenizer of the texts."""
+    """A lower-casing WordPiece tokenizer of the texts; the same in every process.
+
+    The trainer numbers the characters that continue a word in the order of a hash map, another one in each process,
+    and breaks ties between merges by these numbers. So it is told them beforehand, as special tokens, and the
+    alphabet, whose ties it would break so too.
+    """
     model = BertWordPieceTokenizer(lowercase=True)
-    texts = (text for column in ("text", "pair") for text in rows[column] if text)
-    model.train_from_iterator(texts, vocab_size=vocab_size, show_progress=False)
+    texts = [text for column in ("text", "pair") for text in rows[column] if text]
+    alphabet = _alphabet(model, texts)
+    model.train_from_iterator(
+        texts,
+        vocab_size=vocab_size,
+        show_progress=False,
+        special_tokens=SPECIAL_TOKENS + [f"##{character}" for character in alphabet if _continues(model, character)],
+        initial_alphabet=alphabet,
+        limit_alphabet=len(alphabet),
+    )
     return BertTokenizerFast(vocab=model.get_vocab(), do_lower_case=True)
+
+
+def _alphabet(model: BertWordPieceTokenizer, texts: Iterable[str]) -> list[str]:
+    """The most frequent characters of the texts, in their own order."""
+    counts: Counter[str] = Counter()
+    for text in texts:
+        counts.update(model.normalizer.normalize_str(text))
+    frequent = sorted(counts.keys() - {" "}, key=lambda character: (-counts[character], character))
+    return sorted(frequent[:ALPHABET])
+
+
+def _continues(model: BertWordPieceTokenizer, character: str) -> bool:
+    """Whether the character can stand inside a word: punctuation and ideographs are words of their own."""
+    return len(model.pre_tokenizer.pre_tokenize_str(model.normalizer.normalize_str("a" + character))) == 1
 
 
 def _tokenise(
