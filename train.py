@@ -111,6 +111,8 @@ def build(config: Config, accelerator: Accelerator, data: Prepared, plan: Plan) 
     model, new_weights = training.model.build(
         config.model, task.auto_class, data.tokenizer, config.data.max_length, config.dropout, task.labels, config.seed
     )
+    if config.task == "mlm":
+        training.model.head_only_where_asked(model)
     wrapped, optimizer = accelerator.prepare(model, training.optimizer.build(model, plan))
     limit = seconds(config.launch.time_limit, "launch.time_limit") if config.launch.time_limit else None
     trainer = training.loop.Trainer(

@@ -12,9 +12,8 @@ _warmup_environment() {
     root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
     python=${WARMUP_PYTHON:-python3}
     if [ -n "${VIRTUAL_ENV:-}" ]; then python=$VIRTUAL_ENV/bin/python; fi
-    # The pinned versions need 3.11; with the open ranges of setup.cfg 3.10 does.
-    if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
-        echo "error: $python is not a Python >= 3.11; name one with WARMUP_PYTHON=/path/to/python3.11" >&2
+    if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then
+        echo "error: $python is not a Python >= 3.10; name one with WARMUP_PYTHON=/path/to/python3.10" >&2
         return 1
     fi
 

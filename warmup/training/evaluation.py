@@ -26,8 +26,8 @@ def evaluate(
     model.eval()
     for number in range(accelerator.process_index, len(batches), accelerator.num_processes):
         batch = tasks.evaluation_batch(task, samples, batches[number])
-        targets = batch.targets.to(accelerator.device)
-        logits = model(**{name: tensor.to(accelerator.device) for name, tensor in batch.inputs.items()}).logits
+        inputs, targets = tasks.on_device(batch, accelerator.device)
+        logits = model(**inputs).logits
         table[number, 0] = tasks.loss_sum(logits, targets)
         table[number, 1] = tasks.correct(logits, targets)
         table[number, 2] = batch.target_count

@@ -97,10 +97,8 @@ class Trainer:
 
     def _forward_backward(self, batch: tasks.MicroBatch, targets: torch.Tensor) -> torch.Tensor:
         """The micro-batch's loss sum; its gradient is that of sum / (targets of all ranks and micro-batches)."""
-        device = self.accelerator.device
-        inputs = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.inputs.items()}
-        logits = self.model(**inputs).logits
-        loss = tasks.loss_sum(logits, batch.targets.to(device, non_blocking=True))
+        inputs, wanted = tasks.on_device(batch, self.accelerator.device)
+        loss = tasks.loss_sum(self.model(**inputs).logits, wanted)
         # DistributedDataParallel takes the mean over ranks; times their number it is the sum.
         self.accelerator.backward(loss * (self.accelerator.num_processes / targets).to(loss.dtype))
         return loss.detach().double()

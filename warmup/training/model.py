@@ -87,6 +87,27 @@ def build(
     return model, new
 
 
+def head_only_where_asked(model: PreTrainedModel) -> None:
+    """Let a language model's head compute the rows of `positions` (n,) alone, of the flattened batch: logits (n, V).
+
+    The head is most of a small model's work, and six of seven of its rows are not asked for. Called without
+    `positions`, the model computes all, as it does once exported.
+    """
+    asked: dict[str, torch.Tensor | None] = {}
+
+    def take(module: torch.nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        asked["positions"] = kwargs.pop("positions", None)
+        return args, kwargs
+
+    def select(module: torch.nn.Module, args: tuple, output: Any) -> Any:
+        if asked["positions"] is not None:
+            output["last_hidden_state"] = output["last_hidden_state"].flatten(0, 1)[asked["positions"]]
+        return output
+
+    model.register_forward_pre_hook(take, with_kwargs=True)
+    model.base_model.register_forward_hook(select)
+
+
 def _new_config(size: str, tokenizer: PreTrainedTokenizerBase, max_length: int) -> BertConfig:
     layers, width = SIZES[size]
     return BertConfig(

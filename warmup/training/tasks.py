@@ -65,6 +65,19 @@ def weightless(batch: MicroBatch) -> MicroBatch:
     return MicroBatch(batch.inputs, torch.full_like(batch.targets, IGNORED), 0, 0)
 
 
+def on_device(batch: MicroBatch, device: torch.device) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """The batch's inputs and targets. Where the targets are within samples (B, T), only the places that are asked:
+    inputs gain `positions` (n,) in the flattened batch, and targets are (n,). Found here, where no device has to wait.
+    """
+    inputs, targets = batch.inputs, batch.targets
+    if targets.ndim == 2:
+        positions = (targets.flatten() != IGNORED).nonzero().squeeze(1)
+        positions = positions if len(positions) else torch.zeros(1, dtype=torch.int64)
+        inputs, targets = {**inputs, "positions": positions}, targets.flatten()[positions]
+    moved = {name: tensor.to(device, non_blocking=True) for name, tensor in inputs.items()}
+    return moved, targets.to(device, non_blocking=True)
+
+
 def loss_sum(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """Cross entropy summed over the targets, in nats. logits: (..., classes), targets: (...)."""
     return F.cross_entropy(logits.flatten(0, -2).float(), targets.flatten(), ignore_index=IGNORED, reduction="sum")
@@ -92,7 +105,8 @@ def _labeller(tokenizer: PreTrainedTokenizerBase) -> Callable[..., MicroBatch]:
     def collate(samples: Samples, indices: np.ndarray, epochs: np.ndarray, seed: int) -> MicroBatch:
         ids_BT, mask_BT, columns = samples.take(indices)
         targets = torch.from_numpy(columns["label"].astype(np.int64))
-        return MicroBatch(_inputs(ids_BT, mask_BT, tokenizer, columns["first"]), targets, len(targets), int(mask_BT.sum()))
+        inputs = _inputs(ids_BT, mask_BT, tokenizer, columns["first"])
+        return MicroBatch(inputs, targets, len(targets), int(mask_BT.sum()))
 
     return collate
 

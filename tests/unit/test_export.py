@@ -1,0 +1,132 @@
+"""The exported folder: a normal Hugging Face model, whole or not there."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import SafetensorError
+from transformers import (
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertTokenizerFast,
+    pipeline,
+)
+
+from warmup.config import Recipe
+from warmup.plan import Plan, Topology, make_plan
+from warmup.training import model as models
+from warmup.training.export import export
+from warmup.training.outcome import UserError
+
+CLASSES = {"mlm": AutoModelForMaskedLM, "classification": AutoModelForSequenceClassification}
+PLAN = make_plan(
+    Recipe(lr=1e-4, reference_batch_size=16, scaling="sqrt", warmup="10 steps", duration="100 steps"),
+    Topology(2, 16, 2),
+    num_samples=1600,
+)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # processes that are forked later must not inherit a pool of threads
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> BertTokenizerFast:
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{number}" for number in range(195))]
+    return BertTokenizerFast(vocab={word: number for number, word in enumerate(words)})
+
+
+def small(task: str, tokenizer: BertTokenizerFast, labels: tuple[str, ...] = ()):
+    return models.build("tiny", CLASSES[task], tokenizer, 32, None, labels, 0)[0]
+
+
+def test_a_masked_language_model_in_a_pipeline(tokenizer: BertTokenizerFast, tmp_path: Path) -> None:
+    model = small("mlm", tokenizer)
+    folder = export(tmp_path, model, tokenizer, "mlm", PLAN, {"loss": 2.5})
+    assert folder == tmp_path / "model" and [path.name for path in tmp_path.iterdir()] == ["model"]
+    loaded = AutoModelForMaskedLM.from_pretrained(folder)
+    for (name, trained), again in zip(model.state_dict().items(), loaded.state_dict().values(), strict=True):
+        assert torch.equal(trained, again), name
+    assert AutoTokenizer.from_pretrained(folder).get_vocab() == tokenizer.get_vocab()
+    found = pipeline("fill-mask", model=str(folder), top_k=200)("w1 [MASK] w3")
+    logits = model.eval()(**tokenizer("w1 [MASK] w3", return_tensors="pt")).logits[0, 2]
+    assert found[0]["token"] == int(logits.argmax())
+    assert found[0]["score"] == pytest.approx(float(logits.softmax(0).max()), rel=1e-5)
+    assert len({answer["token_str"] for answer in found}) == 200
+
+
+def test_a_classifier_in_a_pipeline_says_the_labels_names(tokenizer: BertTokenizerFast, tmp_path: Path) -> None:
+    labels = ("bad", "very good", "0")
+    model = small("classification", tokenizer, labels)
+    folder = export(tmp_path, model, tokenizer, "classification", PLAN, {"loss": 2.5, "accuracy": 0.5})
+    found = pipeline("text-classification", model=str(folder), top_k=None)("w1 w2")
+    scores = model.eval()(**tokenizer("w1 w2", return_tensors="pt")).logits[0].softmax(0).tolist()
+    assert {answer["label"]: answer["score"] for answer in found} == pytest.approx(dict(zip(labels, scores)), rel=1e-5)
+    assert json.loads((folder / "config.json").read_text())["id2label"] == {"0": "bad", "1": "very good", "2": "0"}
+    pair = pipeline("text-classification", model=str(folder))({"text": "w1", "text_pair": "w2"})
+    assert pair["label"] in labels
+
+
+@pytest.mark.parametrize(("task", "name"), [("mlm", "fill-mask"), ("classification", "text-classification")])
+def test_the_card_has_the_plan_and_the_metrics(
+    task: str, name: str, tokenizer: BertTokenizerFast, tmp_path: Path
+) -> None:
+    model = small(task, tokenizer, ("a", "b") if task == "classification" else ())
+    card = (export(tmp_path, model, tokenizer, task, PLAN, {"loss": 2.5, "accuracy": 1 / 3}) / "README.md").read_text()
+    assert card.startswith(f"---\nlibrary_name: transformers\npipeline_tag: {name}\n---\n")
+    assert f'pipeline("{name}", model=' in card
+    assert "| loss | 2.5 |\n| accuracy | 0.333333 |\n" in card
+    # 2 ranks x 2 x 16 = 64 at a reference of 16: k = 4, sqrt: 1e-4 * 2; 10 steps of 16 are 2.5 of 64, rounded up.
+    assert "| global batch | 64 samples | 2 ranks x 2 micro-batches x 16 |\n" in card
+    assert "| peak lr | 0.0002 | 0.0001 by the rule sqrt |\n" in card
+    assert "| warmup | 3 steps | 192 samples," in card
+    assert "| duration | 25 steps | 1600 samples, 1 epochs; 0 beyond duration |\n" in card
+    assert len([line for line in card.splitlines() if line.count("|") == 4]) == 2 + len(PLAN.explain())
+
+
+class Failing:
+    """A model whose weights do not fit on the disk."""
+
+    def __init__(self, error: Exception):
+        self.error = error
+
+    def save_pretrained(self, folder: Path) -> None:
+        folder.mkdir()
+        (folder / "model.safetensors").write_bytes(b"half")
+        raise self.error
+
+
+def test_after_an_error_nothing_half_written_is_there(tokenizer: BertTokenizerFast, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^.*model: cannot be written, is there space left\? \(incomplete\)$"):
+        export(tmp_path, Failing(SafetensorError("incomplete")), tokenizer, "mlm", PLAN, {})
+    with pytest.raises(OSError, match="No space left"):  # on_main makes a UserError of it
+        export(tmp_path, Failing(OSError(28, "No space left on device")), tokenizer, "mlm", PLAN, {})
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_an_earlier_process_left_behind_is_no_part_of_it(tokenizer: BertTokenizerFast, tmp_path: Path) -> None:
+    (tmp_path / ".model.stage").mkdir()
+    (tmp_path / ".model.stage" / "stray").write_text("")
+    folder = export(tmp_path, small("mlm", tokenizer), tokenizer, "mlm", PLAN, {})
+    assert [path.name for path in tmp_path.iterdir()] == ["model"] and not (folder / "stray").exists()
+
+
+def test_an_earlier_model_is_not_replaced(tokenizer: BertTokenizerFast, tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "weights").write_text("mine")
+    with pytest.raises(OSError):
+        export(tmp_path, small("mlm", tokenizer), tokenizer, "mlm", PLAN, {})
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    assert (tmp_path / "model" / "weights").read_text() == "mine"
+
+
+def test_the_plan_of_these_tests() -> None:
+    assert isinstance(PLAN, Plan) and (PLAN.warmup_steps, PLAN.total_steps) == (3, 25)

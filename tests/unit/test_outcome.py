@@ -1,0 +1,179 @@
+"""How a run ends: one outcome, one message, one exit code; the first cause is the one that is kept."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from warmup.training import outcome
+from warmup.training.outcome import UserError, guard, record
+
+
+@pytest.fixture
+def status(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("WARMUP_STATUS_FILE", str(tmp_path / "status"))
+    monkeypatch.delenv("RANK", raising=False)
+    monkeypatch.delenv("WARMUP_STDERR", raising=False)
+    return tmp_path / "status"
+
+
+def content(path: Path) -> dict:
+    return json.loads(path.read_text())
+
+
+def test_the_first_record_is_kept(status: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "3")
+    assert record("failed", "the cause") is True
+    monkeypatch.setenv("RANK", "0")
+    assert record("user error", "what followed") is False
+    assert content(status) == {"outcome": "failed", "rank": 3, "message": "the cause"}
+    assert [path.name for path in status.parent.iterdir()] == ["status"]  # and nothing beside it
+
+
+def test_of_many_at_once_one_is_written_whole(status: Path) -> None:
+    messages = [str(number) * 20_000 for number in range(8)]
+    written: list[int] = []
+    start = threading.Barrier(8)
+
+    def one(number: int) -> None:
+        start.wait()
+        if record("failed", messages[number]):
+            written.append(number)
+
+    threads = [threading.Thread(target=one, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(written) == 1 and content(status)["message"] == messages[written[0]]
+    assert [path.name for path in status.parent.iterdir()] == ["status"]
+
+
+def test_without_a_status_file_nothing_is_recorded(status: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WARMUP_STATUS_FILE")
+    assert record("done", "") is False
+    assert not status.exists()
+
+
+class DistBackendError(RuntimeError):
+    """torch.distributed raises its own kinds of RuntimeError."""
+
+
+def ending(error: BaseException):
+    def run() -> tuple[str, str]:
+        raise error
+
+    return run
+
+
+ENDS = [
+    (lambda: ("done", "after step 5"), 0, "done", "after step 5"),
+    (lambda: ("stopped", "after step 3"), 0, "stopped", "after step 3"),
+    (lambda: ("failed", "2 checks failed"), 1, "failed", "2 checks failed"),
+    (ending(UserError("data.train_files: a.csv is empty")), 2, "user error", "data.train_files: a.csv is empty"),
+    (ending(KeyboardInterrupt()), 1, "failed", "interrupted"),
+    (ending(MemoryError()), 1, "failed", "rank 0: out of memory"),
+    (ending(KeyError("a")), 1, "failed", "rank 0: KeyError: 'a'"),
+    (ending(RuntimeError("shapes\n  differ")), 1, "failed", "rank 0: RuntimeError: shapes differ"),
+    (ending(ValueError("x" * 999)), 1, "failed", "rank 0: ValueError: " + "x" * 300),
+]
+
+
+@pytest.mark.parametrize(("run", "code", "kind", "message"), ENDS)
+def test_every_end_has_an_outcome_a_message_and_a_code(
+    run, code: int, kind: str, message: str, status: Path, capfd: pytest.CaptureFixture
+) -> None:
+    assert guard(run, show_traceback=False) == code
+    assert content(status) == {"outcome": kind, "rank": 0, "message": message}
+    stderr = capfd.readouterr().err
+    assert not stderr.startswith("error:")  # with a status file, the launch script says it
+    assert ("Traceback" in stderr) == (message.startswith("rank 0: ") and "memory" not in message)
+
+
+# As gloo and nccl say it, in torch 2.13.
+LOST = [
+    "[../third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:31337",
+    "Connection reset by peer",
+    "Timed out waiting 20000ms for recv operation to complete",
+    "NCCL communicator was aborted on rank 1",
+    "Broken pipe",
+]
+
+
+@pytest.mark.parametrize("text", LOST)
+def test_a_lost_peer_is_said_in_words_and_without_a_traceback(
+    text: str, status: Path, capfd: pytest.CaptureFixture
+) -> None:
+    assert guard(ending(DistBackendError(text)), show_traceback=False) == 1
+    wanted = f"rank 0: lost contact with another rank, which has died or hangs ({text})"
+    assert content(status) == {"outcome": "failed", "rank": 0, "message": wanted}
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("error", [ValueError("timed out"), RuntimeError("mat1 and mat2 shapes cannot be multiplied")])
+def test_what_is_no_lost_peer(error: Exception, status: Path) -> None:
+    guard(ending(error), show_traceback=False)
+    assert content(status)["message"] == f"rank 0: {type(error).__name__}: {error}"
+
+
+@pytest.mark.parametrize("error", [UserError("data: wrong"), RuntimeError("Connection closed by peer")])
+def test_tracebacks_where_asked_for(error: Exception, status: Path, capfd: pytest.CaptureFixture) -> None:
+    guard(ending(error), show_traceback=True)
+    assert "Traceback (most recent call last)" in capfd.readouterr().err
+
+
+def test_without_a_launch_script_rank_0_says_it(
+    status: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> None:
+    monkeypatch.delenv("WARMUP_STATUS_FILE")
+    monkeypatch.setattr(outcome.time, "sleep", lambda seconds: None)
+    assert guard(ending(UserError("data: wrong")), show_traceback=False) == 2
+    assert capfd.readouterr().err == "error: data: wrong\n"
+    monkeypatch.setenv("RANK", "1")
+    assert guard(ending(UserError("data: wrong")), show_traceback=False) == 2  # all ranks have it; one says it
+    assert capfd.readouterr().err == ""
+    assert guard(ending(KeyboardInterrupt()), show_traceback=False) == 1
+    assert capfd.readouterr().err == "error: interrupted\n"
+
+
+def test_rank_0_speaks_first(status: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr(outcome.time, "sleep", slept.append)
+    guard(ending(UserError("data: wrong")), show_traceback=False)
+    assert slept == []
+    monkeypatch.setenv("RANK", "2")
+    guard(ending(UserError("data: wrong")), show_traceback=False)
+    assert slept == [1]
+    guard(lambda: ("done", ""), show_traceback=False)
+    assert slept == [1]
+
+
+@pytest.mark.parametrize("code", [0, 1, 2])
+def test_leaving(code: int, tmp_path: Path) -> None:
+    """A failed process does not wait for anything at its end; one that is done ends as usual. All is written out."""
+    script = (
+        "import atexit, sys; from warmup.training.outcome import leave; atexit.register(print, 'teardown')\n"
+        "sys.stdout.write('out '); sys.stderr.write('err'); leave(int(sys.argv[1]))"
+    )
+    ended = subprocess.run([sys.executable, "-c", script, str(code)], cwd=ROOT, capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (code, "err")
+    assert ended.stdout == ("out " if code else "out teardown\n")
+
+
+def test_stderr_goes_where_the_launch_script_says(tmp_path: Path) -> None:
+    (tmp_path / "stderr").write_text("before\n")
+    script = (
+        "import sys; from warmup.training.outcome import UserError, guard\n"
+        "def run(): print('said', file=sys.stderr, flush=True); raise UserError('data: wrong')\n"
+        "sys.exit(guard(run, False))"
+    )
+    env = {"WARMUP_STDERR": str(tmp_path / "stderr"), "PATH": ""}
+    ended = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=env, capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (2, "", "")
+    assert (tmp_path / "stderr").read_text() == "before\nsaid\nerror: data: wrong\n"

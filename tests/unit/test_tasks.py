@@ -1,0 +1,249 @@
+"""Tasks: what is asked of a sample is exact, and the same whoever computes it."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+from types import SimpleNamespace
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import BertConfig, BertForMaskedLM, BertTokenizerFast
+
+from warmup.training import tasks
+from warmup.training.outcome import UserError
+from warmup.training.tasks import IGNORED, MicroBatch
+from warmup.training.tokens import Samples
+
+PAD, UNK, CLS, SEP, MASK = range(5)
+VOCABULARY = 200
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # processes that are forked later must not inherit a pool of threads
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> BertTokenizerFast:
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{number}" for number in range(VOCABULARY - 5))]
+    return BertTokenizerFast(vocab={word: number for number, word in enumerate(words)})
+
+
+def samples(rows: list[list[int]], **columns: list[int]) -> Samples:
+    """Samples of these ids, without a file."""
+    table = datasets.Dataset.from_dict({"ids": rows, "length": [len(row) for row in rows], **columns})
+    table = table.cast_column("ids", datasets.List(datasets.Value("int32")))
+    return Samples(table.with_format("arrow"), np.array([len(row) for row in rows], np.int32))
+
+
+def random_samples(count: int, longest: int = 60) -> Samples:
+    random = np.random.default_rng(0)
+    bodies = [random.integers(5, VOCABULARY, random.integers(1, longest)) for _ in range(count)]
+    return samples([[CLS, *body.tolist(), SEP] for body in bodies])
+
+
+def mlm(tokenizer: BertTokenizerFast, rate: float = 0.15) -> tasks.Task:
+    return tasks.build("mlm", SimpleNamespace(tokenizer=tokenizer, labels=()), rate)
+
+
+def collate(task: tasks.Task, rows: Samples, indices: object, epoch: int = 0, seed: int = 1) -> MicroBatch:
+    indices = np.asarray(indices, np.int64)
+    return task.collate(rows, indices, np.full_like(indices, epoch), seed)
+
+
+# Masked language modelling
+
+
+def test_masks_are_80_10_10(tokenizer: BertTokenizerFast) -> None:
+    """Devlin et al. 2018, section 3.1. Bounds are five standard deviations of a binomial."""
+    rows = random_samples(2000)
+    batch = collate(mlm(tokenizer), rows, range(2000))
+    original, _, _ = rows.take(np.arange(2000))
+    original, found, chosen = torch.from_numpy(original), batch.inputs["input_ids"], batch.targets != IGNORED
+    assert (batch.targets[chosen] == original[chosen]).all()
+    assert (found[~chosen] == original[~chosen]).all()
+    assert int(chosen.sum()) == batch.target_count > 8000
+    assert not torch.isin(original[chosen], torch.arange(5)).any()  # special tokens are never asked for
+    masked, kept = found[chosen] == MASK, found[chosen] == original[chosen]
+    other = ~masked & ~kept
+    assert not torch.isin(found[chosen][other], torch.arange(5)).any()  # nor drawn
+    count = batch.target_count
+    same = 0.1 / (VOCABULARY - 5)  # another token may be the same one
+    for found_, share in ((masked, 0.8), (kept, 0.1 + same), (other, 0.1 - same)):
+        assert abs(int(found_.sum()) - count * share) < 5 * math.sqrt(count * share * (1 - share))
+    # Every regular token is drawn as a replacement, about as often as any: chi-square of 195 - 1 freedom.
+    drawn = np.bincount(found[chosen][other].numpy(), minlength=VOCABULARY)[5:]
+    assert drawn.min() >= 0 and ((drawn - drawn.mean()) ** 2).sum() / drawn.mean() < 194 + 5 * math.sqrt(2 * 194)
+    assert (drawn > 0).mean() > 0.95
+
+
+def test_every_place_of_a_sample_is_chosen_as_often(tokenizer: BertTokenizerFast) -> None:
+    rows = samples([[CLS, *range(10, 30), SEP]] * 4000)
+    chosen = (collate(mlm(tokenizer), rows, range(4000)).targets != IGNORED).sum(0).numpy()
+    assert chosen[0] == chosen[-1] == 0 and chosen.sum() == 4000 * 3
+    places = chosen[1:-1]
+    # Three of twenty without replacement: 17/19 of a chi-square of 19 freedom, beyond 40 in 0.1% of all cases.
+    spread = ((places - 600) ** 2 / 600).sum()
+    assert spread < 40, spread  # measured: SPREAD
+
+
+@pytest.mark.parametrize("rate", ["0.15", "0.01", "0.5", "0.99"])
+def test_the_number_of_targets_of_each_sample(tokenizer: BertTokenizerFast, rate: str) -> None:
+    """max(1, round(rate * n)), half rounded up: create_pretraining_data.py of Devlin et al. 2018, there with n of all
+    tokens and Python's round, which takes half to even."""
+    sizes = range(0, 121)
+    rows = samples([[CLS, *[9] * size, SEP] for size in sizes])
+    batch = collate(mlm(tokenizer, float(rate)), rows, sizes)
+    wanted = [min(size, max(1, math.floor(Fraction(rate) * size + Fraction(1, 2)))) for size in sizes]
+    assert (batch.targets != IGNORED).sum(1).tolist() == wanted
+    assert batch.target_count == sum(wanted)
+    assert batch.token_count == sum(sizes) + 2 * 121
+    if rate == "0.15":  # by hand
+        assert [wanted[size] for size in (0, 1, 3, 9, 10, 16, 17, 30, 100)] == [0, 1, 1, 1, 2, 2, 3, 5, 15]
+
+
+def test_special_tokens_within_a_text_are_not_chosen(tokenizer: BertTokenizerFast) -> None:
+    rows = samples([[CLS, UNK, 7, SEP, MASK, SEP]] * 50)
+    batch = collate(mlm(tokenizer, 0.9), rows, range(50))
+    assert ((batch.targets != IGNORED).sum(0) == torch.tensor([0, 0, 50, 0, 0, 0])).all()
+
+
+@given(st.lists(st.integers(0, 19), min_size=1, max_size=8), st.integers(0, 3))
+@settings(max_examples=30, deadline=None)
+def test_masks_do_not_depend_on_the_company(indices: list[int], epoch: int) -> None:
+    task, rows = COMPANY
+    together = collate(task, rows, indices, epoch)
+    for row, index in enumerate(indices):
+        alone = collate(task, rows, [index], epoch)
+        length = int(rows.lengths[index])
+        assert (together.inputs["input_ids"][row, :length] == alone.inputs["input_ids"][0]).all()
+        assert (together.targets[row, :length] == alone.targets[0]).all()
+        assert (together.inputs["input_ids"][row, length:] == PAD).all()
+        assert (together.targets[row, length:] == IGNORED).all()
+        assert together.inputs["attention_mask"][row].tolist() == [1] * length + [0] * (
+            together.targets.shape[1] - length
+        )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def company(tokenizer: BertTokenizerFast) -> None:
+    global COMPANY
+    COMPANY = mlm(tokenizer), random_samples(20)
+
+
+def test_masks_differ_by_epoch_and_seed_and_sample(tokenizer: BertTokenizerFast) -> None:
+    task, rows = mlm(tokenizer), samples([[CLS, *range(10, 50), SEP]] * 20)
+    first = collate(task, rows, range(20), epoch=0, seed=1).targets
+    assert (first == collate(task, rows, range(20), epoch=0, seed=1).targets).all()
+    for other in (
+        collate(task, rows, range(20), epoch=1, seed=1).targets,
+        collate(task, rows, range(20), epoch=0, seed=2).targets,
+        first.roll(1, 0),
+    ):
+        assert not (first == other).all(1).any()
+
+
+def test_evaluation_masks_are_of_the_sample_alone(tokenizer: BertTokenizerFast) -> None:
+    task, rows = mlm(tokenizer), random_samples(20)
+    indices = np.array([3, 19, 5])
+    first = tasks.evaluation_batch(task, rows, indices)
+    again = tasks.evaluation_batch(mlm(tokenizer), rows, indices)  # there is no seed of a run to tell it
+    assert (first.targets == again.targets).all()
+    assert (first.inputs["input_ids"] == again.inputs["input_ids"]).all()
+    for seed in range(5):
+        assert not (collate(task, rows, indices, seed=seed).targets == first.targets).all()
+
+
+def test_a_tokenizer_without_a_mask_token() -> None:
+    bare = BertTokenizerFast(vocab={"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "a": 4})
+    bare.mask_token = None
+    with pytest.raises(UserError, match="data.tokenizer: has no mask token"):
+        mlm(bare)
+
+
+# Classification
+
+
+def test_classification_batches(tokenizer: BertTokenizerFast) -> None:
+    pair = [CLS, 10, 11, SEP, 12, SEP]
+    rows = samples([pair, [CLS, 13, SEP], [CLS, SEP, 14, SEP]], first=[4, 3, 2], label=[2, 0, 1])
+    task = tasks.build("classification", SimpleNamespace(tokenizer=tokenizer, labels=("a", "b", "c")), 0.15)
+    batch = collate(task, rows, [0, 1, 2])
+    assert batch.inputs["input_ids"].tolist() == [pair, [CLS, 13, SEP, PAD, PAD, PAD], [CLS, SEP, 14, SEP, PAD, PAD]]
+    assert batch.inputs["token_type_ids"].tolist() == [[0, 0, 0, 0, 1, 1], [0] * 6, [0, 0, 1, 1, 0, 0]]
+    assert batch.inputs["attention_mask"].tolist() == [[1] * 6, [1] * 3 + [0] * 3, [1] * 4 + [0] * 2]
+    assert batch.targets.tolist() == [2, 0, 1]
+    assert (batch.target_count, batch.token_count) == (3, 13)
+    assert all(tensor.dtype == torch.int64 for tensor in (*batch.inputs.values(), batch.targets))
+    assert task.labels == ("a", "b", "c")
+
+
+def test_token_types_only_where_the_tokenizer_has_them(tokenizer: BertTokenizerFast) -> None:
+    assert set(collate(mlm(tokenizer), random_samples(2), [0, 1]).inputs) == {
+        "input_ids", "attention_mask", "token_type_ids"
+    }  # fmt: skip
+    without = BertTokenizerFast(vocab=tokenizer.get_vocab())
+    without.model_input_names = ["input_ids", "attention_mask"]
+    assert set(collate(mlm(without), random_samples(2), [0, 1]).inputs) == {"input_ids", "attention_mask"}
+
+
+def test_padding_is_the_tokenizers() -> None:
+    """RoBERTa's is 1; on disk and in `take` it is 0."""
+    names = ["<s>", "[PAD]", "</s>", "[UNK]", "[MASK]", *(f"w{number}" for number in range(20))]
+    other = BertTokenizerFast(vocab={name: i for i, name in enumerate(names)}, cls_token="<s>", sep_token="</s>")
+    batch = collate(mlm(other), samples([[0, 5, 2], [0, 6, 7, 8, 2]]), [0, 1])
+    assert batch.inputs["input_ids"][0, 3:].tolist() == [1, 1]
+    assert batch.inputs["attention_mask"].tolist() == [[1, 1, 1, 0, 0], [1] * 5]
+
+
+# Loss and metrics
+
+
+def test_the_loss_is_the_sum_of_nats() -> None:
+    logits = torch.tensor([[[0.0, 0.0], [math.log(3), 0.0]], [[5.0, -5.0], [0.0, math.log(4)]]])
+    targets = torch.tensor([[0, 1], [IGNORED, 1]])
+    # ln 2, ln 4 and ln 5/4
+    assert float(tasks.loss_sum(logits, targets)) == pytest.approx(math.log(2) + math.log(4) + math.log(1.25), rel=1e-6)
+    assert int(tasks.correct(logits, targets)) == 2  # the first of a tie, and the last
+    assert float(tasks.loss_sum(logits[:, 0], targets[:, 0])) == pytest.approx(math.log(2), rel=1e-6)
+    assert tasks.loss_sum(logits.bfloat16(), targets).dtype == torch.float32
+    torch.manual_seed(0)
+    logits, targets = torch.randn(3, 7, 11), torch.randint(0, 11, (3, 7))
+    targets[1] = IGNORED
+    mean = torch.nn.functional.cross_entropy(logits[[0, 2]].reshape(14, 11), targets[[0, 2]].reshape(14))
+    assert float(tasks.loss_sum(logits, targets)) == pytest.approx(14 * float(mean), rel=1e-6)
+
+
+def test_a_weightless_batch_has_no_loss_and_no_gradient(tokenizer: BertTokenizerFast) -> None:
+    torch.manual_seed(0)
+    sizes = dict(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32)
+    model = BertForMaskedLM(BertConfig(vocab_size=VOCABULARY, **sizes))
+    full = collate(mlm(tokenizer), random_samples(4), range(4))
+    batch = tasks.weightless(full)
+    assert (batch.target_count, batch.token_count) == (0, 0) and full.target_count > 0
+    assert batch.inputs is full.inputs and batch.targets.shape == full.targets.shape
+    loss = tasks.loss_sum(model(**batch.inputs).logits, batch.targets)
+    loss.backward()
+    assert float(loss.detach()) == 0.0
+    assert all((parameter.grad == 0).all() for parameter in model.bert.parameters())  # zeros, not None: DDP waits
+    assert int(tasks.correct(model(**batch.inputs).logits, batch.targets)) == 0
+    tasks.loss_sum(model(**full.inputs).logits, full.targets).backward()
+    assert any((parameter.grad != 0).any() for parameter in model.bert.parameters())
+
+
+def test_metrics(tokenizer: BertTokenizerFast) -> None:
+    language = mlm(tokenizer).metrics
+    assert language(20.0, 3.0, 10.0) == {"loss": 2.0, "perplexity": pytest.approx(7.38905609893065), "accuracy": 0.3,
+                                         "targets": 10.0}  # fmt: skip
+    assert language(0.0, 0.0, 0.0) == {"loss": 0.0, "perplexity": 1.0, "accuracy": 0.0, "targets": 0.0}
+    assert math.isfinite(language(1e6, 0.0, 1.0)["perplexity"])  # which JSON can hold
+    labels = tasks.build("classification", SimpleNamespace(tokenizer=tokenizer, labels=("a", "b")), 0.15).metrics
+    assert labels(6.0, 3.0, 4.0) == {"loss": 1.5, "accuracy": 0.75, "targets": 4.0}
