@@ -43,7 +43,7 @@ def test_loss_and_gradients_equal_the_dense_heads(name: str) -> None:
     found = [parameter.grad for parameter in net.parameters() if parameter.grad is not None]
 
     assert logits.shape == (asked, WORDS)
-    assert float(loss) == pytest.approx(float(dense), rel=1e-6)
+    assert loss.item() == pytest.approx(dense.item(), rel=1e-6)
     assert len(found) == len(expected) > 10
     for ours, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
