@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from warmup.clock import RanksDisagree, StepClock
     from warmup.config import Batch, Config, Recipe
-    from warmup.lint import Finding, examine, lint
+    from warmup.lint import Finding, examine
     from warmup.plan import Plan, PlanError, Topology, make_plan
     from warmup.presets import PRESETS
     from warmup.scheduler import WarmupScheduler
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "clock": ("RanksDisagree", "StepClock"),
     "config": ("Batch", "Config", "Recipe"),
-    "lint": ("Finding", "examine", "lint"),
+    "lint": ("Finding", "examine"),
     "plan": ("Plan", "PlanError", "Topology", "make_plan"),
     "presets": ("PRESETS",),
     "scheduler": ("WarmupScheduler",),
@@ -35,7 +35,6 @@ __all__ = [
     "Topology",
     "WarmupScheduler",
     "examine",
-    "lint",
     "make_plan",
 ]
 

@@ -35,7 +35,7 @@ def plan(argv: Sequence[str]) -> int:
     parser.add_argument("--plot", metavar="PNG", help="draw the curves into a file")
     config, options = commandline.parse(parser, argv)
     sizes = options.world_sizes or ([config.launch.world_size] if config.launch.world_size else [1, 2, 4, 8])
-    if min(sizes) < 1 or (options.every or 1) < 1 or (options.num_samples or 1) < 1:
+    if min([*sizes, *(number for number in (options.every, options.num_samples) if number is not None)]) < 1:
         raise ValueError("--world-sizes, --every, --num-samples: numbers are 1 or above")
     num_samples = options.num_samples or (PRESETS[options.preset].num_samples if options.preset else None)
     results = [(size, *_examine(config, size, num_samples)) for size in sizes]

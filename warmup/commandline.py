@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_settings
@@ -26,9 +26,19 @@ def _fields(cls: type, prefix: str = "") -> dict[str, Any]:
     return found
 
 
+class _Words(yaml.SafeLoader):
+    """YAML whose words stay as they are written, as on the command line: `no` is not False, 010 is not 8."""
+
+    yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in resolvers if tag.endswith((":null", ":merge"))]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
 set_parsing_settings(docstring_parse_attribute_docstrings=True)  # field docs are their --help
 FIELDS = _fields(Config)
 _LISTS = {name for name, kind in FIELDS.items() if re.search(r"Sequence|tuple", str(kind))}
+_GROUPS = {name.partition(".")[0] for name in FIELDS if "." in name}
 JOB = ("task", "model", "dropout", "data.", "recipe.", "batch.")
 """Fields that say what is trained, as opposed to how it is started, seeded and logged."""
 
@@ -50,16 +60,16 @@ def parse(made: ArgumentParser, argv: Sequence[str]) -> tuple[Config, Namespace]
 
     Raises ValueError with one line that names the flag, and the file where it came from one.
     """
-    known = [action.dest for action in made._actions]
+    known = [action.dest for action in made._actions if action.dest not in _GROUPS]
     lists = _LISTS | {"world_sizes"}
     tokens = _normalise(argv, known, lists)
     print_config = "--print_config" in tokens  # jsonargparse takes this name for itself
     tokens = [token for token in tokens if token != "--print_config"]
     base: list[str] = []
     for name, value in _options(tokens):
-        if name == "preset":
+        if name == "preset" and value:
             base += _preset(value)
-        if name == "config":
+        if name == "config" and value:
             base += _yaml(made, value, known)
     namespace = _parse(made, base + tokens)
     config = _build(made, namespace)
@@ -124,10 +134,9 @@ def _token(name: str, values: list[str], lists: set[str]) -> list[str]:
     return [f"--{name}={values[0]}"] if values else [f"--{name}"]
 
 
-def _split(values: list[str]) -> list[Any]:
+def _split(values: list[str]) -> list[str]:
     """Numbers may also be separated by commas: --world-sizes 1,2,8."""
-    parts = [part for value in values for part in (value.split(",") if re.fullmatch(r"[\d.,e-]+", value) else [value])]
-    return [yaml.safe_load(part) if re.fullmatch(r"[\d.]+(e-?\d+)?", part) else part for part in parts]
+    return [part for value in values for part in (value.split(",") if re.fullmatch(r"[\d.,e-]+", value) else [value])]
 
 
 def _known(name: str, known: Sequence[str], where: str = "") -> str:
@@ -148,7 +157,7 @@ def _options(tokens: list[str]) -> Iterable[tuple[str, str]]:
 def _yaml(made: ArgumentParser, path: str, known: Sequence[str]) -> list[str]:
     """A YAML file as command-line tokens, checked on its own so that its errors name the file."""
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        content = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_Words)
     except OSError as error:
         raise ValueError(f"--config: cannot read {path}: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -158,9 +167,13 @@ def _yaml(made: ArgumentParser, path: str, known: Sequence[str]) -> list[str]:
     tokens = []
     for name, value in leaves(content or {}):
         _known(name, [field for field in known if field in FIELDS], f"{path}: ")
-        text = json.dumps(value if isinstance(value, list) else [value]) if name in _LISTS and value else value
-        text = {None: "null", True: "true", False: "false"}.get(text, text) if not isinstance(text, list) else "[]"
-        tokens.append(f"--{name}={text}")
+        if value is None and type(None) not in get_args(FIELDS[name]):
+            raise ValueError(f"{path}: {name}: needs a value; leave the line out for its default")
+        if isinstance(value, list) and name not in _LISTS:
+            raise ValueError(f"{path}: {name}: takes one value, not a list")
+        if name in _LISTS:
+            value = json.dumps(value if isinstance(value, list) else [value])
+        tokens.append(f"--{name}={'null' if value is None else value}")
     try:
         _build(made, _parse(made, tokens))
     except ValueError as error:

@@ -83,7 +83,7 @@ class Recipe:
             value = getattr(self, name)
             require(value is None or 0 < value < math.inf, f"recipe.{name}", value, "above 0")
         for name in ("end_lr", "weight_decay", "max_grad_norm"):
-            require(getattr(self, name) >= 0, f"recipe.{name}", getattr(self, name), "0 or above")
+            require(0 <= getattr(self, name) < math.inf, f"recipe.{name}", getattr(self, name), "0 or above")
         for name in ("reference_batch_size", "decay_cycles", "max_skipped"):
             value = getattr(self, name)
             require(value is None or value >= 1, f"recipe.{name}", value, "1 or above")
@@ -91,7 +91,8 @@ class Recipe:
             require(0 <= value < 1, f"recipe.{name}", value, "in 0 <= beta < 1")
         require(0 <= self.alpha < 1, "recipe.alpha", self.alpha, "in 0 <= alpha < 1")
         start = self.start_lr
-        require(start == "reference" or start >= 0, "recipe.start_lr", start, "0, above, or 'reference'")
+        number = isinstance(start, int | float) and 0 <= start < math.inf
+        require(number or start == "reference", "recipe.start_lr", start, "0, above, or 'reference'")
         require(Duration.parse(self.duration, "recipe.duration").value > 0, "recipe.duration", self.duration, "above 0")
         Duration.parse(self.warmup, "recipe.warmup")
         for milestone in self.decay_milestones:
@@ -232,5 +233,5 @@ def seconds(text: str, flag: str) -> float:
         value = float(number) * units[unit.strip().rstrip("s")]
     except (KeyError, ValueError):
         raise ValueError(f'{flag}: {text!r} is not a time; write it like "90 minutes" or "11.5 hours"') from None
-    require(value > 0, flag, text, "above 0")
+    require(0 < value < math.inf, flag, text, "above 0")
     return value

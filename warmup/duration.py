@@ -8,7 +8,7 @@ from fractions import Fraction
 
 UNITS = ("steps", "epochs", "samples", "%")
 _MULTIPLIERS = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "G": 10**9, "B": 10**9}
-_PATTERN = re.compile(r"\s*([0-9_]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*([kKMGB]?)\s*([a-zA-Z%]+)\s*")
+_PATTERN = re.compile(r"\s*([0-9_]*\.?[0-9]+(?:[eE][+-]?[0-9]{1,2})?)\s*([kKMGB]?)\s*([a-zA-Z%]+)\s*")
 _HELP = 'write it like "10000 steps", "5 epochs", "2.56M samples" or "6%"'
 
 

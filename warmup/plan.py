@@ -256,13 +256,18 @@ def _lengths(recipe: Recipe, reference: int, size: int, num_samples: int | None)
 
 def _rates(recipe: Recipe, k: Fraction) -> dict:
     """Start, peak and end of the learning rate."""
-    uncapped = recipe.lr * scaling.factor(scaling.resolve(recipe.scaling, recipe.optimizer), k)
+    try:
+        uncapped = recipe.lr * scaling.factor(scaling.resolve(recipe.scaling, recipe.optimizer), k)
+        if not 0 < uncapped < math.inf:
+            raise ValueError(f"recipe.scaling: {recipe.scaling!r} makes the peak {uncapped} at k = {float(k):g}")
+    except (ValueError, TypeError) as error:
+        raise PlanError("shape", str(error)) from None
     peak = min(uncapped, recipe.max_lr or math.inf)
     start = recipe.lr if recipe.start_lr == "reference" else float(recipe.start_lr)
-    if start > peak and recipe.start_lr != "reference":
+    if start > peak and not (recipe.start_lr == "reference" and k < 1):
         raise PlanError(
             "start-above-peak",
-            f"recipe.start_lr: {start:g} is above the peak of {peak:g}; start lower, or at 'reference'",
+            f"recipe.start_lr: {start:g} is above the peak of {peak:g}; start lower",
         )
     if recipe.end_lr > peak:
         raise PlanError("end-above-peak", f"recipe.end_lr: {recipe.end_lr:g} is above the peak of {peak:g}; end lower")
@@ -301,6 +306,7 @@ def _check_shapes(plan: Plan) -> None:
         )
     try:
         for step in {0, plan.warmup_steps, plan.total_steps - 1, plan.total_steps}:
-            plan.lr_at_step(step)
+            if not 0 <= (rate := plan.lr_at_step(step)) < math.inf:
+                raise ValueError(f"the rate of step {step} would be {rate}")
     except (ValueError, TypeError) as error:
         raise PlanError("shape", f"recipe.ramp, recipe.decay: {error}") from None

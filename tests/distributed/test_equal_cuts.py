@@ -66,5 +66,6 @@ def test_simulated_ranks_are_the_real_ones(classification: tuple[str, ...], tmp_
 def test_more_slots_than_samples(classification: tuple[str, ...], tmp_path) -> None:
     """5 samples on 3 ranks of 1: 6 slots, one of them empty and computed with weight 0."""
     job = (*classification, "--dropout", 0, "--batch.global_size", 5, "--recipe.duration", "160 samples")
+    job = (*job, "--recipe.warmup", "32 samples")
     uneven = train(3, tmp_path / "a", *job, "--batch.per_device", 1)
     assert_same_training(uneven, train(1, tmp_path / "b", *job, "--batch.per_device", 5), steps=32)

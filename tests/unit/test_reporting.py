@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from warmup.clock import StepClock
@@ -200,7 +201,17 @@ def test_an_evaluation_line(tmp_path: Path, capsys: pytest.CaptureFixture) -> No
 @pytest.mark.parametrize("norm", [float("nan"), float("inf")])
 def test_a_skipped_step_is_a_line_of_strict_json(tmp_path: Path, norm: float) -> None:
     log = reporting.Log(tmp_path, 79, Tracking())
-    SKIPPED
+    step = SimpleNamespace(grad_norm=norm, indices=np.array([7, 3], np.int64))
+    log.skipped(clock(5), step)
+
+    def refuse(name: str) -> None:
+        raise ValueError(f"{name} is not JSON")
+
+    (line,) = (json.loads(text, parse_constant=refuse) for text in (tmp_path / "metrics.jsonl").open())
+    assert line == {
+        "kind": "skipped", "step": 5, "samples": 320, "drawn": 384, "tokens": 500, "grad_norm": str(norm),
+        "sample_ids": [7, 3],
+    }  # fmt: skip
     log.close()
 
 
@@ -228,3 +239,4 @@ def test_a_full_disk_is_the_users_to_mend(tmp_path: Path) -> None:
     log = reporting.Log(tmp_path, 79, Tracking())
     with pytest.raises(UserError, match=r"metrics\.jsonl: No space left on device$"):
         log.evaluation(clock(), {"loss": 1.0})
+    log.close()  # and this does not hide it behind an error of its own

@@ -369,3 +369,13 @@ def test_the_trained_tokenizer_is_the_same_in_every_process(tmp_path: Path) -> N
     for size, line in zip((100, 400), other, strict=True):
         vocabulary = sorted(tokens._train_tokenizer(rows, size).get_vocab().items())
         assert line == f"{size} {hashlib.sha256(json.dumps(vocabulary).encode()).hexdigest()}"
+
+
+def test_labels_keep_the_order_in_which_a_classifier_knows_them() -> None:
+    """Or its head's rows would change their meaning in silence."""
+    import datasets
+
+    rows = datasets.Dataset.from_dict({"label": ["good", "bad", "good"]})
+    assert tokens._labels(rows, rows, known=[]) == ["bad", "good"]
+    assert tokens._labels(rows, rows, known=["good", "bad"]) == ["good", "bad"]
+    assert tokens._labels(rows, rows, known=["LABEL_0", "LABEL_1"]) == ["bad", "good"]

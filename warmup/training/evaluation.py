@@ -18,7 +18,8 @@ def evaluate(
     """The task's metrics over all samples. A collective call.
 
     The micro-batches are the same for any world size. Ranks fill in the rows of their own, the others stay 0, and a
-    sum over ranks makes the table whole without rounding; so adding it up gives the same bits everywhere.
+    sum over ranks makes the table whole without rounding; so adding it up gives the same bits on any
+    number of ranks that have as many threads each.
     """
     by_length = np.argsort(samples.lengths, kind="stable")
     batches = [by_length[start : start + batch_size] for start in range(0, len(by_length), batch_size)]

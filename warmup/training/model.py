@@ -38,6 +38,14 @@ def is_new(name: str) -> bool:
     return name in SIZES
 
 
+def label_names(name: str) -> list[str]:
+    """The classes of a classifier in their order; none for a new model. (An encoder's are LABEL_0, LABEL_1.)"""
+    if is_new(name):
+        return []
+    names = getattr(_load_config(name), "id2label", None) or {}
+    return [names[number] for number in sorted(names)]
+
+
 def load_tokenizer(name: str, flag: str) -> PreTrainedTokenizerBase:
     """The tokenizer of a folder or hub name. Raises UserError, naming `flag`, where there is none to use."""
     _refuse_missing_folder(name, flag)

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import sys
-import tempfile
 import time
 import traceback
 from collections.abc import Callable
@@ -29,15 +28,12 @@ def record(outcome: str, message: str) -> bool:
     path = os.environ.get(STATUS_FILE)
     if not path:
         return False
-    with tempfile.NamedTemporaryFile("w", dir=os.path.dirname(path) or ".", delete=False) as file:
-        json.dump({"outcome": outcome, "rank": rank(), "message": message}, file)
     try:
-        os.link(file.name, path)  # fails where the file exists: the first cause is the one to know
-        return True
-    except FileExistsError:
+        with open(path, "x", encoding="utf-8") as file:  # fails where it exists: the first cause is the one to know
+            json.dump({"outcome": outcome, "rank": rank(), "message": message}, file)
+    except OSError:
         return False
-    finally:
-        os.unlink(file.name)
+    return True
 
 
 def guard(run: Callable[[], tuple[str, str]], show_traceback: bool) -> int:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import time
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import accelerate
 import datasets
@@ -78,13 +79,20 @@ def versions() -> dict[str, str]:
     return {"python": sys.version.split()[0], **{module.__name__: module.__version__ for module in modules}}
 
 
+def _open(path: Path) -> TextIO:
+    try:
+        return open(path, "a", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from error
+
+
 class Log:
     """metrics.jsonl, the progress bar, and the trackers of Accelerate. Does nothing on other ranks."""
 
     def __init__(self, folder: Path, total_steps: int, accelerator: accelerate.Accelerator):
         self.accelerator = accelerator
         self._active = accelerator.is_main_process
-        self._file = open(folder / "metrics.jsonl", "a", encoding="utf-8") if self._active else None  # noqa: SIM115
+        self._file = _open(folder / "metrics.jsonl") if self._active else None
         accelerator.project_configuration.logging_dir = str(folder)
         accelerator.init_trackers("trackers")
         self._total, self._bar = total_steps, None
@@ -145,7 +153,8 @@ class Log:
         if self._bar is not None:
             self._bar.close()
         if self._file:
-            self._file.close()
+            with contextlib.suppress(OSError):  # the line that could not be written has said it
+                self._file.close()
 
     def _write(self, line: dict) -> None:
         if self._file:

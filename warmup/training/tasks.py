@@ -114,8 +114,8 @@ def _labeller(tokenizer: PreTrainedTokenizerBase) -> Callable[..., MicroBatch]:
 def _masker(tokenizer: PreTrainedTokenizerBase, rate: float) -> Callable[..., MicroBatch]:
     """BERT's masking: of a part of the tokens 80% become [MASK], 10% another token, 10% stay (Devlin et al., 3.1).
 
-    As there, the part is a number: round(rate * tokens), at least one. Keyed by (seed, epoch, sample), so that it
-    does not depend on who computes it.
+    The part is a number, as in their code, and not a coin for each token: round(rate * n) of a sample's n tokens that
+    are not special, halves up, and at least one. Keyed by (seed, epoch, sample), whoever computes it.
     """
     if tokenizer.mask_token_id is None:
         raise UserError("data.tokenizer: has no mask token, which task: mlm needs")

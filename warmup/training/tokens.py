@@ -25,7 +25,7 @@ from transformers import BertTokenizerFast, PreTrainedTokenizerBase
 from warmup.config import Config, Data
 from warmup.training import order
 from warmup.training.docstrings import docstring_files
-from warmup.training.model import is_new, load_tokenizer
+from warmup.training.model import is_new, label_names, load_tokenizer
 from warmup.training.outcome import UserError
 from warmup.training.rows import BadRow, Columns, read_rows
 
@@ -81,11 +81,13 @@ def prepare(config: Config) -> Prepared:
         files = config.data.train_files or docstring_files(cache, labelled)
         name = config.data.tokenizer or (None if is_new(config.model) else config.model)
         tokenizer = load_tokenizer(name, "data.tokenizer" if config.data.tokenizer else "model") if name else None
-        key = _key(config, files, tokenizer)
+        known_labels = label_names(config.model) if labelled else []
+        key = _key(config, files, tokenizer, known_labels)
         folder = cache / key
         with FileLock(cache / f"{key}.lock"):
             if not folder.exists():
-                _build(folder, config, files, copy.deepcopy(tokenizer))  # tokenising changes its settings
+                # A copy, because tokenising changes its settings.
+                _build(folder, config, files, copy.deepcopy(tokenizer), known_labels)
     except OSError as error:
         raise UserError(f"data.cache_dir: {error.filename or cache}: {error.strerror or error}") from error
     facts = json.loads((folder / "facts.json").read_text())
@@ -100,13 +102,15 @@ def prepare(config: Config) -> Prepared:
     )
 
 
-def _key(config: Config, files: Iterable[str], tokenizer: PreTrainedTokenizerBase | None) -> str:
+def _key(
+    config: Config, files: Iterable[str], tokenizer: PreTrainedTokenizerBase | None, known_labels: list[str]
+) -> str:
     """A hash of everything that the tokenised data depends on: contents, not names or times."""
     data = {name: value for name, value in asdict(config.data).items() if name not in ("cache_dir", "tokenizer")}
     data |= {"train_files": _hash_files(files), "validation_files": _hash_files(config.data.validation_files)}
     for irrelevant in ("mask_rate", *(("vocab_size",) if tokenizer else ())):
         del data[irrelevant]
-    parts = [FORMAT, config.task, data, tokenizer.backend_tokenizer.to_str() if tokenizer else None]
+    parts = [FORMAT, config.task, known_labels, data, tokenizer.backend_tokenizer.to_str() if tokenizer else None]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:20]
 
 
@@ -122,7 +126,13 @@ def _hash_files(files: Iterable[str]) -> list[str]:
     return hashes
 
 
-def _build(folder: Path, config: Config, files: Iterable[str], tokenizer: PreTrainedTokenizerBase | None) -> None:
+def _build(
+    folder: Path,
+    config: Config,
+    files: Iterable[str],
+    tokenizer: PreTrainedTokenizerBase | None,
+    known_labels: list[str],
+) -> None:
     """Read, split, tokenise, and put in place as a whole."""
     stage = folder.with_name(f".{folder.name}.stage")
     shutil.rmtree(stage, ignore_errors=True)
@@ -130,7 +140,7 @@ def _build(folder: Path, config: Config, files: Iterable[str], tokenizer: PreTra
     try:
         bad: list[BadRow] = []
         train, validation = _read(config, list(files), stage, bad)
-        labels = _labels(train, validation) if config.task == "classification" else []
+        labels = _labels(train, validation, known_labels) if config.task == "classification" else []
         if labels:
             _refuse_mixed_pairs(train, validation)
         if tokenizer is None:
@@ -157,10 +167,13 @@ def _read(
 
     def rows_of(paths: list[str], name: str) -> datasets.Dataset:
         def generate() -> Iterator[dict]:
-            return read_rows(paths, columns, labelled, bad, data.max_bad_rows)
+            rows = read_rows(paths, columns, labelled, bad, data.max_bad_rows)
+            return rows if labelled else ({**row, "pair": None} for row in rows)
 
         return _table(generate, stage / "rows" / name)
 
+    if data.pair_column and not labelled:
+        raise UserError("data.pair_column: task mlm reads one text of a row; leave it out")
     rows = rows_of(files, "train")
     if data.validation_files:
         return rows, rows_of(list(data.validation_files), "validation")
@@ -184,8 +197,8 @@ def _table(generate, folder: Path) -> datasets.Dataset:
         raise cause if isinstance(cause, UserError | OSError) else error from None
 
 
-def _labels(train: datasets.Dataset, validation: datasets.Dataset) -> list[str]:
-    """Names of the classes in their order: numbers by value, other names by the alphabet."""
+def _labels(train: datasets.Dataset, validation: datasets.Dataset, known: list[str]) -> list[str]:
+    """Names of the classes in the order that the model knows them in; else numbers by value, names by the alphabet."""
     labels = sorted(train.unique("label"))
     if all(label.lstrip("-").isdigit() for label in labels):
         labels.sort(key=int)
@@ -196,7 +209,7 @@ def _labels(train: datasets.Dataset, validation: datasets.Dataset) -> list[str]:
         raise UserError(
             f"data.validation_files: the label {unseen[0]!r} is in no training row (labels there: {', '.join(labels)})"
         )
-    return labels
+    return known if sorted(known) == sorted(labels) else labels
 
 
 def _refuse_mixed_pairs(train: datasets.Dataset, validation: datasets.Dataset) -> None:

@@ -1,0 +1,105 @@
+"""Evaluation: every sample exactly once, and the same bits on any world size."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from harness import run_ranks
+
+from warmup.config import Config, Data
+from warmup.training import engine, evaluation, model, tasks, tokens
+
+BATCH = 7  # which divides neither set
+
+
+@pytest.fixture(params=["mlm", "classification"])
+def config(request: pytest.FixtureRequest, labelled: tuple[Path, Path], documents: Path) -> Config:
+    mlm = request.param == "mlm"
+    files = {"train_files": (str(documents),)} if mlm else {
+        "train_files": (str(labelled[0]),), "validation_files": (str(labelled[1]),)
+    }  # fmt: skip
+    data = Data(**files, max_length=24 if mlm else 64, vocab_size=200)
+    return Config(task=request.param, data=data, dropout=0.5, seed=3)
+
+
+def _build(config: Config):
+    data = tokens.prepare(config)
+    task = tasks.build(config.task, data, config.data.mask_rate)
+    built, _ = model.build(
+        config.model, task.auto_class, data.tokenizer, config.data.max_length, config.dropout, task.labels, config.seed
+    )
+    return data, task, built
+
+
+def _evaluate(rank: int, world_size: int, config: Config, batch_size: int) -> tuple[int, dict, list[int], bool]:
+    """(world size, metrics, the samples that this rank computed, whether the model is back in training)."""
+    accelerator = engine.start(world_size, 20, ())
+    torch.set_num_threads(1)  # how many threads add up a product may change its last bits
+    data, task, built = _build(config)
+    if config.task == "mlm":
+        model.head_only_where_asked(built)
+    own: list[int] = []
+    batch_of = tasks.evaluation_batch
+
+    def counted(task, samples, indices):
+        own.extend(indices.tolist())
+        return batch_of(task, samples, indices)
+
+    tasks.evaluation_batch = counted
+    metrics = evaluation.evaluate(built.train(), task, data.validation, batch_size, accelerator)
+    return accelerator.num_processes, metrics, own, built.training
+
+
+def _one_by_one(rank: int, config: Config) -> dict:
+    """Loss and accuracy without padding, batches, the tasks' loss, or a head that is computed in part."""
+    data, task, built = _build(config)
+    built.eval()
+    losses, right = [], []
+    for number in range(len(data.validation)):
+        batch = tasks.evaluation_batch(task, data.validation, np.array([number]))
+        with torch.no_grad():
+            logits = built(**batch.inputs).logits.double().numpy()
+        targets = batch.targets.numpy().reshape(-1)
+        logits = logits.reshape(len(targets), -1)[targets != -100]
+        for row, target in zip(logits, targets[targets != -100], strict=True):
+            losses.append(np.log(np.exp(row - row.max()).sum()) + row.max() - row[target])
+            right.append(row.argmax() == target)
+    return {"loss": np.mean(losses), "accuracy": np.mean(right), "targets": len(losses), "rows": len(data.validation)}
+
+
+def test_the_same_bits_on_any_world_size(config: Config) -> None:
+    (alone,) = run_ranks(1, _one_by_one, config)
+    assert alone.error is None, alone.error
+    wanted = alone.value
+    found = []
+    for world_size in (1, 2, 3):
+        ranks = run_ranks(world_size, _evaluate, world_size, config, BATCH)
+        assert [rank.error for rank in ranks] == [None] * world_size
+        assert [rank.value[0] for rank in ranks] == [world_size] * world_size
+        assert [rank.value[3] for rank in ranks] == [True] * world_size
+        assert sorted(sum((rank.value[2] for rank in ranks), [])) == list(range(wanted["rows"]))  # each exactly once
+        assert all(rank.value[2] for rank in ranks)
+        found += [rank.value[1] for rank in ranks]
+    assert all(metrics == found[0] for metrics in found)  # to the last bit, on every rank of every world size
+    assert found[0]["targets"] == wanted["targets"]
+    if config.task == "classification":
+        assert found[0]["targets"] == wanted["rows"] == 100
+        assert set(found[0]) == {"loss", "accuracy", "targets"}
+    else:
+        assert set(found[0]) == {"loss", "perplexity", "accuracy", "targets"}
+        assert found[0]["perplexity"] == pytest.approx(np.exp(wanted["loss"]), rel=1e-6)
+    assert found[0]["loss"] == pytest.approx(wanted["loss"], rel=1e-6)
+    assert found[0]["accuracy"] == pytest.approx(wanted["accuracy"], abs=1e-12)
+
+
+def test_more_ranks_than_batches_and_other_batches(config: Config) -> None:
+    """Three ranks and a single batch: two ranks compute nothing, and all have the result."""
+    ranks = run_ranks(3, _evaluate, 3, config, 1000)
+    assert [rank.error for rank in ranks] == [None] * 3
+    assert [bool(rank.value[2]) for rank in ranks] == [True, False, False]
+    assert ranks[0].value[1] == ranks[1].value[1] == ranks[2].value[1]
+    (small,) = run_ranks(1, _evaluate, 1, config, 3)
+    assert ranks[0].value[1] == pytest.approx(small.value[1], rel=1e-6)

@@ -1,0 +1,95 @@
+"""Ranks that prepare the same data at once: one does the work, the others wait and read what it wrote."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from harness import run_ranks
+
+from warmup.config import Config, Data
+from warmup.training import tokens
+
+RANKS = 3
+
+
+@pytest.fixture
+def config(documents: Path, tmp_path: Path) -> Config:
+    files = (str(documents),)
+    return Config(data=Data(train_files=files, max_length=24, vocab_size=200, cache_dir=str(tmp_path / "cache")))
+
+
+def _note(path: Path, word: object) -> None:
+    with open(path, "a") as file:
+        file.write(f"{word}\n")
+
+
+def _prepare(rank: int, config: Config, calls: Path, dies: int | None = None) -> tuple:
+    """Prepare, noting which rank does the work. The rank `dies` is the first to start, and is killed on the way."""
+    tokenise = tokens._tokenise
+
+    def slow(rows, tokenizer, config, labels, name):
+        _note(calls, f"{rank} {name}")
+        time.sleep(0.5)
+        if rank == dies:
+            time.sleep(1)  # the others wait by now
+            os.kill(os.getpid(), signal.SIGKILL)
+        return tokenise(rows, tokenizer, config, labels, name)
+
+    tokens._tokenise = slow
+    while dies is not None and rank != dies and not calls.exists():
+        time.sleep(0.01)
+    data = tokens.prepare(config)
+    ids_BT, _, _ = data.train.take(np.arange(len(data.train)))
+    return data.key, data.train.lengths.tolist(), ids_BT.tolist(), sorted(data.tokenizer.get_vocab().items())
+
+
+def test_one_rank_tokenises_and_all_have_the_same(config: Config, tmp_path: Path) -> None:
+    ranks = run_ranks(RANKS, _prepare, config, tmp_path / "calls")
+    assert [rank.error for rank in ranks] == [None] * RANKS
+    calls = (tmp_path / "calls").read_text().splitlines()
+    assert [call.split()[1] for call in calls] == ["train", "validation"]
+    assert len({call.split()[0] for call in calls}) == 1
+    assert ranks[0].value == ranks[1].value == ranks[2].value
+    key, lengths, ids, _ = ranks[0].value
+    assert len(lengths) == len(ids) > 380 and max(lengths) == 24
+    assert sorted(path.name for path in (tmp_path / "cache").iterdir()) == sorted([key, f"{key}.lock"])
+
+
+def test_a_rank_that_dies_at_it_is_replaced(config: Config, tmp_path: Path) -> None:
+    ranks = run_ranks(RANKS, _prepare, config, tmp_path / "calls", 0)
+    assert ranks[0].exit_code == -signal.SIGKILL
+    assert [rank.error for rank in ranks[1:]] == [None] * 2
+    assert ranks[1].value == ranks[2].value and len(ranks[1].value[1]) > 380
+    calls = (tmp_path / "calls").read_text().splitlines()
+    assert calls[0] == "0 train" and len(calls) == 3
+    assert calls[1].split()[0] == calls[2].split()[0] != "0"
+    key = ranks[1].value[0]
+    assert sorted(path.name for path in (tmp_path / "cache").iterdir()) == sorted([key, f"{key}.lock"])
+
+
+def test_caches_of_several_machines_hold_the_same(config: Config, tmp_path: Path) -> None:
+    """Ranks without a disk in common each train the tokenizer, and must train the same."""
+    ranks = run_ranks(2, _prepare_on_a_disk_of_its_own, config, tmp_path)
+    assert [rank.error for rank in ranks] == [None, None]
+    assert [len((tmp_path / f"calls{rank}").read_text().splitlines()) for rank in range(2)] == [2, 2]
+    assert ranks[0].value == ranks[1].value
+
+
+def _prepare_on_a_disk_of_its_own(rank: int, config: Config, folder: Path) -> tuple:
+    own = dataclasses.replace(config.data, cache_dir=str(folder / f"disk{rank}"))
+    return _prepare(rank, dataclasses.replace(config, data=own), folder / f"calls{rank}")
+
+
+def test_bad_data_is_the_same_error_on_every_rank(config: Config, tmp_path: Path) -> None:
+    (tmp_path / "bad.csv").write_text("text,label\na,1\nb,1\n")
+    data = dataclasses.replace(config.data, train_files=(str(tmp_path / "bad.csv"),))
+    bad = dataclasses.replace(config, task="classification", data=data)
+    for rank in run_ranks(RANKS, _prepare, bad, tmp_path / "calls"):
+        assert rank.error.startswith("UserError: data.train_files: all rows have the label '1'")
+    assert all(path.suffix == ".lock" for path in (tmp_path / "cache").iterdir())

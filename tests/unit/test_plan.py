@@ -1,0 +1,481 @@
+"""Recipe x topology -> plan: which rate at which step, and how long everything takes, at any scale."""
+
+from __future__ import annotations
+
+import json
+import math
+from fractions import Fraction
+from itertools import pairwise
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from warmup.config import Batch, Recipe
+from warmup.plan import Plan, PlanError, Topology, make_plan
+
+BASE = {"optimizer": "sgd", "lr": 1.0, "reference_batch_size": 1, "warmup": "4 steps", "duration": "10 steps"}
+
+
+def plan_of(topology: Topology = Topology(1, 1), num_samples: int | None = None, **recipe: object) -> Plan:  # noqa: B008
+    return make_plan(Recipe(**{**BASE, **recipe}), topology, num_samples)
+
+
+def at(batch: int, num_samples: int | None = None, **recipe: object) -> Plan:
+    """The plan at a global batch of one rank."""
+    return plan_of(Topology(1, batch), num_samples, **recipe)
+
+
+def rates(plan: Plan, steps: int) -> list[float]:
+    return [plan.lr_at_step(step) for step in range(steps)]
+
+
+def refusal(code: str, topology: Topology = Topology(1, 1), **recipe: object) -> str:  # noqa: B008
+    with pytest.raises(PlanError) as caught:
+        plan_of(topology, **recipe)
+    assert caught.value.code == code and "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+# Which rate at which step
+
+
+def test_the_first_step_moves_steps_W_1_and_W_are_at_the_peak_and_the_end_is_one_step_away():
+    expected = [0.25, 0.5, 0.75, 1.0, 1.0, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6, 0.0, 0.0, 0.0]
+    assert rates(plan_of(), 13) == pytest.approx(expected, rel=1e-15)
+    assert plan_of().lr_at_step(10**9) == 0.0
+
+
+def test_the_ramp_is_the_textbook_one_at_t_one_more():
+    """start + t/W * (peak - start), and start * (peak / start)^(t/W)."""
+    linear = plan_of(start_lr=0.2)
+    assert rates(linear, 4) == pytest.approx([0.2 + t / 4 * 0.8 for t in (1, 2, 3, 4)], rel=1e-15)
+    exponential = plan_of(start_lr=0.0625, ramp="exponential")
+    assert rates(exponential, 4) == [0.125, 0.25, 0.5, 1.0]
+
+
+def test_without_a_warmup_the_first_step_is_at_the_peak():
+    plan = plan_of(warmup="0 steps")
+    assert (plan.warmup_steps, plan.warmup_samples) == (0, 0)
+    assert rates(plan, 11) == pytest.approx([(10 - step) / 10 for step in range(11)], rel=1e-15)
+
+
+def test_a_warmup_of_one_step_is_at_the_peak_at_once():
+    assert rates(plan_of(warmup="1 step"), 3) == [1.0, 1.0, pytest.approx(8 / 9, rel=1e-15)]
+
+
+def test_a_warmup_as_long_as_the_run_ends_at_the_peak():
+    plan = plan_of(warmup="10 steps")
+    assert (plan.lr_at_step(9), plan.lr_at_step(10)) == (1.0, 0.0)
+
+
+def test_a_run_of_one_step():
+    assert rates(plan_of(warmup="0 steps", duration="1 step"), 2) == [1.0, 0.0]
+
+
+@given(st.integers(0, 50), st.integers(1, 50), st.integers(1, 1000), st.floats(1e-6, 10), st.floats(0, 1), st.data())
+def test_linear_ramp_and_decay_in_closed_form(warmup, rest, batch, lr, share, data):
+    total = warmup + rest
+    step = data.draw(st.integers(0, total + 3))
+    plan = make_plan(
+        Recipe("sgd", lr, batch, warmup=f"{warmup} steps", duration=f"{total} steps", start_lr=share * lr),
+        Topology(1, batch),
+    )
+    start, peak = Fraction(share * lr), Fraction(lr)
+    if step < warmup:
+        expected = start + (peak - start) * Fraction(step + 1, warmup)
+    else:
+        expected = peak * max(0, 1 - Fraction(step - warmup, rest))
+    assert plan.lr_at_step(step) == pytest.approx(float(expected), rel=1e-14)
+
+
+@given(st.integers(1, 30), st.integers(1, 30), st.data())
+def test_equal_batches_have_equal_rates_however_they_are_cut(world, accumulation, data):
+    """Bit by bit, at the same samples."""
+    per_device = data.draw(st.integers(1, 8))
+    size = world * accumulation * per_device
+    recipe = {"reference_batch_size": 32, "warmup": "13 steps", "duration": "97 steps", "decay": "cosine"}
+    cut, whole = plan_of(Topology(world, per_device, accumulation), **recipe), at(size, **recipe)
+    samples = data.draw(st.integers(0, 2 * whole.total_samples))
+    assert cut.lr_at(samples) == whole.lr_at(samples)
+    the_cut = {"world_size": 1, "per_device_batch_size": size, "accumulation": 1}
+    assert cut.to_dict() | the_cut == whole.to_dict()
+
+
+def test_the_rate_between_two_step_boundaries_is_a_function_of_the_samples():
+    """A position that another batch size left behind."""
+    plan = at(8, reference_batch_size=8)
+    assert plan.lr_at(4) == (4 + 8) / 32
+    assert plan.lr_at(32 + 12) == pytest.approx(1 - 12 / 48, rel=1e-15)
+
+
+@pytest.mark.parametrize("decay", ["linear", "wsd"])
+def test_large_numbers_stay_exact(decay):
+    """At 10^20 samples a float no longer tells one sample from the next."""
+    plan = at(3, reference_batch_size=3, warmup="1e19 samples", duration="1e20 samples", decay=decay)
+    assert plan.warmup_steps == (10**19 + 1) // 3 and plan.total_samples == 10**20 + 2
+    assert plan.lr_at(plan.warmup_samples - 3) == plan.lr_at(plan.warmup_samples) == 1.0
+    left = plan.decay_length_samples or plan.total_samples - plan.warmup_samples
+    assert plan.lr_at(plan.total_samples - 3) == pytest.approx(3 / left, rel=1e-15)
+    assert plan.lr_at(plan.total_samples) == 0.0
+    assert plan.lr_at(0) == pytest.approx(3 / plan.warmup_samples, rel=1e-15)
+
+
+def test_a_billion_steps_do_not_drift():
+    plan = plan_of(warmup="0 steps", duration="1G steps")
+    for step in (1, 123_456_789, 10**9 - 1):
+        assert plan.lr_at_step(step) == pytest.approx((10**9 - step) / 10**9, rel=1e-15)
+
+
+@given(st.floats(1e-3, 1e3), st.integers(0, 12))
+def test_a_groups_ratio_multiplies_start_peak_and_end(ratio, step):
+    plan = plan_of(start_lr=0.1, end_lr=0.05, decay="cosine")
+    assert plan.lr_at(step, ratio) == pytest.approx(ratio * plan.lr_at_step(step), rel=1e-14)
+
+
+# The batch
+
+
+@pytest.mark.parametrize(
+    ("world_size", "accumulation", "slots"), [(1, 4, 4), (2, 2, 4), (3, 2, 6), (4, 1, 4), (7, 1, 7), (32, 1, 32)]
+)
+def test_global_size_decides_the_accumulation(world_size, accumulation, slots):
+    """ceil(B / (world size * per device)): 7 ranks too."""
+    topology = Topology.cut(Batch(per_device=8, global_size=32), world_size)
+    assert (topology.accumulation, topology.global_batch_size, topology.slots) == (accumulation, 32, slots)
+
+
+def test_without_global_size_the_batch_is_the_product():
+    assert Topology.cut(Batch(per_device=8, accumulation=3), 5).global_batch_size == 120
+    assert Topology.cut(Batch(per_device=8), 5) == Topology(5, 8, 1, 40)
+
+
+@given(st.integers(1, 10_000), st.integers(1, 64), st.integers(1, 10_000))
+def test_the_accumulation_is_the_least_that_holds_the_batch(size, per_device, world_size):
+    assume(world_size <= size)
+    topology = Topology.cut(Batch(per_device=per_device, global_size=size), world_size)
+    a_pass = world_size * per_device
+    assert (topology.accumulation - 1) * a_pass < size <= topology.accumulation * a_pass
+
+
+def test_more_ranks_than_samples_are_refused():
+    with pytest.raises(PlanError) as caught:
+        Topology.cut(Batch(per_device=8, global_size=32), 33)
+    assert caught.value.code == "idle-ranks"
+    assert str(caught.value) == "batch.global_size: 32 samples are too few for 33 ranks; use 32 at most"
+
+
+@pytest.mark.parametrize("numbers", [(0, 8, 1), (2, 0, 1), (2, 8, 0), (-1, -8, 1)])
+def test_a_topology_is_made_of_numbers_from_one(numbers):
+    with pytest.raises(ValueError, match="a topology is made of numbers from 1 up"):
+        Topology(*numbers)
+
+
+def test_a_topology_holds_its_batch():
+    with pytest.raises(ValueError, match="a step of 32 samples cannot hold a global batch of 33"):
+        Topology(2, 8, 2, 33)
+
+
+# Scaling of the target
+
+
+@pytest.mark.parametrize(
+    ("scaling", "optimizer", "batch", "peak"),
+    [
+        ("linear", "sgd", 64, 8.0),
+        ("linear", "adamw", 64, 8.0),
+        ("sqrt", "adamw", 64, math.sqrt(8)),
+        ("none", "adamw", 64, 1.0),
+        ("auto", "sgd", 64, 8.0),
+        ("auto", "adamw", 64, math.sqrt(8)),
+        ("linear", "sgd", 2, 0.25),
+        ("sqrt", "sgd", 2, 0.5),
+        ("linear", "sgd", 12, 1.5),
+        ("linear", "sgd", 8, 1.0),
+    ],
+)
+def test_peaks(scaling, optimizer, batch, peak):
+    plan = at(batch, reference_batch_size=8, scaling=scaling, optimizer=optimizer)
+    assert plan.peak_lr == plan.uncapped_lr == pytest.approx(peak, rel=1e-15)
+    assert plan.scale == batch / 8 and plan.lr == 1.0
+    assert plan.scaling == {"auto": "linear" if optimizer == "sgd" else "sqrt"}.get(scaling, scaling)
+
+
+def test_max_lr_caps_the_scaled_peak_and_says_so():
+    plan = at(64, reference_batch_size=8, max_lr=3.0)
+    assert (plan.peak_lr, plan.uncapped_lr) == (3.0, 8.0)
+    assert ("peak lr", "3", "1 by the rule linear, capped from 8 by max_lr") in plan.explain()
+    assert max(rates(plan, plan.total_steps)) == 3.0
+    assert at(64, reference_batch_size=8, max_lr=9.0).peak_lr == 8.0
+
+
+def test_start_and_end_are_absolute_and_reference_is_the_unscaled_rate():
+    plan = at(4, start_lr=0.1, end_lr=0.01, warmup="40 samples", duration="100 samples")
+    assert (plan.start_lr, plan.peak_lr, plan.end_lr) == (0.1, 4.0, 0.01)
+    assert plan.lr_at_step(0) == pytest.approx(0.1 + 3.9 / 10, rel=1e-15)
+    assert at(4, start_lr="reference").start_lr == 1.0
+
+
+def test_below_the_reference_a_ramp_from_the_reference_goes_down():
+    plan = at(2, reference_batch_size=8, start_lr="reference", warmup="1 step", duration="10 steps")
+    assert (plan.start_lr, plan.peak_lr, plan.warmup_steps) == (1.0, 0.25, 4)
+    assert rates(plan, 5) == [0.8125, 0.625, 0.4375, 0.25, 0.25]
+
+
+# Scaling of lengths
+
+
+@pytest.mark.parametrize(
+    ("batch", "samples_school", "steps_school"),
+    [(256, 100, 100), (512, 50, 100), (128, 200, 100), (1024, 25, 100), (2048, 13, 100), (25_600, 1, 100)],
+)
+def test_the_two_schools_of_warmup(batch, samples_school, steps_school):
+    """100 steps at 256: the same samples (12.5 steps at 2048, half up), or the same steps."""
+    recipe = {"reference_batch_size": 256, "warmup": "100 steps", "duration": "10 epochs"}
+    same_samples = at(batch, 10**6, **recipe)
+    same_steps = at(batch, 10**6, warmup_scaling="steps", **recipe)
+    assert (same_samples.warmup_steps, same_samples.warmup_samples) == (samples_school, samples_school * batch)
+    assert (same_steps.warmup_steps, same_steps.warmup_samples) == (steps_school, steps_school * batch)
+
+
+def test_a_warmup_that_is_not_zero_has_a_step():
+    recipe = {"reference_batch_size": 8, "warmup": "1 step", "duration": "1000 steps"}
+    assert at(4096, **recipe).warmup_steps == 1  # 8 of 4096 samples
+    assert at(4096, **recipe | {"warmup": "0.01 samples", "warmup_scaling": "steps"}).warmup_steps == 1
+    assert at(4096, **recipe | {"warmup": "0 steps"}).warmup_steps == 0
+
+
+@pytest.mark.parametrize(
+    ("school", "batch", "steps"), [("samples", 10, 60), ("samples", 40, 15), ("steps", 10, 60), ("steps", 40, 60)]
+)
+def test_a_percentage_is_of_the_duration_or_of_the_references_steps(school, batch, steps):
+    """6% of 1000 steps of 10."""
+    plan = at(batch, reference_batch_size=10, warmup="6%", duration="1000 steps", warmup_scaling=school)
+    assert plan.warmup_steps == steps
+
+
+def test_a_percentage_is_exact():
+    """0.07 * 100 is 7.000000000000001 in floats, and 7.5 rounds to 8."""
+    assert plan_of(warmup="7%", duration="100 steps").warmup_steps == 7
+    assert plan_of(warmup="7.5%", duration="100 steps").warmup_steps == 8
+    assert plan_of(warmup="7.49999999999999999999%", duration="100 steps").warmup_steps == 7
+
+
+@pytest.mark.parametrize(
+    ("duration", "batch", "total", "beyond"),
+    [
+        ("1000000 steps", 256, 1_000_000, 0),
+        ("1000000 steps", 512, 500_000, 0),
+        ("1000000 steps", 300, 853_334, 200),  # 853333.33
+        ("3 epochs", 256, 12, 72),  # 3 * 1000 samples
+        ("100 samples", 256, 1, 156),
+        ("256 samples", 256, 1, 0),
+        ("257 samples", 256, 2, 255),
+        ("0.1 samples", 256, 1, 255),
+    ],
+)
+def test_the_duration_is_samples_and_the_last_step_is_whole(duration, batch, total, beyond):
+    plan = at(batch, 1000, reference_batch_size=256, duration=duration, warmup="0 steps")
+    assert (plan.total_steps, plan.total_samples) == (total, total * batch)
+    assert plan.total_samples - plan.duration_samples == beyond
+    assert any(name == "duration" and f"{beyond} beyond duration" in how for name, _, how in plan.explain())
+
+
+@given(st.integers(1, 10**6), st.integers(1, 10**6), st.integers(1, 10**9), st.integers(0, 10**9))
+def test_lengths_at_any_batch(reference, batch, duration, warmup):
+    plan = at(batch, reference_batch_size=reference, duration=f"{duration} samples", warmup=f"{warmup} samples")
+    assert 0 <= plan.total_samples - plan.duration_samples < batch
+    assert plan.duration_samples == duration and plan.total_samples == plan.total_steps * batch
+    if plan.warmup_steps > 1:
+        assert -batch < 2 * (plan.warmup_samples - warmup) <= batch  # within half a step, halves up
+    assert (plan.warmup_steps == 0) == (warmup == 0)
+
+
+@given(st.integers(1, 5000), st.integers(1, 5000))
+def test_a_larger_batch_never_needs_more_steps(first, second):
+    small, large = sorted((first, second))
+    recipe = {"reference_batch_size": 100, "duration": "1234 steps", "warmup": "77 steps"}
+    one, other = at(small, **recipe), at(large, **recipe)
+    assert one.total_steps >= other.total_steps and one.warmup_steps >= other.warmup_steps
+    assert one.peak_lr <= other.peak_lr and one.duration_samples == other.duration_samples
+
+
+@given(st.integers(1, 40), st.integers(1, 40), st.sampled_from(["linear", "cosine", "polynomial", "wsd"]))
+def test_the_rate_rises_to_the_peak_and_falls_from_there(warmup, rest, decay):
+    plan = plan_of(warmup=f"{warmup} steps", duration=f"{warmup + rest} steps", decay=decay, decay_length="1 step")
+    found = rates(plan, warmup + rest + 2)
+    assert all(early < late for early, late in pairwise(found[:warmup]))
+    assert all(early >= late for early, late in pairwise(found[warmup:]))
+    assert found[warmup - 1] == found[warmup] == max(found) == 1.0 and found[-1] == found[-2] == 0.0 and found[0] > 0
+
+
+# Decays that are placed in the run
+
+
+def test_milestones_count_from_step_0_and_scale_as_samples():
+    recipe = {"decay": "multistep", "decay_gamma": 0.5, "warmup": "2 steps", "duration": "12 steps"}
+    recipe |= {"reference_batch_size": 4, "decay_milestones": ("5 steps", "75%")}
+    assert rates(at(4, **recipe), 12) == [0.5, *[1.0] * 4, *[0.5] * 4, *[0.25] * 3]  # 5 and 9
+    double = at(8, **recipe)
+    assert double.decay_milestones_samples == (20, 36)
+    assert rates(double, 6) == [2.0, 2.0, 2.0, 1.0, 1.0, 0.5]  # the first step at or after 2.5 and 4.5
+
+
+def test_step_decay_scales_as_samples():
+    recipe = {"decay": "step", "decay_length": "4 steps", "decay_gamma": 0.5, "warmup": "0 steps"}
+    recipe |= {"duration": "12 steps", "reference_batch_size": 4}
+    assert rates(at(4, **recipe), 12) == [*[1.0] * 4, *[0.5] * 4, *[0.25] * 4]
+    assert rates(at(8, **recipe), 6) == [2.0, 2.0, 1.0, 1.0, 0.5, 0.5]
+
+
+def test_warmup_stable_decay_takes_a_tenth_by_default():
+    """MiniCPM, arXiv:2404.06395: about a tenth of the run is enough for the decay."""
+    plan = plan_of(decay="wsd", warmup="10 steps", duration="100 steps")
+    assert plan.decay_length_samples == 10
+    assert rates(plan, 101)[9:91] == [1.0] * 82
+    assert rates(plan, 101)[91:] == pytest.approx([n / 10 for n in range(9, -1, -1)], rel=1e-14)
+
+
+def test_inverse_square_root_takes_the_warmup_as_its_time_scale():
+    """Vaswani et al. 2017, arXiv:1706.03762, eq. 3: peak * sqrt(W / s)."""
+    plan = plan_of(decay="inverse_sqrt", warmup="4 steps", duration="100 steps")
+    assert rates(plan, 100)[4:] == pytest.approx([math.sqrt(4 / step) for step in range(4, 100)], rel=1e-14)
+    assert refusal("shape", decay="inverse_sqrt", warmup="0 steps").endswith("as its time scale")
+
+
+# Moments
+
+
+def test_moments_are_scaled_where_the_optimizer_has_them():
+    adam = at(4, optimizer="adamw", beta_scaling="sde", eps=1e-8, momentum=0.9, alpha=0.99)
+    assert adam.betas == pytest.approx((0.6, 0.996), rel=1e-12) and adam.eps == 5e-9
+    assert (adam.momentum, adam.alpha) == (0.9, 0.99)
+    sgd = at(4, optimizer="sgd", beta_scaling="half-life")
+    assert sgd.momentum == pytest.approx(0.6561, rel=1e-12) and sgd.betas == (0.9, 0.999)
+    rmsprop = at(4, optimizer="rmsprop", beta_scaling="sde", momentum=0.0)
+    assert rmsprop.alpha == pytest.approx(0.96, rel=1e-12) and rmsprop.momentum == 0.0
+    assert at(4, optimizer="adamw").betas == (0.9, 0.999)
+
+
+# Refusals: every code, with its message
+
+
+def test_reference_missing():
+    message = refusal("reference-missing", reference_batch_size=None)
+    assert message.startswith("recipe.reference_batch_size: needed") and message.endswith("recipe.scaling: none")
+    refusal("reference-missing", reference_batch_size=None, scaling="none", beta_scaling="half-life")
+    plan = at(64, reference_batch_size=None, scaling="none")
+    assert (plan.reference_batch_size, plan.scale, plan.peak_lr, plan.warmup_steps) == (64, 1.0, 1.0, 4)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        ({"duration": "3 epochs"}, 'recipe.duration: "3 epochs" needs the number of training samples (--num-samples)'),
+        ({"warmup": "1 epoch"}, 'recipe.warmup: "1 epochs" needs the number of training samples (--num-samples)'),
+        ({"duration": "5%"}, 'recipe.duration: "5%" needs a duration to be a part of; use steps, epochs or samples'),
+        (
+            {"decay": "multistep", "decay_milestones": ("1 epoch",)},
+            'recipe.decay_milestones: "1 epochs" needs the number of training samples (--num-samples)',
+        ),
+        ({"decay": "step"}, 'recipe.decay_length: a step decay needs it, e.g. "30 epochs"'),
+    ],
+)
+def test_length_unknown(recipe, message):
+    assert refusal("length-unknown", **recipe) == message
+
+
+def test_start_above_peak():
+    assert refusal("start-above-peak", start_lr=1.5).startswith("recipe.start_lr: 1.5 is above the peak of 1;")
+    assert "above the peak of 0.25" in refusal("start-above-peak", reference_batch_size=4, start_lr=0.5)
+
+
+def test_a_reference_above_a_capped_peak_is_no_ramp_either():
+    """`reference` may lie above the peak only where k < 1 brought the peak down."""
+    assert "1 is above the peak of 0.5" in refusal("start-above-peak", start_lr="reference", max_lr=0.5)
+    assert at(1, reference_batch_size=2, start_lr="reference", max_lr=0.4).peak_lr == 0.4
+
+
+def test_end_above_peak():
+    assert refusal("end-above-peak", end_lr=2.0) == "recipe.end_lr: 2 is above the peak of 1; end lower"
+
+
+def test_beta_range():
+    message = refusal("beta-range", Topology(16, 1), optimizer="adamw", beta_scaling="sde")
+    assert "sde takes beta 0.9 to -0.6 at k = 16; it holds for k < 10 only" in message
+    assert "use half-life for sgd" in refusal("beta-range", optimizer="sgd", beta_scaling="sde")
+
+
+def test_exponentials_from_and_to_zero():
+    assert "cannot start from 0" in refusal("ramp-from-zero", ramp="exponential")
+    assert "cannot end at 0" in refusal("decay-to-zero", decay="exponential")
+    assert plan_of(ramp="exponential", warmup="0 steps").lr_at_step(0) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        ({"ramp": "linaer"}, "recipe.ramp: 'linaer' is none of linear, "),
+        ({"decay": "linaer"}, "recipe.decay: 'linaer' is none of constant, "),
+        ({"scaling": "linaer"}, "recipe.scaling: 'linaer' is none of linear, sqrt, none"),
+        ({"ramp": "math:sqrt"}, "takes exactly one argument (3 given)"),
+        ({"decay": "os:name"}, "not callable"),
+        ({"decay": "operator:no_such"}, "recipe.decay: 'operator:no_such' cannot be imported"),
+        ({"ramp": "bad_shapes:infinite"}, "the rate of step 0 would be inf"),
+        ({"decay": "bad_shapes:negative"}, "would be -1"),
+        ({"ramp": "bad_shapes:refuses"}, "recipe.ramp, recipe.decay: not today"),
+        ({"scaling": "bad_shapes:nothing"}, "recipe.scaling: 'bad_shapes:nothing' makes the peak 0.0 at k = 1"),
+        ({"scaling": "bad_shapes:none"}, "NoneType"),
+    ],
+)
+def test_shapes_and_rules_that_cannot_be_computed(recipe, message, tmp_path, monkeypatch):
+    (tmp_path / "bad_shapes.py").write_text(
+        "def infinite(*_): return float('inf')\ndef negative(*_): return -1\ndef nothing(*_): return 0\n"
+        "def none(*_): pass\ndef refuses(*_): raise ValueError('not today')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    assert message in refusal("shape", **recipe)
+
+
+# As JSON, and in words
+
+
+def test_a_plan_is_json_and_equal_for_equal_inputs():
+    recipe = {"decay": "multistep", "decay_milestones": ("5 steps",), "optimizer": "adamw"}
+    plan, same, other = at(4, **recipe), at(4, **recipe), at(5, **recipe)
+    text = json.dumps(plan.to_dict(), allow_nan=False)
+    assert text == json.dumps(same.to_dict()) and plan == same and hash(plan) == hash(same)
+    assert json.loads(text) == plan.to_dict()  # nothing, such as a tuple or a Fraction, changed on the way
+    assert json.loads(text) != other.to_dict()
+    assert (json.loads(text)["betas"], json.loads(text)["decay_milestones_samples"]) == ([0.9, 0.999], [5])
+
+
+def test_computing_a_rate_does_not_change_the_plan():
+    plan, untouched = plan_of(), plan_of()
+    plan.lr_at_step(3)
+    assert plan == untouched and plan.to_dict() == untouched.to_dict()
+
+
+def test_the_explanation_holds_the_numbers():
+    plan = make_plan(
+        Recipe(lr=1e-4, reference_batch_size=256, warmup="10000 steps", duration="1000000 steps"),
+        Topology(8, 32, 4),
+        10**8,
+    )
+    assert plan.explain() == [
+        ("global batch", "1024 samples", "8 ranks x 4 micro-batches x 32"),
+        ("reference batch", "256 samples", "scale k = 4"),
+        ("peak lr", "0.0004", "0.0001 by the rule linear"),
+        ("warmup", "2500 steps", "2560000 samples, 1% of the run; the same samples at any batch; linear from 0"),
+        ("duration", "250000 steps", "256000000 samples, 2.56 epochs; 0 beyond duration"),
+        ("decay", "linear", "to 0"),
+        ("optimizer", "adamw", "betas 0.9, 0.999, eps 1e-08, weight decay 0.01"),
+    ]
+
+
+def test_the_explanation_of_an_uneven_cut_and_of_no_warmup():
+    plan = plan_of(Topology(3, 4, 1, 10), warmup="0 steps", optimizer="rmsprop")
+    rows = {name: how for name, _, how in plan.explain()}
+    assert rows["global batch"] == "3 ranks x 1 micro-batches x 4 at most"
+    assert rows["warmup"] == "none"
+    assert rows["optimizer"] == "alpha 0.99, eps 1e-08, momentum 0.9, weight decay 0.01"

@@ -1,0 +1,211 @@
+"""`python -m warmup plan`: what it prints, draws and returns, and that it answers without torch."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from warmup.__main__ import main
+from warmup.config import Recipe
+from warmup.plan import Topology, make_plan
+
+ROOT = Path(__file__).resolve().parents[2]
+RECIPE = (
+    "--recipe.reference_batch_size", "256", "--recipe.warmup", "10000 steps", "--recipe.duration", "1000000 steps",
+    "--recipe.optimizer", "sgd",
+)  # fmt: skip
+KEYS = {
+    "world_size", "per_device_batch_size", "accumulation", "global_batch_size", "scale", "peak_lr", "start_lr",
+    "warmup_steps", "total_steps", "betas", "eps", "lr", "findings",
+}  # fmt: skip
+
+
+def command(capsys, *argv):
+    """Exit code, standard output, standard error."""
+    code = main(["plan", *argv])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def plans(capsys, *argv, code=0):
+    found, out, err = command(capsys, *argv, "--json")
+    assert (found, err) == (code, "")
+    parsed = json.loads(out)
+    assert list(parsed) == ["plans"]
+    return parsed["plans"]
+
+
+def test_json_has_the_plan_of_each_world_size(capsys):
+    found = plans(capsys, *RECIPE, "--world-sizes", "1,2,8,64", "--batch.accumulation", "2")
+    recipe = Recipe("sgd", reference_batch_size=256, warmup="10000 steps", duration="1000000 steps")
+    assert [plan["world_size"] for plan in found] == [1, 2, 8, 64]
+    for plan in found:
+        assert set(plan) >= KEYS and plan["findings"] == []
+        made = make_plan(recipe, Topology(plan["world_size"], 32, 2))
+        numbers = {key: value for key, value in made.to_dict().items() if key != "lr"}  # the curve has this name
+        assert {key: plan[key] for key in numbers} == numbers
+        assert [made.lr_at_step(step) for step, _ in plan["lr"]] == [lr for _, lr in plan["lr"]]
+
+
+def test_json_of_8_ranks(capsys):
+    (plan,) = plans(capsys, *RECIPE, "--world_sizes", "8", "--batch.accumulation=2")
+    expected = {
+        "world_size": 8, "per_device_batch_size": 32, "accumulation": 2, "global_batch_size": 512, "scale": 2.0,
+        "peak_lr": 2e-4, "start_lr": 0.0, "warmup_steps": 5000, "total_steps": 500_000, "betas": [0.9, 0.999],
+        "eps": 1e-8,
+    }  # fmt: skip
+    assert {key: plan[key] for key in expected} == expected
+
+
+@pytest.mark.parametrize("total", [1, 7, 150, 400, 999, 10_000, 1_000_000])
+def test_a_curve_has_about_200_points_and_the_last_step(total, capsys):
+    argv = ("--recipe.reference_batch_size", "32", "--recipe.duration", f"{total} steps", "--world-sizes", "1")
+    steps = [step for step, _ in plans(capsys, *argv)[0]["lr"]]
+    assert steps[0] == 0 and steps[-1] == total - 1 and steps == sorted(set(steps))
+    assert min(total, 200) <= len(steps) <= 400
+
+
+def test_every_chooses_the_points(capsys):
+    argv = (*RECIPE, "--recipe.duration", "10 steps", "--recipe.warmup", "4 steps", "--world-sizes", "8")
+    (plan,) = plans(capsys, *argv, "--every", "3")
+    assert plan["lr"] == [[0, 2.5e-5], [3, 1e-4], [6, pytest.approx(1e-4 * 4 / 6)], [9, pytest.approx(1e-4 / 6)]]
+    assert [step for step, _ in plans(capsys, *argv, "--every", "4")[0]["lr"]] == [0, 4, 8, 9]
+    assert [step for step, _ in plans(capsys, *argv, "--every", "1")[0]["lr"]] == list(range(10))
+    assert [step for step, _ in plans(capsys, *argv, "--every", "99")[0]["lr"]] == [0, 9]
+
+
+def test_the_world_sizes_by_default(capsys):
+    assert [plan["world_size"] for plan in plans(capsys, *RECIPE)] == [1, 2, 4, 8]
+    assert [plan["world_size"] for plan in plans(capsys, *RECIPE, "--launch.world_size", "6")] == [6]
+    assert [plan["world_size"] for plan in plans(capsys, *RECIPE, "--world-sizes", "3", "5")] == [3, 5]
+
+
+def test_a_config_file_and_overrides(capsys, tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("recipe: {lr: 1e-3, reference_batch_size: 32, duration: 2 epochs}\nbatch: {per_device: 16}\n")
+    argv = ("--config", str(path), "--num-samples", "1000", "--world-sizes", "4")
+    (plan,) = plans(capsys, *argv)
+    assert (plan["peak_lr"], plan["total_steps"], plan["num_samples"]) == (2e-3, 32, 1000)  # 2000 / 64
+    (plan,) = plans(capsys, *argv, "--recipe.lr", "5e-3")
+    assert plan["peak_lr"] == 1e-2
+
+
+def test_a_preset_brings_its_number_of_samples(capsys):
+    (plan,) = plans(capsys, "--preset", "resnet50-goyal", "--world-sizes", "256")
+    assert (plan["global_batch_size"], plan["peak_lr"], plan["start_lr"]) == (8192, pytest.approx(3.2), 0.1)
+    assert (plan["warmup_steps"], plan["total_steps"]) == (782, 14_076)  # 5 and 90 epochs of 1,281,167
+    (plan,) = plans(capsys, "--preset", "resnet50-goyal", "--world-sizes", "256", "--num-samples", "819200")
+    assert (plan["warmup_steps"], plan["total_steps"]) == (500, 9000)
+
+
+def test_an_error_finding_ends_in_1_and_the_other_world_sizes_are_still_planned(capsys):
+    argv = (*RECIPE, "--batch.global_size", "256", "--world-sizes", "64,256,257")
+    found = plans(capsys, *argv, code=1)
+    assert [[finding["code"] for finding in plan["findings"]] for plan in found] == [[], [], ["idle-ranks"]]
+    assert found[1]["total_steps"] == 1_000_000
+    impossible = found[2]
+    assert set(impossible) == KEYS
+    assert (impossible["world_size"], impossible["global_batch_size"]) == (257, 256)
+    assert (impossible["peak_lr"], impossible["lr"], impossible["findings"][0]["level"]) == (None, [], "error")
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "finding"),
+    [
+        (("--recipe.duration", "10 steps"), 1, "reference-missing"),
+        ((*RECIPE, "--recipe.warmup", "2M steps"), 1, "peak-never-reached"),
+        ((*RECIPE, "--recipe.scaling", "linaer"), 1, "shape"),
+        ((*RECIPE, "--recipe.warmup", "100%"), 0, "warmup-is-whole-run"),
+    ],
+)
+def test_errors_end_in_1_and_warnings_in_0(argv, code, finding, capsys):
+    (plan,) = plans(capsys, *argv, "--world-sizes", "8", code=code)
+    assert [found["code"] for found in plan["findings"]] == [finding]
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (("--recipe.rl", "1"), "error: recipe.rl: no such field; did you mean recipe."),
+        (("--recipe.lr", "fast"), "error: recipe.lr: Expected a <class 'float'>"),
+        (("--world-size", "8"), "error: world_size: no such field; did you mean world_sizes?"),
+        (("--world-sizes", "0"), "error: --world-sizes, --every, --num-samples: numbers are 1 or above"),
+        (("--every", "0"), "error: --world-sizes, --every, --num-samples: numbers are 1 or above"),
+        (("--num-samples", "0"), "error: --world-sizes, --every, --num-samples: numbers are 1 or above"),
+        (("--world-sizes", "many"), "error: world_sizes: "),
+        (("--config", "no.yaml"), "error: --config: cannot read no.yaml: No such file or directory"),
+        (("--preset", "bert"), "error: --preset: 'bert' is none of bert-base, "),
+    ],
+)
+def test_bad_arguments_end_in_2_with_one_line(argv, message, capsys):
+    code, out, err = command(capsys, *argv)
+    assert (code, out) == (2, "")
+    assert err.startswith(message) and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(("argv", "code"), [([], 2), (["plna"], 2), (["--help"], 0), (["-h"], 0)])
+def test_without_the_word_plan_there_is_only_the_usage(argv, code, capsys):
+    assert main(argv) == code
+    assert capsys.readouterr().err.startswith("usage: python -m warmup plan")
+
+
+def test_the_table(capsys):
+    code, out, _ = command(
+        capsys, *RECIPE, "--recipe.optimizer", "adamw", "--recipe.max_lr", "9e-4", "--world-sizes", "1,8,96"
+    )
+    assert code == 0
+    head, one, eight, many, *notes = out.splitlines()
+    assert " ".join(head.split()) == "ranks batch k rule peak lr warmup steps samples share total steps"
+    assert one.split() == ["1", "32", "0.125", "linear", "1.25e-05", "80000", "2560000", "1%", "8000000"]
+    assert eight.split() == ["8", "256", "1", "linear", "0.0001", "10000", "2560000", "1%", "1000000"]
+    assert many.split() == ["96", "3072", "12", "linear", "0.0009*", "833", "2558976", "1%", "83334"]
+    assert len({len(line) for line in (head, one, eight, many)}) == 1
+    assert len(notes) == 1 and notes[0].startswith("warning [linear-adaptive] at 96 ranks: recipe.scaling: ")
+
+
+def test_the_table_joins_what_several_world_sizes_have_in_common(capsys):
+    code, out, _ = command(capsys, "--recipe.duration", "5 steps", "--world-sizes", "1,2")
+    assert code == 1
+    lines = out.splitlines()
+    assert [line.split() for line in lines[1:3]] == [["1", *"-" * 8], ["2", *"-" * 8]]
+    assert len(lines) == 4 and lines[3].startswith("error [reference-missing] at 1, 2 ranks: ")
+
+
+@pytest.mark.parametrize("source", [RECIPE, ("--preset", "resnet50-goyal")])
+def test_plot_writes_a_png(source, capsys, tmp_path):
+    path = tmp_path / "plan.png"
+    code, out, err = command(capsys, *source, "--world-sizes", "1,8", "--plot", str(path))
+    assert (code, err) == (0, "") and out.startswith("ranks")
+    content = path.read_bytes()
+    assert content[:8] == b"\x89PNG\r\n\x1a\n" and content[-8:-4] == b"IEND"
+    assert (int.from_bytes(content[16:20]), int.from_bytes(content[20:24])) == (1200, 675)  # 8 x 4.5 inches at 150
+
+
+@pytest.mark.parametrize("name", ["no_folder/plan.png", "plan.doc"])
+def test_a_plot_that_cannot_be_written(name, capsys, tmp_path):
+    code, _, err = command(capsys, *RECIPE, "--plot", str(tmp_path / name))
+    assert code == 2 and err.startswith(f"error: --plot: cannot write {tmp_path / name}: ") and err.count("\n") == 1
+
+
+def test_it_answers_without_torch():
+    code = (
+        "import sys; from warmup.__main__ import main; code = main(sys.argv[1:]); "
+        "heavy = {'torch', 'transformers', 'accelerate', 'numpy', 'datasets'} & set(sys.modules); "
+        "print(heavy or 'light'); raise SystemExit(code)"
+    )
+    argv = [sys.executable, "-c", code, "plan", "--preset", "bert-base"]
+    answer = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (answer.returncode, answer.stderr) == (0, "")
+    assert answer.stdout.splitlines()[-1] == "light"
+
+
+def test_the_module_is_the_command():
+    answer = subprocess.run(
+        [sys.executable, "-m", "warmup", "plan", "--sed", "1"], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert (answer.returncode, answer.stdout) == (2, "")
+    assert answer.stderr == "error: sed: no such field; did you mean seed?\n"

@@ -1,0 +1,298 @@
+"""WarmupScheduler: the plan's rates on real optimizers, however often it is called, and under Accelerate and a scaler.
+
+Every rate is read inside `optimizer.step()`, from what the optimizer is about to use.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+
+import pytest
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState
+from torch import nn
+from torch.optim import SGD, Adam, AdamW, RMSprop
+from torch.optim.lr_scheduler import LRScheduler
+
+from warmup.config import Recipe
+from warmup.plan import Topology, make_plan
+from warmup.scheduler import WarmupScheduler
+
+STEPS = 12
+
+
+def plan_at(batch=8, **recipe):
+    """A ramp of 4 steps and a decay of 8, at a reference of half the batch: the peak is 2e-2."""
+    return make_plan(
+        Recipe(
+            **{"lr": 1e-2, "reference_batch_size": batch // 2, "warmup": "8 steps", "duration": "24 steps"} | recipe
+        ),
+        Topology(1, batch),
+    )
+
+
+PLAN = plan_at()
+EXPECTED = [PLAN.lr_at_step(step) for step in range(STEPS)]
+
+
+def recorded(optimizer):
+    """A list that gets the rates of all groups whenever the optimizer is about to step."""
+    rates = []
+    optimizer.register_step_pre_hook(
+        lambda inner, args, kwargs: rates.append([float(group["lr"]) for group in inner.param_groups])
+    )
+    return rates
+
+
+def parameter(value=1.0):
+    return nn.Parameter(torch.full((2,), value))
+
+
+def train(optimizer, parameters, steps, after=lambda: None):
+    for _ in range(steps):
+        optimizer.zero_grad()
+        sum((p**2).sum() for p in parameters).backward()
+        optimizer.step()
+        after()
+
+
+def test_the_plan_is_what_this_file_takes_it_for():
+    assert (PLAN.warmup_steps, PLAN.total_steps, PLAN.peak_lr) == (4, STEPS, 2e-2)
+    assert EXPECTED[:5] == pytest.approx([5e-3, 1e-2, 1.5e-2, 2e-2, 2e-2], rel=1e-15)
+    assert EXPECTED[-1] == pytest.approx(2e-2 / 8, rel=1e-15)
+
+
+# Plain torch
+
+
+@pytest.mark.parametrize("calls", [0, 1, 3])
+@pytest.mark.parametrize("make", [SGD, Adam, AdamW, RMSprop])
+def test_rates_are_the_plans_however_often_it_is_called(make, calls):
+    weights = parameter()
+    optimizer = make([weights], lr=123.0)  # the rate comes from the plan alone
+    scheduler = WarmupScheduler(optimizer, PLAN)
+    assert isinstance(scheduler, LRScheduler)
+    rates = recorded(optimizer)
+    train(optimizer, [weights], STEPS, lambda: [scheduler.step() for _ in range(calls)])
+    assert rates == [[pytest.approx(rate, rel=1e-15)] for rate in EXPECTED]
+    assert scheduler.samples == PLAN.total_samples
+    assert optimizer.param_groups[0]["lr"] == PLAN.lr_at_step(STEPS) == 0.0
+    assert scheduler.get_last_lr() == [0.0]
+
+
+def test_the_weights_are_those_of_a_loop_that_sets_the_rates_by_hand():
+    ours, theirs = parameter(), parameter()
+    optimizer, by_hand = AdamW([ours]), AdamW([theirs])
+    WarmupScheduler(optimizer, PLAN)
+    train(optimizer, [ours], STEPS)
+    for rate in EXPECTED:
+        by_hand.param_groups[0]["lr"] = rate
+        train(by_hand, [theirs], 1)
+    assert torch.equal(ours, theirs) and not torch.equal(ours, parameter())
+
+
+def test_after_the_end_the_rate_stays():
+    weights = parameter()
+    optimizer = SGD([weights])
+    WarmupScheduler(optimizer, plan_at(end_lr=1e-3))
+    rates = recorded(optimizer)
+    train(optimizer, [weights], STEPS + 3)
+    assert rates[STEPS:] == [[1e-3]] * 3
+
+
+def test_groups_keep_their_share():
+    """A share of its own in lr_ratio, or else the group's lr over the optimizer's default."""
+    parameters = [parameter() for _ in range(4)]
+    groups = [{"params": [p]} for p in parameters]
+    groups[1]["lr"], groups[2]["lr_ratio"], groups[3]["lr"] = 0.05, 0.25, 0.0
+    optimizer = SGD(groups, lr=0.1)
+    WarmupScheduler(optimizer, plan_at(start_lr=1e-3, end_lr=1e-3))
+    rates = recorded(optimizer)
+    train(optimizer, parameters, STEPS)
+    plan = plan_at(start_lr=1e-3, end_lr=1e-3)
+    for step, row in enumerate(rates):
+        rate = plan.lr_at_step(step)
+        assert row == pytest.approx([rate, 0.5 * rate, 0.25 * rate, 0.0], rel=1e-15)
+
+
+def test_making_a_second_scheduler_does_not_change_the_shares():
+    """The second finds rates that the first has set; the shares stay those of the first construction."""
+    parameters = [parameter(), parameter()]
+    optimizer = SGD([{"params": [parameters[0]]}, {"params": [parameters[1]], "lr": 0.01}], lr=0.1)
+    first = WarmupScheduler(optimizer, PLAN)
+    second = WarmupScheduler(optimizer, PLAN)
+    rates = recorded(optimizer)
+    train(optimizer, parameters, STEPS)
+    assert [group["lr_ratio"] for group in optimizer.param_groups] == pytest.approx([1.0, 0.1], rel=1e-15)
+    assert rates == [pytest.approx([rate, 0.1 * rate], rel=1e-15) for rate in EXPECTED]
+    assert first.samples == second.samples == PLAN.total_samples
+
+
+def test_a_tensor_rate_is_filled_in_place():
+    """A compiled step holds on to the tensor."""
+    weights = parameter()
+    rate = torch.tensor(1.0, dtype=torch.float64)
+    optimizer = Adam([weights], lr=rate)
+    held = optimizer.param_groups[0]["lr"]
+    WarmupScheduler(optimizer, PLAN)
+    rates = recorded(optimizer)
+    train(optimizer, [weights], STEPS)
+    assert optimizer.param_groups[0]["lr"] is held
+    assert rates == [[pytest.approx(rate, rel=1e-15)] for rate in EXPECTED]
+
+
+@pytest.mark.parametrize("accumulation", [1, 2, 5])
+def test_with_accumulation_only_updates_count(accumulation):
+    weights = parameter()
+    optimizer = SGD([weights])
+    scheduler = WarmupScheduler(optimizer, PLAN)
+    rates = recorded(optimizer)
+    for micro_batch in range(STEPS * accumulation):
+        (weights**2).sum().backward()
+        if (micro_batch + 1) % accumulation == 0:
+            optimizer.step()
+            optimizer.zero_grad()
+        scheduler.step()
+    assert rates == [[pytest.approx(rate, rel=1e-15)] for rate in EXPECTED]
+
+
+# Position
+
+
+def test_a_state_is_the_position_and_gives_the_same_rates_again():
+    weights = parameter()
+    optimizer = SGD([weights])
+    scheduler = WarmupScheduler(optimizer, PLAN)
+    train(optimizer, [weights], 5)
+    state = json.loads(json.dumps(scheduler.state_dict()))
+    assert state == {"samples": 5 * 8}
+
+    other_weights = parameter()
+    other = SGD([other_weights], lr=7.0)
+    resumed = WarmupScheduler(other, PLAN)
+    resumed.load_state_dict(state)
+    rates = recorded(other)
+    train(other, [other_weights], STEPS - 5)
+    assert rates == [[pytest.approx(rate, rel=1e-15)] for rate in EXPECTED[5:]]
+
+
+def test_resumed_at_another_batch_the_rate_is_the_new_plans():
+    """No old peak in the checkpoint: half the ranks, half the peak, at the same samples."""
+    weights = parameter()
+    optimizer = SGD([weights])
+    scheduler = WarmupScheduler(optimizer, PLAN)
+    train(optimizer, [weights], 6)
+    half = make_plan(
+        Recipe(lr=1e-2, reference_batch_size=4, warmup="8 steps", duration="24 steps"),
+        Topology(1, 4),
+    )
+    resumed = WarmupScheduler(SGD([parameter()]), half)
+    resumed.load_state_dict(scheduler.state_dict())
+    assert resumed.get_last_lr() == [half.lr_at_step(12)] == [pytest.approx(1e-2 * 12 / 16, rel=1e-15)]
+
+
+def test_seek_sets_the_position_and_the_rate():
+    optimizer = SGD([parameter()])
+    scheduler = WarmupScheduler(optimizer, PLAN)
+    for samples in (0, 40, 8, 4, 10**9):
+        scheduler.seek(samples)
+        assert optimizer.param_groups[0]["lr"] == PLAN.lr_at(samples)
+        assert scheduler.last_epoch == samples // 8
+
+
+def test_a_copied_optimizer_state_keeps_its_shares():
+    parameters = [parameter(), parameter()]
+    optimizer = SGD([{"params": [parameters[0]]}, {"params": [parameters[1]], "lr": 0.01}], lr=0.1)
+    WarmupScheduler(optimizer, PLAN)
+    train(optimizer, parameters, 3)
+    state = copy.deepcopy(optimizer.state_dict())
+    other = SGD([{"params": [parameter()]}, {"params": [parameter()], "lr": 0.01}], lr=0.1)
+    scheduler = WarmupScheduler(other, PLAN)
+    other.load_state_dict(state)
+    scheduler.seek(24)
+    assert scheduler.get_last_lr() == pytest.approx([EXPECTED[3], 0.1 * EXPECTED[3]], rel=1e-15)
+
+
+# A gradient scaler
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("make", [SGD, AdamW])
+def test_steps_that_a_scaler_skips_do_not_count(make, fused):
+    """A fused optimizer is called for them too, and skips inside its kernel."""
+    weights = parameter()
+    optimizer = make([weights], lr=1.0, fused=fused)
+    scheduler = WarmupScheduler(optimizer, PLAN)
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    rates, positions, moved = recorded(optimizer), [], []
+    poisoned = (0, 3, 4, 7)
+    for attempt in range(STEPS):
+        before = weights.detach().clone()
+        loss = (weights**2).sum() * (torch.inf if attempt in poisoned else 1.0)
+        optimizer.zero_grad()
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        scheduler.step()
+        positions.append(scheduler.samples // 8)
+        moved.append(not torch.equal(before, weights))
+    applied = [attempt not in poisoned for attempt in range(STEPS)]
+    assert moved == applied
+    assert positions == [sum(applied[: attempt + 1]) for attempt in range(STEPS)]
+    used = [row for row, was in zip(rates, applied, strict=True) if was] if fused else rates
+    assert used == [[pytest.approx(rate, rel=1e-15)] for rate in EXPECTED[: sum(applied)]]
+
+
+# Accelerate, in one process
+
+
+@pytest.fixture
+def accelerator():
+    """Makes an Accelerator; its global state is gone afterwards."""
+    yield lambda **options: Accelerator(cpu=True, **options)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+
+
+@pytest.mark.parametrize("accumulation", [1, 3])
+@pytest.mark.parametrize("prepared", [False, True], ids=["not-prepared", "prepared"])
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_under_accelerate(when, prepared, accumulation, accelerator):
+    accelerate = accelerator(gradient_accumulation_steps=accumulation)
+    model = nn.Linear(2, 1)
+    optimizer = SGD(model.parameters(), lr=3.0)
+    rates = recorded(optimizer)
+    if when == "before":
+        scheduler = WarmupScheduler(optimizer, PLAN)
+        model, optimizer = accelerate.prepare(model, optimizer)
+    else:
+        model, optimizer = accelerate.prepare(model, optimizer)
+        scheduler = WarmupScheduler(optimizer, PLAN)
+    outer = accelerate.prepare(scheduler) if prepared else scheduler
+    assert (outer is not scheduler) == prepared
+    for _ in range(STEPS * accumulation):
+        with accelerate.accumulate(model):
+            accelerate.backward(model(torch.ones(1, 2)).sum())
+            optimizer.step()
+            outer.step()
+            optimizer.zero_grad()
+    assert rates == [[pytest.approx(rate, rel=1e-15)] for rate in EXPECTED]
+    assert scheduler.samples == PLAN.total_samples
+
+
+def test_a_scheduler_prepared_together_with_all_else(accelerator):
+    accelerate = accelerator()
+    model = nn.Linear(2, 1)
+    optimizer = AdamW(model.parameters())
+    rates = recorded(optimizer)
+    model, optimizer, scheduler = accelerate.prepare(model, optimizer, WarmupScheduler(optimizer, PLAN))
+    for _ in range(STEPS):
+        accelerate.backward(model(torch.ones(1, 2)).sum())
+        optimizer.step()
+        scheduler.step()
+        optimizer.zero_grad()
+    assert rates == [[pytest.approx(rate, rel=1e-15)] for rate in EXPECTED]
+    assert scheduler.get_last_lr() == [0.0]
+    assert scheduler.state_dict() == {"samples": PLAN.total_samples}
