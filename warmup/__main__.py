@@ -62,7 +62,7 @@ def _examine(config: commandline.Config, size: int, num_samples: int | None) -> 
 
 def curve(plan: Plan, every: int | None = None) -> list[tuple[int, float]]:
     """(step, rate) of every so many steps, counted from 0, and of the last one."""
-    every = every or max(1, plan.total_steps // CURVE_POINTS)
+    every = every or max(1, round(plan.total_steps / CURVE_POINTS))
     steps = sorted({*range(0, plan.total_steps, every), plan.total_steps - 1})
     return [(step, plan.lr_at_step(step)) for step in steps]
 

@@ -166,6 +166,8 @@ def _yaml(made: ArgumentParser, path: str, known: Sequence[str]) -> list[str]:
         raise ValueError(f"--config: {path} does not hold fields (name: value)")
     tokens = []
     for name, value in leaves(content or {}):
+        if value is None and name in _GROUPS:  # a heading with nothing under it
+            continue
         _known(name, [field for field in known if field in FIELDS], f"{path}: ")
         if value is None and type(None) not in get_args(FIELDS[name]):
             raise ValueError(f"{path}: {name}: needs a value; leave the line out for its default")

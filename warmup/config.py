@@ -120,7 +120,9 @@ class Batch:
             value = getattr(self, name)
             require(value is None or value >= 1, f"batch.{name}", value, "1 or above")
         if self.accumulation is not None and self.global_size is not None:
-            raise ValueError("batch.accumulation and batch.global_size: give one; the other follows from it")
+            raise ValueError(
+                "batch.accumulation and batch.global_size: give one; the other follows from it (null takes one back)"
+            )
 
 
 @dataclass(frozen=True)

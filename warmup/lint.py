@@ -63,6 +63,7 @@ def _lengths(plan: Plan) -> Iterator[Finding]:
         )
     drops = plan.decay_milestones_samples if plan.decay == "multistep" else ()
     drops = (plan.decay_length_samples,) if plan.decay == "step" else drops
+    drops = (plan.total_samples - plan.decay_length_samples,) if plan.decay == "wsd" else drops
     if any(drop < plan.warmup_samples for drop in drops):
         yield Finding(
             "drop-in-warmup",

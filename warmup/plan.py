@@ -280,6 +280,7 @@ def _moments(recipe: Recipe, k: Fraction) -> dict:
     if rule == "sde" and recipe.optimizer == "sgd":
         raise PlanError("beta-range", "recipe.beta_scaling: sde holds for adaptive optimizers; use half-life for sgd")
     used = {"sgd": ("momentum",), "rmsprop": ("alpha", "momentum")}.get(recipe.optimizer, ("betas",))
+    used = ("alpha",) if recipe.optimizer == "rmsprop" and rule == "sde" else used  # Malladi et al. have no momentum
     scaled = {"betas": recipe.betas, "momentum": recipe.momentum, "alpha": recipe.alpha}
     try:
         for name in used:

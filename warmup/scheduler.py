@@ -29,9 +29,7 @@ class WarmupScheduler(LRScheduler):
             optimizer = optimizer.optimizer
         self.plan = plan
         self.samples = 0
-        default = float(optimizer.defaults.get("lr", 0.0))
-        for group in optimizer.param_groups:
-            group.setdefault("lr_ratio", float(group["lr"]) / default if default else 1.0)
+        self._ratios = [self._share(optimizer, group) for group in optimizer.param_groups]
         self._hook = optimizer.register_step_post_hook(self._count)
         super().__init__(optimizer)
 
@@ -47,7 +45,17 @@ class WarmupScheduler(LRScheduler):
 
     def get_lr(self) -> list[float]:
         """The rate of the next step, one for each parameter group."""
-        return [self.plan.lr_at(self.samples, group["lr_ratio"]) for group in self.optimizer.param_groups]
+        groups = self.optimizer.param_groups
+        self._ratios += [self._share(self.optimizer, group) for group in groups[len(self._ratios) :]]  # added since
+        # Written down again each time: loading a state that another optimizer saved takes it away.
+        shares = [group.setdefault("lr_ratio", ratio) for group, ratio in zip(groups, self._ratios, strict=True)]
+        return [self.plan.lr_at(self.samples, share) for share in shares]
+
+    @staticmethod
+    def _share(optimizer: Optimizer, group: dict) -> float:
+        """What a group's rate is of the optimizer's."""
+        default = float(optimizer.defaults.get("lr", 0.0))
+        return group.get("lr_ratio", float(group["lr"]) / default if default else 1.0)
 
     def seek(self, samples: int) -> None:
         """Go to a position: `samples` samples of applied steps."""

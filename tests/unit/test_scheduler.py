@@ -296,3 +296,17 @@ def test_a_scheduler_prepared_together_with_all_else(accelerator):
     assert rates == [[pytest.approx(rate, rel=1e-15)] for rate in EXPECTED]
     assert scheduler.get_last_lr() == [0.0]
     assert scheduler.state_dict() == {"samples": PLAN.total_samples}
+
+
+def test_a_share_survives_a_state_that_was_saved_without_it_and_a_group_that_comes_later() -> None:
+    plan = make_plan(Recipe(lr=0.1, scaling="none", duration="10 steps"), Topology(1, 4))
+    weights = [torch.nn.Parameter(torch.ones(2)) for _ in range(3)]
+    groups = [{"params": weights[:1]}, {"params": weights[1:2], "lr": 0.01}]
+    optimizer = torch.optim.SGD(groups, lr=0.1)
+    saved = optimizer.state_dict()
+    saved = {**saved, "param_groups": [{k: v for k, v in g.items() if k != "lr_ratio"} for g in saved["param_groups"]]}
+    scheduler = WarmupScheduler(optimizer, plan)
+    optimizer.load_state_dict(saved)
+    optimizer.add_param_group({"params": weights[2:], "lr": 0.05})
+    scheduler.seek(20)  # half of the linear decay to 0
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.05, 0.005, 0.025])

@@ -177,11 +177,11 @@ def test_a_name_that_stands_for_nothing(name, message):
 def test_a_users_own_shapes(tmp_path, monkeypatch):
     (tmp_path / "own_shapes.py").write_text(
         "def quarter(start, peak, fraction):\n    return peak / 4 if fraction < 1 else peak\n"
-        "def halve(peak, end, fraction, warmup_fraction):\n    return peak / 2 if fraction else peak\n"
+        "def fall(peak, end, fraction, warmup_fraction):\n    return peak * (1 - float(fraction))\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    found = curve(5, ramp="own_shapes:quarter", decay="own_shapes:halve", warmup="2 steps", duration="4 steps")
-    assert found == [0.25, 1.0, 1.0, 0.5, 0.5]
+    found = curve(7, ramp="own_shapes:quarter", decay="own_shapes:fall", warmup="2 steps", duration="4 steps")
+    assert found == [0.25, 1.0, 1.0, 0.5, 0.0, 0.0, 0.0]  # it need not clamp: the fraction ends at 1
 
 
 # transformers, get_scheduler
