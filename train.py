@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,7 +49,7 @@ def parse(argv: Sequence[str]) -> tuple[Config, Namespace]:
         argv = ["--config", str(QUICKSTART), *argv]
     try:
         config, options = commandline.parse(parser, argv)
-        if (options.as_world_size or 1) < 1:
+        if options.as_world_size is not None and options.as_world_size < 1:
             raise ValueError(f"as_world_size: {options.as_world_size} is not 1 or above")
     except ValueError as error:
         raise outcome.UserError(str(error)) from error
@@ -62,7 +62,7 @@ def run(config: Config, options: Namespace) -> tuple[str, str]:
     accelerator, simulated = start(config, options)
     data = training.tokens.prepare(config)
     plan, findings = make_plan(config, simulated or accelerator.num_processes, data)
-    trainer, new_weights = build(config, accelerator, data, plan)
+    trainer, new_weights = build(config, accelerator, data, plan, began)
     with tempfile.TemporaryDirectory(prefix="warmup-test-") as scratch:
         wanted = config.run_dir or (str(Path(scratch) / "run") if options.test else None)
         create = training.reporting.create_run_directory
@@ -71,31 +71,48 @@ def run(config: Config, options: Namespace) -> tuple[str, str]:
         describe(log, folder, config, plan, findings, data, new_weights)
         try:
             if options.test:
-                return test(trainer, data, config, folder, log)
-            stopped = train(trainer, data, config, log)
-            return finish(trainer, data, config, folder, log, stopped, began)
+                ended = test(trainer, data, config, folder, log)
+            else:
+                stopped = train(trainer, data, config, log)
+                ended = finish(trainer, data, config, folder, log, stopped, began)
         finally:
             log.close()
+    training.engine.stop()
+    return ended
 
 
 def start(config: Config, options: Namespace) -> tuple[Accelerator, int | None]:
     """Accelerate on all ranks, holding one configuration; and the world size to simulate, None for the real one."""
     simulated = options.as_world_size or (config.launch.world_size if options.test else None)
     wanted = None if simulated else config.launch.world_size
-    accelerator = training.engine.start(wanted, config.launch.timeout, config.log.trackers)
+    accelerator = training.engine.start(wanted, config.launch.device, config.launch.timeout, config.log.trackers)
     training.engine.require_same(
         dict(commandline.leaves(asdict(config))) | {"test": options.test, "as_world_size": simulated}
     )
     training.engine.on_main(accelerator, lambda: training.reporting.refuse_occupied(config.run_dir))
+    refuse_hopeless(config, simulated or accelerator.num_processes)
     return accelerator, simulated
+
+
+def refuse_hopeless(config: Config, world_size: int) -> None:
+    """What is wrong with a recipe whatever its data, said before the data is tokenised."""
+    _, findings = examine_on(config, world_size, None)
+    errors = [finding for finding in findings if finding.level == "error" and finding.code != "length-unknown"]
+    if errors:
+        raise outcome.UserError(errors[0].message)
+    training.optimizer.refuse_unknown(config.recipe.optimizer)
+
+
+def examine_on(config: Config, world_size: int, num_samples: int | None) -> tuple[Plan | None, list[Finding]]:
+    try:
+        return examine(config.recipe, Topology.cut(config.batch, world_size), num_samples)
+    except PlanError as error:  # the batch cannot be cut for so many ranks
+        raise outcome.UserError(str(error)) from error
 
 
 def make_plan(config: Config, world_size: int, data: Prepared) -> tuple[Plan, list[Finding]]:
     """The plan, the same on every rank, and the linter's warnings. Its errors end the run here."""
-    try:
-        plan, findings = examine(config.recipe, Topology.cut(config.batch, world_size), len(data.train))
-    except PlanError as error:
-        raise outcome.UserError(str(error)) from error
+    plan, findings = examine_on(config, world_size, len(data.train))
     errors = [finding.message for finding in findings if finding.level == "error"]
     if plan is None or errors:
         raise outcome.UserError("; ".join(errors))
@@ -103,8 +120,10 @@ def make_plan(config: Config, world_size: int, data: Prepared) -> tuple[Plan, li
     return plan, findings
 
 
-def build(config: Config, accelerator: Accelerator, data: Prepared, plan: Plan) -> tuple[Trainer, list[str]]:
-    """Model, optimizer, schedule and clock; and the names of the weights that are new."""
+def build(
+    config: Config, accelerator: Accelerator, data: Prepared, plan: Plan, began: float
+) -> tuple[Trainer, list[str]]:
+    """Model, optimizer, schedule and clock; and the names of the weights that are new. `began`: perf_counter then."""
     from warmup import StepClock, WarmupScheduler
 
     task = training.tasks.build(config.task, data, config.data.mask_rate)
@@ -114,7 +133,9 @@ def build(config: Config, accelerator: Accelerator, data: Prepared, plan: Plan) 
     if config.task == "mlm":
         training.model.head_only_where_asked(model)
     wrapped, optimizer = accelerator.prepare(model, training.optimizer.build(model, plan))
-    limit = seconds(config.launch.time_limit, "launch.time_limit") if config.launch.time_limit else None
+    limit = None
+    if config.launch.time_limit:
+        limit = seconds(config.launch.time_limit, "launch.time_limit") - (time.perf_counter() - began)
     trainer = training.loop.Trainer(
         accelerator=accelerator,
         model=wrapped,
@@ -166,7 +187,7 @@ def describe(
         facts["left out"] = f"{len(data.bad_rows)} rows: " + "; ".join(data.bad_rows[:3])
 
     def write() -> None:
-        training.reporting.write(folder / "config.yaml", commandline.to_yaml(config))
+        training.reporting.write(folder / "config.yaml", commandline.to_yaml(replace(config, run_dir=None)))
         training.reporting.write_json(folder / "plan.json", plan.to_dict())
 
     training.engine.on_main(log.accelerator, write)

@@ -19,4 +19,4 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((threads > 0 ? threads : 1))}
 export GLOO_SOCKET_IFNAME=${GLOO_SOCKET_IFNAME:-lo} # all ranks are on this machine
 launch=(--config_file "$root/configs/accelerate/cpu_2.yaml" --num_processes "$ranks")
 if [ "$ranks" = 1 ]; then launch+=(--cpu); fi
-exec bash "$root/launch/run.sh" "${launch[@]}" "$root/train.py" --launch.world_size "$ranks" "$@"
+exec bash "$root/launch/run.sh" "${launch[@]}" "$root/train.py" --launch.world_size "$ranks" --launch.device cpu "$@"

@@ -30,4 +30,4 @@ threads=$(($(nproc) / ranks))
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((threads > 0 ? threads : 1))}
 launch=(--config_file "$root/configs/accelerate/multi_gpu.yaml" --num_processes "$ranks")
 if [ "$ranks" = 1 ]; then launch=(--config_file "$root/configs/accelerate/one_gpu.yaml"); fi
-exec bash "$root/launch/run.sh" "${launch[@]}" "$root/train.py" --launch.world_size "$ranks" "$@"
+exec bash "$root/launch/run.sh" "${launch[@]}" "$root/train.py" --launch.world_size "$ranks" --launch.device cuda "$@"

@@ -127,7 +127,7 @@ if [ "$code" = 0 ]; then exit 0; fi # nothing to run, as for --help
 if [ "$traceback" != 1 ]; then # what the ranks wrote comes before the launcher's own lines
     sed -E '/^[WE][0-9]{4} .*torch\/distributed\/elastic/,$d' "$log" >"$tmp/ranks.log"
     if [ -s "$tmp/ranks.log" ] || [ -n "$first_rank" ]; then log=$tmp/ranks.log; fi
-    tail -n 30 "$log" >&2
+    if [ -z "$signalled" ]; then tail -n 30 "$log" >&2; fi
 fi
 if [ -n "$signalled" ]; then
     echo "error: ended by SIG$signalled before train.py could say how it ended" >&2

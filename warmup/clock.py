@@ -85,8 +85,17 @@ class StepClock:
     def batches(self, loader: Iterable[Any], policy: Policy = "min") -> Iterator[Any]:
         """The batches of this rank's loader (which has a length), as many on every rank as `agree` says."""
         count = self.agree(len(loader), policy)  # type: ignore[arg-type]
-        endless = itertools.chain.from_iterable(itertools.repeat(loader))
-        return itertools.islice(endless, count)
+        return itertools.islice(_again_and_again(loader), count)
+
+
+def _again_and_again(loader: Iterable[Any]) -> Iterator[Any]:
+    while True:
+        empty = True
+        for batch in loader:
+            empty = False
+            yield batch
+        if empty:
+            raise ValueError("the loader has a length and yields nothing")
 
 
 def gather(tensor: torch.Tensor) -> list[torch.Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -155,8 +156,9 @@ class Data:
     """Where tokenised data is kept (default: $WARMUP_CACHE, or ~/.cache/warmup)."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "train_files", tuple(self.train_files))
-        object.__setattr__(self, "validation_files", tuple(self.validation_files))
+        for name in ("train_files", "validation_files"):
+            object.__setattr__(self, name, tuple(map(os.path.expanduser, getattr(self, name))))
+        _expand_home(self, "tokenizer", "cache_dir")
         require(0 < self.validation_fraction < 1, "data.validation_fraction", self.validation_fraction, "in 0 < x < 1")
         require(0 < self.mask_rate < 1, "data.mask_rate", self.mask_rate, "in 0 < x < 1")
         require(self.max_length >= 4, "data.max_length", self.max_length, "4 or above")
@@ -170,6 +172,8 @@ class Launch:
 
     world_size: int | None = None
     """Ranks that the job must have; any other number is an error."""
+    device: Literal["cpu", "cuda"] | None = None
+    """What the job must run on (default: GPUs where there are some)."""
     time_limit: str | None = None
     """Stop cleanly after so long, e.g. "90 minutes", "11.5 hours"."""
     timeout: int = 600
@@ -223,8 +227,16 @@ class Config:
     log: Log = field(default_factory=Log)
 
     def __post_init__(self) -> None:
+        _expand_home(self, "model", "run_dir")
         require(self.dropout is None or 0 <= self.dropout < 1, "dropout", self.dropout, "in 0 <= dropout < 1")
         require(0 <= self.seed < 2**63, "seed", self.seed, "in 0 <= seed < 2^63")
+
+
+def _expand_home(config: object, *names: str) -> None:
+    """~ in paths: the shell does not expand it in YAML, nor after an =."""
+    for name in names:
+        value = getattr(config, name)
+        object.__setattr__(config, name, os.path.expanduser(value) if value else value)
 
 
 def seconds(text: str, flag: str) -> float:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from fractions import Fraction
 
 from warmup.shapes import find
 
@@ -52,7 +53,7 @@ def scale_beta(beta: float, k: float, rule: str) -> float:
         return beta
     if rule == "half-life":
         return beta ** float(k)
-    scaled = 1 - float(k) * (1 - beta)
+    scaled = float(1 - Fraction(k) * (1 - Fraction(str(beta))))  # exact, or 0.9 at k = 10 would be just above 0
     if scaled <= 0:
         limit = 1 / (1 - beta)
         raise ValueError(

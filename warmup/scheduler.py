@@ -55,7 +55,8 @@ class WarmupScheduler(LRScheduler):
     def _share(optimizer: Optimizer, group: dict) -> float:
         """What a group's rate is of the optimizer's."""
         default = float(optimizer.defaults.get("lr", 0.0))
-        return group.get("lr_ratio", float(group["lr"]) / default if default else 1.0)
+        own = float(group.get("initial_lr", group["lr"]))  # the first, where it was scheduled before
+        return group.get("lr_ratio", own / default if default else 1.0)
 
     def seek(self, samples: int) -> None:
         """Go to a position: `samples` samples of applied steps."""

@@ -120,7 +120,7 @@ def test_values_have_the_type_of_their_field(argv, value):
         ("data: {train_files: [a.csv, no, 7]}", Config(data=Data(train_files=("a.csv", "no", "7")))),
         ("data: {train_files: []}", Config()),
         ("recipe.lr: 1e-3", Config(recipe=Recipe(lr=1e-3))),
-        ("launch: {world_size: 1, time_limit: 90 minutes}", Config(launch=Launch(1, "90 minutes"))),
+        ("launch: {world_size: 1, time_limit: 90 minutes}", Config(launch=Launch(1, time_limit="90 minutes"))),
         ("run_dir: ~\ndropout: null", Config()),
         ("log: {<<: {every: 7}}", Config(log=Log(every=7))),
         ("", Config()),

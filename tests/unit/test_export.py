@@ -127,3 +127,15 @@ def test_an_earlier_model_is_not_replaced(tokenizer: BertTokenizerFast, tmp_path
         export(tmp_path, small("mlm", tokenizer), tokenizer, "mlm", PLAN, {})
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
     assert (tmp_path / "model" / "weights").read_text() == "mine"
+
+
+def test_the_exported_tokenizer_knows_where_the_positions_end(tokenizer: BertTokenizerFast) -> None:
+    from types import SimpleNamespace
+
+    from warmup.training.export import _with_length
+
+    model = SimpleNamespace(config=SimpleNamespace(max_position_embeddings=512, model_type="bert"))
+    assert _with_length(tokenizer, model).model_max_length == 512
+    assert tokenizer.model_max_length > 10**20  # the run's own is as it was
+    model.config.model_type = "roberta"
+    assert _with_length(tokenizer, model).model_max_length == 510

@@ -241,3 +241,32 @@ def test_names_of_sizes() -> None:
     assert [name for name in ("tiny", "large", "bert-base-uncased", "./tiny", "Tiny") if models.is_new(name)] == [
         "tiny", "large"
     ]  # fmt: skip
+
+
+def test_a_head_that_tells_other_classes_apart_is_drawn_anew(tmp_path: Path, tokenizer: BertTokenizerFast) -> None:
+    """The same number of classes is not the same classes: kept, its rows would mean other things in silence."""
+    folder = tmp_path / "classifier"
+    before, _ = build("tiny", tokenizer, auto_class=AutoModelForSequenceClassification, labels=("ham", "spam"))
+    before.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+    def again(*labels: str):
+        return build(folder, tokenizer, auto_class=AutoModelForSequenceClassification, labels=labels, seed=5)
+
+    kept, new = again("Ham", "Spam")
+    assert new == [] and torch.equal(kept.classifier.weight, before.classifier.weight)
+    other, new = again("ok", "toxic")
+    assert new == ["classifier.weight", "classifier.bias"]
+    assert not torch.equal(other.classifier.weight, before.classifier.weight)
+    assert torch.equal(other.bert.embeddings.word_embeddings.weight, before.bert.embeddings.word_embeddings.weight)
+    assert other.config.problem_type == "single_label_classification"
+
+
+def test_a_model_of_one_type_is_not_told_of_a_second(tmp_path: Path) -> None:
+    tokenizer = make_tokenizer()
+    config = BertConfig(vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=1, num_attention_heads=2)
+    config.type_vocab_size, config.intermediate_size = 1, 64
+    BertModel(config).save_pretrained(tmp_path)
+    assert "token_type_ids" in tokenizer.model_input_names
+    classifier(tmp_path, tokenizer)
+    assert "token_type_ids" not in tokenizer.model_input_names

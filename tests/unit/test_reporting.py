@@ -143,6 +143,7 @@ class Tracking(SimpleNamespace):
 
     def __init__(self, main: bool = True):
         super().__init__(is_main_process=main, project_configuration=SimpleNamespace(logging_dir=None), logged=[])
+        self.trackers: list = []
 
     def init_trackers(self, name: str) -> None:
         pass

@@ -110,3 +110,9 @@ def test_an_unused_moment_stays_zero_and_k_1_changes_nothing(rule):
 @pytest.mark.parametrize("k", [Fraction(1, 8), Fraction(64)])
 def test_off_means_unchanged(k):
     assert (scale_beta(0.9, k, "none"), scale_eps(1e-8, k, "none")) == (0.9, 1e-8)
+
+
+def test_sde_ends_exactly_at_its_limit() -> None:
+    """0.9 as a float is a little less than 9/10; at k = 10 it must not slip through as a beta of 2e-16."""
+    with pytest.raises(ValueError, match="it holds for k < 10 only"):
+        scale_beta(0.9, Fraction(10), "sde")

@@ -310,3 +310,12 @@ def test_a_share_survives_a_state_that_was_saved_without_it_and_a_group_that_com
     optimizer.add_param_group({"params": weights[2:], "lr": 0.05})
     scheduler.seek(20)  # half of the linear decay to 0
     assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.05, 0.005, 0.025])
+
+
+def test_a_share_is_of_the_first_rate_where_the_optimizer_was_scheduled_before() -> None:
+    """As after loading an optimizer in the middle of its warmup: its rate is no share of anything."""
+    plan = make_plan(Recipe(lr=0.1, scaling="none", duration="10 steps"), Topology(1, 4))
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(2))], lr=0.1)
+    optimizer.param_groups[0].update(lr=0.01, initial_lr=0.1)
+    WarmupScheduler(optimizer, plan)
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.1)

@@ -6,10 +6,12 @@ import dataclasses
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 from conftest import ROOT, WORDS
@@ -373,9 +375,30 @@ def test_the_trained_tokenizer_is_the_same_in_every_process(tmp_path: Path) -> N
 
 def test_labels_keep_the_order_in_which_a_classifier_knows_them() -> None:
     """Or its head's rows would change their meaning in silence."""
-    import datasets
-
     rows = datasets.Dataset.from_dict({"label": ["good", "bad", "good"]})
     assert tokens._labels(rows, rows, known=[]) == ["bad", "good"]
     assert tokens._labels(rows, rows, known=["good", "bad"]) == ["good", "bad"]
     assert tokens._labels(rows, rows, known=["LABEL_0", "LABEL_1"]) == ["bad", "good"]
+
+    assert tokens._labels(rows, rows, known=["GOOD", "Bad"]) == ["good", "bad"]
+
+
+def test_a_class_that_would_only_be_held_out_stays_in_training() -> None:
+    rows = datasets.Dataset.from_dict({"label": ["a", "b"] * 20 + ["rare"]})
+    for fraction in (0.05, 0.5, 0.9):
+        held_out = tokens._hold_out(rows, fraction)
+        labels = np.array(rows["label"])
+        assert set(labels[held_out]) <= set(labels[~held_out])
+        assert 0 < held_out.sum() < len(rows)
+    assert tokens._hold_out(rows.select(range(3)), 0.99).sum() <= 2
+
+
+@pytest.mark.parametrize("damage", ["facts.json", "train", "validation/state.json", "tokenizer"])
+def test_a_damaged_cache_is_made_again(damage: str, tmp_path: Path) -> None:
+    asked = config(plain(tmp_path))
+    first = tokens.prepare(asked)
+    path = first.folder / damage
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    again = tokens.prepare(asked)
+    assert again.key == first.key and ids(again.train) == ids(first.train)
+    assert again.tokenizer.get_vocab() == first.tokenizer.get_vocab()

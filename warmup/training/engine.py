@@ -19,8 +19,9 @@ from warmup.training.outcome import UserError
 Value = TypeVar("Value")
 
 
-def start(world_size: int | None, timeout: int, trackers: tuple[str, ...]) -> Accelerator:
-    """Accelerate on all ranks of the launcher. `world_size`: how many there must be, None for any number.
+def start(world_size: int | None, device: str | None, timeout: int, trackers: tuple[str, ...]) -> Accelerator:
+    """Accelerate on all ranks of the launcher. `world_size`: how many there must be, None for any number; `device`:
+    cpu or cuda, None for GPUs where there are some.
 
     Raises UserError where the launcher started something else than one job of so many ranks.
     """
@@ -30,7 +31,7 @@ def start(world_size: int | None, timeout: int, trackers: tuple[str, ...]) -> Ac
     try:
         accelerator = Accelerator(
             # Without it, ranks on CPUs started by torchrun each train alone.
-            cpu=not torch.cuda.is_available(),
+            cpu=device == "cpu" or not torch.cuda.is_available(),
             log_with=list(trackers) or None,
             project_dir=".",  # Accelerate wants one now; the run directory takes its place once there is one
             kwargs_handlers=[
@@ -40,7 +41,9 @@ def start(world_size: int | None, timeout: int, trackers: tuple[str, ...]) -> Ac
             ],
         )
     except ValueError as error:
-        raise UserError(f"launcher: {' '.join(str(error).split())}") from error
+        raise UserError(f"launcher or log.trackers: {' '.join(str(error).split())}") from error
+    if device not in (None, accelerator.device.type):
+        raise UserError(f"launch.device: {device} was meant, and the ranks found {accelerator.device.type}")
     _check_started(accelerator, world_size, trackers)
     if accelerator.device.type == "cpu":
         ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))
@@ -58,6 +61,12 @@ def _check_launcher(wanted: int | None) -> None:
             f"launcher: WORLD_SIZE is {os.environ['WORLD_SIZE']}, but RANK or MASTER_ADDR is missing, so each process "
             "would train alone; start the ranks with accelerate launch or torchrun"
         )
+    for name in ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS"):
+        if int(os.environ.get(name, 1)) > 1 and "WORLD_SIZE" not in os.environ:
+            raise UserError(
+                f"launcher: {name} is {os.environ[name]} and WORLD_SIZE is not set, so each task would train alone; "
+                "let each task of mpirun or srun start accelerate launch or torchrun"
+            )
     # `accelerate launch --cpu --num_processes 2` names a meeting point and starts one process.
     if "MASTER_ADDR" in os.environ and "WORLD_SIZE" not in os.environ and wanted != 1:
         raise UserError(
@@ -96,9 +105,11 @@ def total(tensor: torch.Tensor) -> torch.Tensor:
     return tensor
 
 
-def barrier() -> None:
+def stop() -> None:
+    """Part from the other ranks, all at once: a rank that leaves early can abort in the teardown of another's."""
     if distributed():
         dist.barrier()
+        dist.destroy_process_group()
 
 
 def on_main(accelerator: Accelerator, work: Callable[[], Value]) -> Value:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 from pathlib import Path
 
@@ -27,7 +28,7 @@ def export(
     shutil.rmtree(stage, ignore_errors=True)
     try:
         model.save_pretrained(stage)
-        tokenizer.save_pretrained(stage)
+        _with_length(tokenizer, model).save_pretrained(stage)
         (stage / "README.md").write_text(_card(task, plan, metrics), encoding="utf-8")
         stage.rename(target)
     except SafetensorError as error:  # which hides "no space left" behind sizes that do not match
@@ -35,6 +36,16 @@ def export(
     finally:
         shutil.rmtree(stage, ignore_errors=True)
     return target
+
+
+def _with_length(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> PreTrainedTokenizerBase:
+    """A tokenizer that knows where the model's positions end, so that truncation=True truncates."""
+    positions = getattr(model.config, "max_position_embeddings", None)
+    if positions is None or tokenizer.model_max_length <= positions:
+        return tokenizer
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.model_max_length = positions - (2 if "roberta" in model.config.model_type else 0)
+    return tokenizer
 
 
 def _card(task: str, plan: Plan, metrics: dict[str, float]) -> str:

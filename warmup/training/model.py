@@ -76,23 +76,45 @@ def build(
     for field in _DROPOUTS:
         if dropout is not None and hasattr(config, field):
             setattr(config, field, dropout)
+    known = {label.lower() for label in (config.id2label or {}).values()}
     if labels:
+        config.problem_type = "single_label_classification"
         config.num_labels = len(labels)
         config.id2label = dict(enumerate(labels))
         config.label2id = {label: number for number, label in enumerate(labels)}
     longest = getattr(config, "max_position_embeddings", None)
     if longest is not None and max_length > longest - (2 if config.model_type in ("roberta", "xlm-roberta") else 0):
         raise UserError(f"data.max_length: {max_length} is more than the {longest} positions of {name}")
+    if getattr(config, "type_vocab_size", 2) < 2:  # a tokenizer may speak of a second text that the model cannot tell
+        tokenizer.model_input_names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
     torch.manual_seed(seed)
     if is_new(name):
         return auto_class.from_config(config), ["all"]
     model, new = _load(name, auto_class, config)
+    if labels and not new and known != {label.lower() for label in labels} and not _unnamed(known):
+        new = _renew_head(model)  # it tells other classes apart
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
         raise UserError(
             f"model: {name} has {model.get_input_embeddings().num_embeddings} word embeddings, its tokenizer "
             f"{len(tokenizer)} tokens; give the tokenizer that it was trained with"
         )
     return model, new
+
+
+def _unnamed(labels: set[str]) -> bool:
+    """Whether classes have transformers' default names, which say nothing of what they mean."""
+    return all(label.startswith("label_") for label in labels)
+
+
+def _renew_head(model: PreTrainedModel) -> list[str]:
+    """Draw all weights outside the encoder anew, as BERT's are (Devlin et al. 2018). Returns their names."""
+    heads = [(name, child) for name, child in model.named_children() if name != model.base_model_prefix]
+    for _, child in heads:
+        for module in child.modules():
+            if isinstance(module, torch.nn.Linear):
+                torch.nn.init.normal_(module.weight, std=getattr(model.config, "initializer_range", 0.02))
+                torch.nn.init.zeros_(module.bias)
+    return [f"{name}.{weight}" for name, child in heads for weight, _ in child.named_parameters()]
 
 
 def head_only_where_asked(model: PreTrainedModel) -> None:

@@ -8,6 +8,12 @@ from warmup.plan import Plan
 from warmup.training.outcome import UserError
 
 
+def refuse_unknown(name: str) -> None:
+    """Raise UserError for an optimizer that `build` does not have."""
+    if name == "lamb":
+        raise UserError(f"recipe.optimizer: {name} can be planned for but not trained with; use adamw")
+
+
 def build(model: nn.Module, plan: Plan) -> optim.Optimizer:
     """The plan's optimizer. Biases and norms (parameters with fewer than two dimensions) are not decayed.
 
@@ -29,4 +35,4 @@ def build(model: nn.Module, plan: Plan) -> optim.Optimizer:
             return optim.SGD(groups, lr=lr, momentum=plan.momentum, fused=True)
         case "rmsprop":
             return optim.RMSprop(groups, lr=lr, alpha=plan.alpha, eps=plan.eps, momentum=plan.momentum)
-    raise UserError(f"recipe.optimizer: {plan.optimizer} can be planned for but not trained with; use adamw")
+    raise AssertionError(plan.optimizer)

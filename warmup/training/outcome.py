@@ -51,7 +51,7 @@ def guard(run: Callable[[], tuple[str, str]], show_traceback: bool) -> int:
         outcome, message = "failed", f"rank {rank()}: out of memory"
     except Exception as error:
         outcome, message = "failed", f"rank {rank()}: {_describe(error)}"
-        if show_traceback or not _lost_peer(error):
+        if show_traceback or not (_lost_peer(error) or type(error).__name__ == "RanksDisagree"):
             traceback.print_exc()
     else:
         record(outcome, message)
@@ -65,12 +65,12 @@ def guard(run: Callable[[], tuple[str, str]], show_traceback: bool) -> int:
 
 
 def leave(code: int) -> None:
-    """End this process now. Without teardown after a failure: that can wait for a rank that is gone."""
+    """End this process now, without the interpreter's teardown: it can wait for a rank that is gone, and the threads
+    of process groups can abort in it after a run that was done.
+    """
     sys.stdout.flush()
     sys.stderr.flush()
-    if code:
-        os._exit(code)
-    raise SystemExit(0)
+    os._exit(code)
 
 
 def _lost_peer(error: Exception) -> bool:

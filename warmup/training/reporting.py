@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import sys
 import time
@@ -35,14 +36,20 @@ def create_run_directory(path: str | None, task: str) -> Path:
     refuse_occupied(path)
     stamp = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
     folder = Path(path or f"runs/{task}-{stamp}")
-    number = 1
-    while path is None and folder.exists():
-        number += 1
-        folder = Path(f"runs/{task}-{stamp}-{number}")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"run_dir: {folder} cannot be made: {error.strerror}") from error
+    for number in itertools.count(2):
+        if path is None and folder.exists():
+            folder = Path(f"runs/{task}-{stamp}-{number}")
+            continue
+        try:
+            folder.mkdir(parents=True, exist_ok=path is not None)
+            (folder / "metrics.jsonl").touch(exist_ok=False)  # two runs cannot both make it
+        except FileExistsError as error:
+            if path is not None:
+                raise UserError(f"run_dir: {folder} is occupied by another run; give another one") from error
+            continue
+        except OSError as error:
+            raise UserError(f"run_dir: {folder} cannot be made: {error.strerror}") from error
+        break
     return folder
 
 
@@ -130,6 +137,7 @@ class Log:
 
     def evaluation(self, clock: StepClock, metrics: dict[str, float]) -> None:
         self._write({"kind": "eval", "step": clock.step, **metrics})
+        self._since = (time.perf_counter(), clock.samples, clock.tokens)  # its time is not the training's
         self.say(f"step {clock.step}: " + ", ".join(f"{name} {value:.6g}" for name, value in metrics.items()))
 
     def skipped(self, clock: StepClock, step: Step) -> None:
@@ -152,6 +160,8 @@ class Log:
     def close(self) -> None:
         if self._bar is not None:
             self._bar.close()
+        for tracker in self.accelerator.trackers:
+            tracker.finish()
         if self._file:
             with contextlib.suppress(OSError):  # the line that could not be written has said it
                 self._file.close()

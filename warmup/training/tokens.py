@@ -10,6 +10,7 @@ import copy
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -18,6 +19,7 @@ from pathlib import Path
 
 import datasets
 import numpy as np
+import pyarrow
 from filelock import FileLock
 from tokenizers import BertWordPieceTokenizer
 from transformers import BertTokenizerFast, PreTrainedTokenizerBase
@@ -84,10 +86,11 @@ def prepare(config: Config) -> Prepared:
         known_labels = label_names(config.model) if labelled else []
         key = _key(config, files, tokenizer, known_labels)
         folder = cache / key
-        with FileLock(cache / f"{key}.lock"):
-            if not folder.exists():
-                # A copy, because tokenising changes its settings.
-                _build(folder, config, files, copy.deepcopy(tokenizer), known_labels)
+        if not _complete(folder, tokenizer):
+            with FileLock(cache / f"{key}.lock"):
+                if not _complete(folder, tokenizer):
+                    # A copy, because tokenising changes its settings.
+                    _build(folder, config, files, copy.deepcopy(tokenizer), known_labels)
     except OSError as error:
         raise UserError(f"data.cache_dir: {error.filename or cache}: {error.strerror or error}") from error
     facts = json.loads((folder / "facts.json").read_text())
@@ -100,6 +103,19 @@ def prepare(config: Config) -> Prepared:
         bad_rows=tuple(facts["bad_rows"]),
         tokenizer=tokenizer or load_tokenizer(str(folder / "tokenizer"), "data.cache_dir"),
     )
+
+
+def _complete(folder: Path, tokenizer: PreTrainedTokenizerBase | None) -> bool:
+    """Whether a cached folder has all that was put there; one that was damaged since is made again."""
+    if not (tokenizer or (folder / "tokenizer" / "tokenizer.json").exists()):
+        return False
+    try:
+        json.loads((folder / "facts.json").read_text())
+        for name in ("train", "validation"):
+            _load(folder / name)
+    except (OSError, ValueError, pyarrow.ArrowInvalid, datasets.exceptions.DatasetsError):
+        return False
+    return True
 
 
 def _key(
@@ -152,6 +168,7 @@ def _build(
         facts = {"labels": labels, "bad_rows": [str(row) for row in bad]}
         (stage / "facts.json").write_text(json.dumps(facts))
         shutil.rmtree(stage / "rows", ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
         stage.rename(folder)
     finally:
         shutil.rmtree(stage, ignore_errors=True)
@@ -177,11 +194,20 @@ def _read(
     rows = rows_of(files, "train")
     if data.validation_files:
         return rows, rows_of(list(data.validation_files), "validation")
-    count = round(data.validation_fraction * len(rows)) or 1
     if len(rows) < 2:
         raise UserError(f"data.train_files: {len(rows)} row is too few to train on and hold some out")
+    held_out = _hold_out(rows, data.validation_fraction)
+    return rows.select(np.flatnonzero(~held_out)), rows.select(np.flatnonzero(held_out))
+
+
+def _hold_out(rows: datasets.Dataset, fraction: float) -> np.ndarray:
+    """Which rows are held out: a part of them, at least one and not all, but none of a class that only they have."""
+    count = min(max(1, round(fraction * len(rows))), len(rows) - 1)
     shuffled = order.permute(np.arange(len(rows)), len(rows), order.key(_SPLIT_KEY))
-    return rows.select(np.sort(shuffled[count:])), rows.select(np.sort(shuffled[:count]))
+    held_out = np.isin(np.arange(len(rows)), shuffled[:count])
+    labels = np.array(rows["label"], object)
+    kept = set(labels[~held_out])
+    return held_out & np.array([label in kept for label in labels])
 
 
 def _table(generate, folder: Path) -> datasets.Dataset:
@@ -200,7 +226,7 @@ def _table(generate, folder: Path) -> datasets.Dataset:
 def _labels(train: datasets.Dataset, validation: datasets.Dataset, known: list[str]) -> list[str]:
     """Names of the classes in the order that the model knows them in; else numbers by value, names by the alphabet."""
     labels = sorted(train.unique("label"))
-    if all(label.lstrip("-").isdigit() for label in labels):
+    if all(re.fullmatch("-?[0-9]+", label) for label in labels):
         labels.sort(key=int)
     if len(labels) < 2:
         raise UserError(f"data.train_files: all rows have the label {labels[0]!r}; a classifier needs two or more")
@@ -209,7 +235,9 @@ def _labels(train: datasets.Dataset, validation: datasets.Dataset, known: list[s
         raise UserError(
             f"data.validation_files: the label {unseen[0]!r} is in no training row (labels there: {', '.join(labels)})"
         )
-    return known if sorted(known) == sorted(labels) else labels
+    spelled = {label.lower(): label for label in labels}
+    same = sorted(name.lower() for name in known) == sorted(spelled)
+    return [spelled[name.lower()] for name in known] if same else labels
 
 
 def _refuse_mixed_pairs(train: datasets.Dataset, validation: datasets.Dataset) -> None:
