@@ -194,3 +194,13 @@ def test_steps_that_are_never_finite_end_the_run(classification: tuple[str, ...]
     ranks = run_ranks(2, _train_with_infinite_losses, job, list(range(100)), env=env)
     assert [rank.value for rank in ranks] == [2, 2]
     assert "3 steps in a row had a gradient that is not finite" in json.loads(status.read_text())["message"]
+
+
+def test_a_time_limit_stops_all_ranks(classification: tuple[str, ...], tmp_path: Path) -> None:
+    job = (*classification, "--recipe.duration", "1000000 steps", "--launch.time_limit", "8 seconds")
+    began = time.monotonic()
+    ended = train(2, tmp_path / "run", *job)
+    assert ended.codes == [0, 0]
+    assert ended.status["outcome"] == "stopped"
+    assert time.monotonic() - began < 60
+    assert ended.status["message"] == f"after step {ended.column('step')[-1]} of 500000"

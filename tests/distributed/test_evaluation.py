@@ -36,7 +36,7 @@ def _build(config: Config):
 
 def _evaluate(rank: int, world_size: int, config: Config, batch_size: int) -> tuple[int, dict, list[int], bool]:
     """(world size, metrics, the samples that this rank computed, whether the model is back in training)."""
-    accelerator = engine.start(world_size, 20, ())
+    accelerator = engine.start(world_size, None, 20, ())
     torch.set_num_threads(1)  # how many threads add up a product may change its last bits
     data, task, built = _build(config)
     if config.task == "mlm":

@@ -12,7 +12,6 @@ import json
 import os
 import re
 import shutil
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,19 +20,16 @@ import datasets
 import numpy as np
 import pyarrow
 from filelock import FileLock
-from tokenizers import BertWordPieceTokenizer
-from transformers import BertTokenizerFast, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from warmup.config import Config, Data
-from warmup.training import order
+from warmup.training import order, wordpiece
 from warmup.training.docstrings import docstring_files
 from warmup.training.model import is_new, label_names, load_tokenizer
 from warmup.training.outcome import UserError
 from warmup.training.rows import BadRow, Columns, read_rows
 
 FORMAT = 2  # raise it where the same content would be tokenised differently
-SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-ALPHABET = 1000  # characters that a trained tokenizer knows at most
 _SPLIT_KEY = 0x5B117  # the held-out rows are the same for every seed
 
 
@@ -160,7 +156,7 @@ def _build(
         if labels:
             _refuse_mixed_pairs(train, validation)
         if tokenizer is None:
-            tokenizer = _train_tokenizer(train, config.data.vocab_size)
+            tokenizer = wordpiece.train(train, config.data.vocab_size)
             tokenizer.save_pretrained(stage / "tokenizer")
         for name, rows in (("train", train), ("validation", validation)):
             samples = _tokenise(rows, tokenizer, config, labels, name)
@@ -246,41 +242,6 @@ def _refuse_mixed_pairs(train: datasets.Dataset, validation: datasets.Dataset) -
     single = sum(table.column("pair").null_count for table in tables)
     if 0 < single < sum(table.num_rows for table in tables):
         raise UserError("data: some files have a second text and some have none; name it with --data.pair_column")
-
-
-def _train_tokenizer(rows: datasets.Dataset, vocab_size: int) -> PreTrainedTokenizerBase:
-    """A lower-casing WordPiece tokenizer of the texts; the same in every process.
-
-    The trainer numbers the characters that continue a word in the order of a hash map, another one in each process,
-    and breaks ties between merges by these numbers. So it is told them beforehand, as special tokens, and the
-    alphabet, whose ties it would break so too.
-    """
-    model = BertWordPieceTokenizer(lowercase=True)
-    texts = [text for column in ("text", "pair") for text in rows[column] if text]
-    alphabet = _alphabet(model, texts)
-    model.train_from_iterator(
-        texts,
-        vocab_size=vocab_size,
-        show_progress=False,
-        special_tokens=SPECIAL_TOKENS + [f"##{character}" for character in alphabet if _continues(model, character)],
-        initial_alphabet=alphabet,
-        limit_alphabet=len(alphabet),
-    )
-    return BertTokenizerFast(vocab=model.get_vocab(), do_lower_case=True)
-
-
-def _alphabet(model: BertWordPieceTokenizer, texts: Iterable[str]) -> list[str]:
-    """The most frequent characters of the texts, in their own order."""
-    counts: Counter[str] = Counter()
-    for text in texts:
-        counts.update(model.normalizer.normalize_str(text))
-    frequent = sorted(counts.keys() - {" "}, key=lambda character: (-counts[character], character))
-    return sorted(frequent[:ALPHABET])
-
-
-def _continues(model: BertWordPieceTokenizer, character: str) -> bool:
-    """Whether the character can stand inside a word: punctuation and ideographs are words of their own."""
-    return len(model.pre_tokenizer.pre_tokenize_str(model.normalizer.normalize_str("a" + character))) == 1
 
 
 def _tokenise(

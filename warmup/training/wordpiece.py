@@ -1,0 +1,48 @@
+"""Training a WordPiece tokenizer, so that the same text gives the same one everywhere."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+import datasets
+from tokenizers import BertWordPieceTokenizer
+from transformers import BertTokenizerFast, PreTrainedTokenizerBase
+
+SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+ALPHABET = 1000  # characters that a trained tokenizer knows at most
+
+
+def train(rows: datasets.Dataset, vocab_size: int) -> PreTrainedTokenizerBase:
+    """A lower-casing WordPiece tokenizer of the texts; the same in every process.
+
+    The trainer numbers the characters that continue a word in the order of a hash map, another one in each process,
+    and breaks ties between merges by these numbers. So it is told them beforehand, as special tokens, and the
+    alphabet, whose ties it would break so too.
+    """
+    model = BertWordPieceTokenizer(lowercase=True)
+    texts = [text for column in ("text", "pair") for text in rows[column] if text]
+    alphabet = _alphabet(model, texts)
+    model.train_from_iterator(
+        texts,
+        vocab_size=vocab_size,
+        show_progress=False,
+        special_tokens=SPECIAL_TOKENS + [f"##{character}" for character in alphabet if _continues(model, character)],
+        initial_alphabet=alphabet,
+        limit_alphabet=len(alphabet),
+    )
+    return BertTokenizerFast(vocab=model.get_vocab(), do_lower_case=True)
+
+
+def _alphabet(model: BertWordPieceTokenizer, texts: Iterable[str]) -> list[str]:
+    """The most frequent characters of the texts, in their own order."""
+    counts: Counter[str] = Counter()
+    for text in texts:
+        counts.update(model.normalizer.normalize_str(text))
+    frequent = sorted(counts.keys() - {" "}, key=lambda character: (-counts[character], character))
+    return sorted(frequent[:ALPHABET])
+
+
+def _continues(model: BertWordPieceTokenizer, character: str) -> bool:
+    """Whether the character can stand inside a word: punctuation and ideographs are words of their own."""
+    return len(model.pre_tokenizer.pre_tokenize_str(model.normalizer.normalize_str("a" + character))) == 1
