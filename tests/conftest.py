@@ -7,9 +7,14 @@ import json
 import os
 import random
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from transformers import BertTokenizerFast
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
@@ -25,6 +30,31 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     os.environ["WARMUP_CACHE"] = str(folder)
     os.environ["HF_HUB_OFFLINE"] = "1"
     return folder
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Processes that are forked later must not inherit a pool of threads."""
+    torch = sys.modules.get("torch")
+    before = torch.get_num_threads() if torch else None
+    if torch:
+        torch.set_num_threads(1)
+    yield
+    if torch:
+        torch.set_num_threads(before)
+
+
+def make_tokenizer(size: int = 200) -> BertTokenizerFast:
+    """Five special tokens, then w0, w1 and so on."""
+    from transformers import BertTokenizerFast
+
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{number}" for number in range(size - 5))]
+    return BertTokenizerFast(vocab={word: number for number, word in enumerate(words)})
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> BertTokenizerFast:
+    return make_tokenizer()
 
 
 def _sentence(random_: random.Random, label: int) -> str:

@@ -30,20 +30,6 @@ PLAN = make_plan(
 )
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)  # processes that are forked later must not inherit a pool of threads
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> BertTokenizerFast:
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{number}" for number in range(195))]
-    return BertTokenizerFast(vocab={word: number for number, word in enumerate(words)})
-
-
 def small(task: str, tokenizer: BertTokenizerFast, labels: tuple[str, ...] = ()):
     return models.build("tiny", CLASSES[task], tokenizer, 32, None, labels, 0)[0]
 

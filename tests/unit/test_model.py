@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import make_tokenizer
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import (
@@ -23,24 +24,6 @@ from warmup.training.outcome import UserError
 
 VOCABULARY = 200
 LABELS = ("bad", "good", "so so")
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)  # processes that are forked later must not inherit a pool of threads
-    yield
-    torch.set_num_threads(before)
-
-
-def make_tokenizer(size: int = VOCABULARY) -> BertTokenizerFast:
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{number}" for number in range(size - 5))]
-    return BertTokenizerFast(vocab={word: number for number, word in enumerate(words)})
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> BertTokenizerFast:
-    return make_tokenizer()
 
 
 def build(name: object, tokenizer: BertTokenizerFast, **changes: object):

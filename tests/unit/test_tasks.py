@@ -23,20 +23,6 @@ PAD, UNK, CLS, SEP, MASK = range(5)
 VOCABULARY = 200
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)  # processes that are forked later must not inherit a pool of threads
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> BertTokenizerFast:
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{number}" for number in range(VOCABULARY - 5))]
-    return BertTokenizerFast(vocab={word: number for number, word in enumerate(words)})
-
-
 def samples(rows: list[list[int]], **columns: list[int]) -> Samples:
     """Samples of these ids, without a file."""
     table = datasets.Dataset.from_dict({"ids": rows, "length": [len(row) for row in rows], **columns})
