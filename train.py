@@ -217,7 +217,8 @@ def finish(
         training.reporting.write_json(folder / "result.json", result)
 
     training.engine.on_main(trainer.accelerator, save)
-    log.say(training.reporting.summary(folder, result))
+    if trainer.accelerator.is_main_process:  # the folder is on its machine
+        log.say(training.reporting.summary(folder, result))
     return result["outcome"], f"after step {trainer.clock.step} of {trainer.plan.total_steps}"
 
 
