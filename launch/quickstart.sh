@@ -7,6 +7,12 @@
 # To edit: configs/quickstart_pretrain.yaml and configs/quickstart_finetune.yaml.
 set -euo pipefail
 
+case "${1:-}" in -h | --help)
+    sed -n '2,/^# To edit/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+    exit 0
+    ;;
+esac
+
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 # shellcheck source=/dev/null
 source "$root/launch/environment.sh"
