@@ -201,7 +201,7 @@ def test_more_tokens_than_positions(pretrained: Path, tokenizer: BertTokenizerFa
     model, _ = build(tmp_path, tokenizer, max_length=32)
     ids = torch.full((1, 32), 5)
     assert model(ids).logits.shape == (1, 32, VOCABULARY)
-    with pytest.raises(UserError, match=r"^data.max_length: 33 is more than the 34 positions"):
+    with pytest.raises(UserError, match=r"^data.max_length: 33 is more than the 32 positions"):
         build(tmp_path, tokenizer, max_length=33)
 
 

@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from warmup.plan import Plan
+from warmup.training.model import positions
 from warmup.training.outcome import UserError
 
 _PIPELINES = {"mlm": "fill-mask", "classification": "text-classification"}
@@ -40,11 +41,11 @@ def export(
 
 def _with_length(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> PreTrainedTokenizerBase:
     """A tokenizer that knows where the model's positions end, so that truncation=True truncates."""
-    positions = getattr(model.config, "max_position_embeddings", None)
-    if positions is None or tokenizer.model_max_length <= positions:
+    longest = positions(model.config)
+    if longest is None or tokenizer.model_max_length <= longest:
         return tokenizer
     tokenizer = copy.deepcopy(tokenizer)
-    tokenizer.model_max_length = positions - (2 if "roberta" in model.config.model_type else 0)
+    tokenizer.model_max_length = longest
     return tokenizer
 
 

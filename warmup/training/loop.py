@@ -77,7 +77,7 @@ class Trainer:
         # The one read of the device per step: everything before it was only enqueued.
         targets, tokens, stop, grad_norm = torch.cat([counts, norm.double().reshape(1)]).tolist()
         lr = float(self.scheduler.optimizer.param_groups[0]["lr"])
-        applied = self._update(grad_norm, int(tokens), indices)
+        applied = self._update(grad_norm, int(tokens))
         own_indices = indices[np.concatenate([members for _, members in own])]
         return Step(lr, losses, int(targets), grad_norm, applied, bool(stop), indices, own_indices)
 
@@ -108,7 +108,7 @@ class Trainer:
         limit = self.plan.max_grad_norm or float("inf")
         return self.accelerator.clip_grad_norm_(self.model.parameters(), limit)
 
-    def _update(self, grad_norm: float, tokens: int, indices: np.ndarray) -> bool:
+    def _update(self, grad_norm: float, tokens: int) -> bool:
         applied = bool(np.isfinite(grad_norm))
         if applied:
             self.optimizer.step()

@@ -82,8 +82,8 @@ def build(
         config.num_labels = len(labels)
         config.id2label = dict(enumerate(labels))
         config.label2id = {label: number for number, label in enumerate(labels)}
-    longest = getattr(config, "max_position_embeddings", None)
-    if longest is not None and max_length > longest - (2 if config.model_type in ("roberta", "xlm-roberta") else 0):
+    longest = positions(config)
+    if longest is not None and max_length > longest:
         raise UserError(f"data.max_length: {max_length} is more than the {longest} positions of {name}")
     if getattr(config, "type_vocab_size", 2) < 2:  # a tokenizer may speak of a second text that the model cannot tell
         tokenizer.model_input_names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
@@ -101,6 +101,12 @@ def build(
     return model, new
 
 
+def positions(config: Any) -> int | None:
+    """How many tokens a model can tell the places of; None for any number. RoBERTa's start counting after padding's."""
+    count = getattr(config, "max_position_embeddings", None)
+    return count - 2 if count is not None and "roberta" in config.model_type else count
+
+
 def _unnamed(labels: set[str]) -> bool:
     """Whether classes have transformers' default names, which say nothing of what they mean."""
     return all(label.startswith("label_") for label in labels)
@@ -113,7 +119,8 @@ def _renew_head(model: PreTrainedModel) -> list[str]:
         for module in child.modules():
             if isinstance(module, torch.nn.Linear):
                 torch.nn.init.normal_(module.weight, std=getattr(model.config, "initializer_range", 0.02))
-                torch.nn.init.zeros_(module.bias)
+                if module.bias is not None:
+                    torch.nn.init.zeros_(module.bias)
     return [f"{name}.{weight}" for name, child in heads for weight, _ in child.named_parameters()]
 
 

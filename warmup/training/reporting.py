@@ -115,7 +115,7 @@ class Log:
             )
         self._bar.update()
 
-    def train(self, clock: StepClock, lr: float, loss: float, grad_norm: float) -> dict:
+    def train(self, clock: StepClock, lr: float, loss: float, grad_norm: float) -> None:
         """A line about the step just done; rates are since the last such line."""
         now, samples, tokens = time.perf_counter(), clock.samples, clock.tokens
         elapsed = max(now - self._since[0], 1e-9)
@@ -133,7 +133,6 @@ class Log:
         if self._bar is not None:
             self._bar.set_postfix(loss=f"{loss:.4g}", lr=f"{lr:.3g}", refresh=False)
         self._write(line)
-        return line
 
     def evaluation(self, clock: StepClock, metrics: dict[str, float]) -> None:
         self._write({"kind": "eval", "step": clock.step, **metrics})
