@@ -12,21 +12,29 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from jsonargparse import Namespace
 
 from warmup import commandline, training
 from warmup.config import Config, seconds
+from warmup.elastic import Course, follow
 from warmup.lint import Finding, examine
 from warmup.plan import Plan, PlanError, Topology
 from warmup.training import outcome
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+    from torch.nn import Module
+    from torch.optim import Optimizer
 
+    from warmup.training.embedding import WordEmbedding
+    from warmup.training.job import Job
     from warmup.training.loop import Trainer
-    from warmup.training.reporting import Log
+    from warmup.training.model import Reading
+    from warmup.training.resuming import Origin
+    from warmup.training.stopping import StopWatch
+    from warmup.training.tasks import Task
     from warmup.training.tokens import Prepared
 
 QUICKSTART = Path(__file__).parent / "configs" / "quickstart_pretrain.yaml"
@@ -44,6 +52,9 @@ def parse(argv: Sequence[str]) -> tuple[Config, Namespace]:
     parser.add_argument(
         "--test", action="store_true", help="a few steps of the job, checked; ends with PASS or why not"
     )
+    parser.add_argument(
+        "--resume", metavar="auto|never|PATH", help="go on: from the newest valid checkpoint of run_dir, or of a path"
+    )
     parser.add_argument("--traceback", action="store_true", help="show Python's tracebacks with errors")
     if not commandline.names_a_job(argv):
         argv = ["--config", str(QUICKSTART), *argv]
@@ -51,6 +62,8 @@ def parse(argv: Sequence[str]) -> tuple[Config, Namespace]:
         config, options = commandline.parse(parser, argv)
         if options.as_world_size is not None and options.as_world_size < 1:
             raise ValueError(f"as_world_size: {options.as_world_size} is not 1 or above")
+        if options.test and options.resume not in (None, "never"):
+            raise ValueError("--test: tries a job from its start; leave --resume out")
     except ValueError as error:
         raise outcome.UserError(str(error)) from error
     return config, options
@@ -59,24 +72,43 @@ def parse(argv: Sequence[str]) -> tuple[Config, Namespace]:
 def run(config: Config, options: Namespace) -> tuple[str, str]:
     """One run, from the launcher to the exported model. Returns (outcome, message)."""
     began = time.perf_counter()
+    watch = training.stopping.StopWatch()
     accelerator, simulated = start(config, options)
+    origin = training.engine.on_main(
+        accelerator, lambda: training.resuming.find(None if options.test else options.resume, config.run_dir)
+    )
+    asked = training.resuming.fields(config)
+    config, changes = training.resuming.fit(config, origin)
+    world_size = simulated or accelerator.num_processes
+    refuse_hopeless(config, world_size)
     data = training.tokens.prepare(config)
-    plan, findings = make_plan(config, simulated or accelerator.num_processes, data)
-    trainer, new_weights = build(config, accelerator, data, plan, began)
+    training.resuming.refuse_other_data(origin, data.key)
+    plan, course, findings = make_plan(config, world_size, data, origin)
+    task = training.tasks.build(config.task, data, config.data.mask_rate)
+    built = build(config, accelerator, data, task, course, origin)
     with tempfile.TemporaryDirectory(prefix="warmup-test-") as scratch:
-        wanted = config.run_dir or (str(Path(scratch) / "run") if options.test else None)
-        create = training.reporting.create_run_directory
-        folder = training.engine.on_main(accelerator, lambda: create(wanted, config.task))
-        log = training.reporting.Log(folder, plan.total_steps, accelerator)
-        describe(log, folder, config, plan, findings, data, new_weights)
+        wanted = origin.run_dir or (str(Path(scratch) / "run") if options.test else None)
+        folder = training.engine.on_main(accelerator, lambda: training.run_directory.enter(wanted, config.task, origin))
+        job = training.job.Job(
+            config=config,
+            data=data,
+            folder=folder,
+            log=training.reporting.Log(folder, accelerator, config.log.samples),
+            trainer=assemble(config, accelerator, data, task, built, plan, course, folder, watch),
+            history=training.resuming.history(origin, asked, data.key, course),
+        )
         try:
+            describe(job, findings, built.new_weights, changes)
+            begin(job, origin, began)
             if options.test:
-                ended = test(trainer, data, config, folder, log)
+                ended = training.selftest.run(job)
             else:
-                stopped = train(trainer, data, config, log)
-                ended = finish(trainer, data, config, folder, log, stopped, began)
+                stopped = training.job.train(job)
+                ended = training.job.finish(job, stopped, began)
         finally:
-            log.close()
+            job.trainer.hang.stop()
+            job.trainer.saver.wait(limit=20)  # what is being written gets whole, whatever went wrong
+            job.log.close()
     training.engine.stop()
     return ended
 
@@ -85,12 +117,11 @@ def start(config: Config, options: Namespace) -> tuple[Accelerator, int | None]:
     """Accelerate on all ranks, holding one configuration; and the world size to simulate, None for the real one."""
     simulated = options.as_world_size or (config.launch.world_size if options.test else None)
     wanted = None if simulated else config.launch.world_size
-    accelerator = training.engine.start(wanted, config.launch.device, config.launch.timeout, config.log.trackers)
+    accelerator = training.engine.start(wanted, config.launch.device, config.launch.start_timeout, config.log.trackers)
     training.engine.require_same(
-        dict(commandline.leaves(asdict(config))) | {"test": options.test, "as_world_size": simulated}
+        dict(commandline.leaves(asdict(config)))
+        | {"test": options.test, "as_world_size": simulated, "resume": options.resume}
     )
-    training.engine.on_main(accelerator, lambda: training.reporting.refuse_occupied(config.run_dir))
-    refuse_hopeless(config, simulated or accelerator.num_processes)
     return accelerator, simulated
 
 
@@ -110,146 +141,147 @@ def examine_on(config: Config, world_size: int, num_samples: int | None) -> tupl
         raise outcome.UserError(str(error)) from error
 
 
-def make_plan(config: Config, world_size: int, data: Prepared) -> tuple[Plan, list[Finding]]:
-    """The plan, the same on every rank, and the linter's warnings. Its errors end the run here."""
+def make_plan(config: Config, world_size: int, data: Prepared, origin: Origin) -> tuple[Plan, Course, list[Finding]]:
+    """The plan, the same on every rank; the learning rate to follow; the linter's warnings. Its errors end the run."""
     plan, findings = examine_on(config, world_size, len(data.train))
     errors = [finding.message for finding in findings if finding.level == "error"]
     if plan is None or errors:
         raise outcome.UserError("; ".join(errors))
     training.engine.require_same(plan.to_dict() | {"data": data.key, **training.reporting.versions()})
-    return plan, findings
+    if not origin.checkpoint:
+        return plan, Course(plan), findings
+    topology, samples = Topology.cut(config.batch, world_size), origin.state["clock"]["samples"]
+    try:
+        course = follow(origin.course, config.recipe, topology, samples, len(data.train), config.elastic)
+    except ValueError as error:
+        raise outcome.UserError(str(error)) from error
+    return plan, course, findings
+
+
+class Built(NamedTuple):
+    """Model and optimizer as Accelerate prepared them, what the model can be asked for, and which weights are new."""
+
+    model: Module
+    optimizer: Optimizer
+    word_embedding: WordEmbedding | None
+    reading: Reading
+    new_weights: list[str]
 
 
 def build(
-    config: Config, accelerator: Accelerator, data: Prepared, plan: Plan, began: float
-) -> tuple[Trainer, list[str]]:
-    """Model, optimizer, schedule and clock; and the names of the weights that are new. `began`: perf_counter then."""
+    config: Config, accelerator: Accelerator, data: Prepared, task: Task, course: Course, origin: Origin
+) -> Built:
+    """Model and optimizer on all ranks, with the checkpoint's weights if there is one."""
+    source, length, speed = str(origin.checkpoint or config.model), config.data.max_length, config.speed
+    model, new_weights = training.model.build(
+        source, task.auto_class, data.tokenizer, length, config.dropout, task.labels, config.seed
+    )
+    if origin.checkpoint and new_weights:
+        raise outcome.UserError(f"--resume: {source} lacks the weights {', '.join(new_weights)}")
+    optimizer = training.optimizer.build(model, course.plan)
+    word_embedding = training.embedding.by_rows(model, accelerator.device)
+    wrapped, prepared = accelerator.prepare(model, optimizer)
+    if origin.checkpoint:
+        training.saving.restore_optimizer(optimizer, model, origin.checkpoint / training.checkpoint.OPTIMIZER)
+    reading = training.model.read_only_where_asked(model, config.task == "mlm", speed.packing, speed.masked_only)
+    return Built(wrapped, prepared, word_embedding, reading, new_weights)
+
+
+def assemble(
+    config: Config,
+    accelerator: Accelerator,
+    data: Prepared,
+    task: Task,
+    built: Built,
+    plan: Plan,
+    course: Course,
+    folder: Path,
+    watch: StopWatch,
+) -> Trainer:
+    """All that a step needs, at the start of the data stream."""
     from warmup import StepClock, WarmupScheduler
 
-    task = training.tasks.build(config.task, data, config.data.mask_rate)
-    model, new_weights = training.model.build(
-        config.model, task.auto_class, data.tokenizer, config.data.max_length, config.dropout, task.labels, config.seed
-    )
-    if config.task == "mlm":
-        training.model.head_only_where_asked(model)
-    wrapped, optimizer = accelerator.prepare(model, training.optimizer.build(model, plan))
-    limit = None
-    if config.launch.time_limit:
-        limit = seconds(config.launch.time_limit, "launch.time_limit") - (time.perf_counter() - began)
-    trainer = training.loop.Trainer(
-        accelerator=accelerator,
-        model=wrapped,
-        optimizer=optimizer,
-        scheduler=WarmupScheduler(optimizer, plan),
-        clock=StepClock(plan.global_batch_size, len(data.train), accelerator.device),
-        plan=plan,
-        task=task,
+    scheduler = WarmupScheduler(built.optimizer, course)
+    bare, size, device = accelerator.unwrap_model(built.model), accelerator.num_processes, accelerator.device
+    shares = training.shares.Shares(
         samples=data.train,
+        task=task,
+        reading=built.reading,
         seed=config.seed,
-        watch=training.stopping.StopWatch(limit, accelerator.is_main_process),
+        global_batch_size=plan.global_batch_size,
+        slots=plan.world_size * plan.accumulation,
+        rank=accelerator.process_index,
+        world_size=size,
+        pinned=device.type == "cuda",
     )
-    return trainer, new_weights
-
-
-def train(trainer: Trainer, data: Prepared, config: Config, log: Log) -> bool:
-    """All steps of the plan, or those until a rank wants to stop. Returns whether the run was stopped."""
-    clock = trainer.clock
-    for step in trainer.steps():
-        log.advance()
-        last = step.stop or clock.samples >= trainer.plan.duration_samples
-        if not step.applied:
-            log.skipped(clock, step)
-            trainer.refuse_skipping(config.recipe.max_skipped, step)
-        elif last or clock.step % config.log.every == 0:
-            log.train(clock, step.lr, trainer.loss(step), step.grad_norm)
-        if step.applied and not last and config.log.evaluate_every and clock.step % config.log.evaluate_every == 0:
-            log.evaluation(clock, evaluate(trainer, data, config))
-    return clock.samples < trainer.plan.duration_samples
-
-
-def evaluate(trainer: Trainer, data: Prepared, config: Config) -> dict[str, float]:
-    model = trainer.accelerator.unwrap_model(trainer.model)
-    return training.evaluation.evaluate(
-        model, trainer.task, data.validation, config.batch.evaluation, trainer.accelerator
+    classes = len(task.labels) or bare.config.vocab_size
+    peak = training.meters.peak_flops(device, accelerator.mixed_precision)
+    return training.loop.Trainer(
+        accelerator=accelerator,
+        model=built.model,
+        optimizer=built.optimizer,
+        scheduler=scheduler,
+        clock=StepClock(plan.global_batch_size, len(data.train), device),
+        plan=plan,
+        shares=shares,
+        meters=training.meters.Meters(built.model, bare.config, classes, size, peak),
+        word_embedding=built.word_embedding,
+        watch=watch,
+        hang=training.hang.HangWatch(config.launch.timeout, outcome.fail),
+        saver=training.saving.Saver(
+            run=folder,
+            accelerator=accelerator,
+            model=bare,
+            optimizer=scheduler.optimizer,
+            tokenizer=data.tokenizer,
+            every=config.checkpoint.every,
+            keep=config.checkpoint.keep,
+            duration_samples=plan.duration_samples,
+        ),
     )
 
 
-def describe(
-    log: Log, folder: Path, config: Config, plan: Plan, findings: list[Finding], data: Prepared, new_weights: list[str]
-) -> None:
+def begin(job: Job, origin: Origin, began: float) -> None:
+    """Go to the position that training goes on from. `began`: perf_counter at the start of this process's run."""
+    trainer, config, log = job.trainer, job.config, job.log
+    trainer.settle()
+    for note in origin.notes:
+        log.say(f"--resume: {note}")
+    if origin.checkpoint:
+        trainer.seek(origin.state["clock"])
+        if trainer.over():
+            log.say(f"--resume: {origin.checkpoint} is of the run's end")
+        else:
+            facts = training.resuming.changes(origin, job.history.course, trainer.accelerator.num_processes)
+            log.resumed(trainer.clock, trainer.total_steps, facts)
+    log.begin(trainer.total_steps)
+    trainer.meters.restart(trainer.clock)
+    limit = None
+    if config.time_limit:
+        limit = seconds(config.time_limit, "time_limit") - (time.perf_counter() - began)
+    trainer.watch.start(limit, trainer.accelerator.is_main_process)
+
+
+def describe(job: Job, findings: list[Finding], new_weights: list[str], changes: list[str]) -> None:
     """Write config.yaml and plan.json, and print the plan as a table, before the first step."""
+    config, data, plan, folder = job.config, job.data, job.trainer.plan, job.folder
     facts = {
         "data": f"{len(data.train)} samples to train on, {len(data.validation)} held out ({data.folder})",
         "model": config.model + (f", new: {', '.join(new_weights)}" if new_weights else ""),
+        "attention": training.model.attention(job.trainer.saver.model, job.trainer.shares.reading),
         "run directory": str(folder),
     }
     if data.bad_rows:
         facts["left out"] = f"{len(data.bad_rows)} rows: " + "; ".join(data.bad_rows[:3])
+    if changes:
+        facts["changed since"] = "; ".join(changes)
 
     def write() -> None:
-        training.reporting.write(folder / "config.yaml", commandline.to_yaml(replace(config, run_dir=None)))
-        training.reporting.write_json(folder / "plan.json", plan.to_dict())
+        training.run_directory.write(folder / "config.yaml", commandline.to_yaml(replace(config, run_dir=None)))
+        training.run_directory.write_json(folder / "plan.json", plan.to_dict())
 
-    training.engine.on_main(log.accelerator, write)
-    log.say(training.reporting.plan_table(plan, findings, facts))
-
-
-def finish(
-    trainer: Trainer, data: Prepared, config: Config, folder: Path, log: Log, stopped: bool, began: float
-) -> tuple[str, str]:
-    """Evaluate, export, and sum up. A run that was asked to stop exports what it has, without an evaluation."""
-    metrics = {} if stopped else evaluate(trainer, data, config)
-    if metrics:
-        log.evaluation(trainer.clock, metrics)
-    result = {
-        "outcome": "stopped" if stopped else "done",
-        "metrics": metrics,
-        **trainer.clock.state_dict(),
-        "total_steps": trainer.plan.total_steps,
-        "world_size": trainer.accelerator.num_processes,
-        "wall_seconds": round(time.perf_counter() - began, 2),
-        "versions": training.reporting.versions(),
-    }
-    model = trainer.accelerator.unwrap_model(trainer.model)
-
-    def save() -> None:
-        training.export.export(folder, model, data.tokenizer, config.task, trainer.plan, metrics)
-        training.reporting.write_json(folder / "result.json", result)
-
-    training.engine.on_main(trainer.accelerator, save)
-    if trainer.accelerator.is_main_process:  # the folder is on its machine
-        log.say(training.reporting.summary(folder, result))
-    return result["outcome"], f"after step {trainer.clock.step} of {trainer.plan.total_steps}"
-
-
-def test(trainer: Trainer, data: Prepared, config: Config, folder: Path, log: Log) -> tuple[str, str]:
-    """A few steps, an evaluation and an export, each checked. Ends with PASS, or what failed."""
-    selftest = training.selftest
-    probe, wrong = selftest.RateProbe(trainer), []
-    steps = min(selftest.STEPS, trainer.plan.total_steps)
-    for number, step in zip(range(steps), trainer.steps(), strict=False):
-        loss, ids = trainer.loss(step), selftest.sample_hash(step)
-        log.advance()
-        log.train(trainer.clock, step.lr, loss, step.grad_norm)
-        used = probe.rates[-1] if step.applied else float("nan")
-        log.tell(f"step {number + 1}  lr {used:.17g}  loss {loss:.9g}  grad_norm {step.grad_norm:.9g}  samples {ids}")
-        wrong += selftest.check_step(trainer, step, number, used, loss, ids)
-    metrics = evaluate(trainer, data, config)
-    log.tell("evaluation  " + "  ".join(f"{name} {value:.9g}" for name, value in metrics.items()))
-    wrong += [] if metrics["targets"] > 0 else ["evaluation: no target"]
-    model = trainer.accelerator.unwrap_model(trainer.model)
-
-    def save_and_load() -> list[str]:
-        saved = training.export.export(folder, model, data.tokenizer, config.task, trainer.plan, metrics)
-        return selftest.check_export(saved, model, trainer.task.auto_class)
-
-    wrong += training.engine.on_main(trainer.accelerator, save_and_load)
-    for line in wrong:
-        log.tell(f"FAIL  {line}")
-    if wrong:
-        return "failed", f"{len(wrong)} checks failed: {wrong[0]}"
-    log.tell(f"PASS  {steps} steps of {trainer.plan.total_steps}, evaluation and export")
-    return "done", "PASS"
+    training.engine.on_main(job.trainer.accelerator, write)
+    job.log.say(training.reporting.plan_table(plan, findings, facts))
 
 
 if __name__ == "__main__":

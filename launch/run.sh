@@ -70,6 +70,12 @@ while caught=""; do # a signal ends `wait` early
     if [ -z "$caught" ]; then break; fi
 done
 
+# A launcher that was killed leaves its ranks behind, training on.
+env -u WARMUP_STATUS_FILE grep -lsz "^WARMUP_STATUS_FILE=$tmp/" /proc/[0-9]*/environ | while read -r environment; do
+    pid=${environment//[^0-9]/}
+    if [ "$pid" != "$relay" ]; then kill -KILL "$pid" 2>/dev/null || true; fi
+done || true
+
 if [ -n "$relay" ]; then
     exec {hold}>&-
     for _ in {1..100}; do # ends at once, unless something the ranks started still holds the pipe

@@ -19,6 +19,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 TIMEOUT_S = 120
+LOGGED = ("step", "samples", "drawn", "tokens", "lr", "loss", "grad_norm")  # of a training line, all but its times
 
 
 @dataclass
@@ -39,9 +40,13 @@ class Ended:
     lines: list[dict] = field(default_factory=list)
     folder: Path | None = None
     stdout: str = ""
+    stderr: str = ""
+
+    def of_kind(self, kind: str) -> list[dict]:
+        return [line for line in self.lines if line["kind"] == kind]
 
     def column(self, name: str) -> list[float]:
-        return [line[name] for line in self.lines if line["kind"] == "train"]
+        return [line[name] for line in self.of_kind("train")]
 
 
 def free_port() -> int:
@@ -50,10 +55,43 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
+@dataclass
+class Ranks:
+    """Ranks that run in the background: to be sent signals, and waited for."""
+
+    processes: list[multiprocessing.Process]
+    pipes: list[Any]
+
+    def running(self) -> bool:
+        return all(process.is_alive() for process in self.processes)
+
+    def send(self, number: int) -> None:
+        """A signal for all of them."""
+        for process in self.processes:
+            if process.is_alive():
+                os.kill(process.pid, number)
+
+    def wait(self, timeout_s: float = TIMEOUT_S) -> list[Rank]:
+        """How they ended. Fails on a hang."""
+        deadline = time.monotonic() + timeout_s
+        ranks = [_receive(process, pipe, deadline) for process, pipe in zip(self.processes, self.pipes, strict=True)]
+        hung = [rank for rank, process in enumerate(self.processes) if process.is_alive()]
+        for process in self.processes:
+            process.kill()
+            process.join()
+        assert not hung, f"ranks {hung} did not end within {timeout_s} s"
+        return ranks
+
+
 def run_ranks(
     world_size: int, work: Callable[..., Any], *args: Any, timeout_s: float = TIMEOUT_S, env: dict | None = None
 ) -> list[Rank]:
     """Call `work(rank, *args)` in so many forked processes with a launcher's environment. Fails on a hang."""
+    return start_ranks(world_size, work, *args, env=env).wait(timeout_s)
+
+
+def start_ranks(world_size: int, work: Callable[..., Any], *args: Any, env: dict | None = None) -> Ranks:
+    """As `run_ranks`, without waiting for them."""
     context = multiprocessing.get_context("fork")
     port = free_port()
     pipes = [context.Pipe(duplex=False) for _ in range(world_size)]
@@ -65,14 +103,7 @@ def run_ranks(
         process.start()
     for _, sender in pipes:
         sender.close()
-    deadline = time.monotonic() + timeout_s
-    ranks = [_receive(process, pipe[0], deadline) for process, pipe in zip(processes, pipes, strict=True)]
-    hung = [rank for rank, process in enumerate(processes) if process.is_alive()]
-    for process in processes:
-        process.kill()
-        process.join()
-    assert not hung, f"ranks {hung} did not end within {timeout_s} s"
-    return ranks
+    return Ranks(processes, [receiver for receiver, _ in pipes])
 
 
 def _receive(process: multiprocessing.Process, pipe: Any, deadline: float) -> Rank:
@@ -121,24 +152,90 @@ def gloo(rank: int) -> None:
     dist.init_process_group("gloo", timeout=timedelta(seconds=10))
 
 
-def train(world_size: int, folder: Path, *argv: object, per_rank: Sequence[Sequence[object]] = (), **kwargs) -> Ended:
-    """Run train.py on so many ranks into `folder`; `per_rank` adds arguments of single ranks."""
-    status = folder.with_name(folder.name + ".status")
-    status.unlink(missing_ok=True)
+def train(world_size: int, folder: Path, *argv: object, timeout_s: float = TIMEOUT_S, **kwargs: Any) -> Ended:
+    """Run train.py on so many ranks into `folder`; further arguments as those of `start_training`."""
+    return ended(start_training(world_size, folder, *argv, **kwargs), folder, timeout_s)
+
+
+def start_training(
+    world_size: int,
+    folder: Path,
+    *argv: object,
+    per_rank: Sequence[Sequence[object]] = (),
+    before: Callable[[int], None] = lambda rank: None,
+    env: dict | None = None,
+) -> Ranks:
+    """train.py on so many ranks, in the background. `per_rank` adds arguments of single ranks; `before(rank)` is
+    called in each of them first, to put something else in the place of what is to fail.
+    """
+    _preload()
+    _status(folder).unlink(missing_ok=True)
     arguments = ["--run_dir", str(folder), "--launch.timeout", "20", *map(str, argv)]
-    env = {"WARMUP_STATUS_FILE": str(status), **kwargs.pop("env", {})}
-    ranks = run_ranks(world_size, _train_rank, arguments, per_rank, folder, env=env, **kwargs)
-    metrics = folder / "metrics.jsonl"
+    env = {"WARMUP_STATUS_FILE": str(_status(folder)), **(env or {})}
+    return start_ranks(world_size, _train_rank, arguments, per_rank, folder, before, env=env)
+
+
+def ended(ranks: Ranks, folder: Path, timeout_s: float = TIMEOUT_S) -> Ended:
+    """How a training in the background ended. Waits for it."""
+    codes = [rank.value if rank.exit_code == 0 else rank.exit_code for rank in ranks.wait(timeout_s)]
+    status, metrics = _status(folder), folder / "metrics.jsonl"
     return Ended(
-        codes=[rank.value if rank.exit_code == 0 else rank.exit_code for rank in ranks],
+        codes=codes,
         status=json.loads(status.read_text()) if status.exists() else {},
         lines=[json.loads(line) for line in metrics.read_text().splitlines()] if metrics.exists() else [],
         folder=folder,
         stdout=_read(folder.with_name(folder.name + ".stdout")),
+        stderr=_read(folder.with_name(folder.name + ".stderr")),
     )
 
 
-def _train_rank(rank: int, arguments: list[str], per_rank: Sequence[Sequence[object]], folder: Path) -> int:
+def assert_same_end(run: Path, reference: Path) -> None:
+    """The exported weights and the last checkpoint's optimizer state, byte for byte."""
+    newest = max((reference / "checkpoints").glob("step-*")).relative_to(reference)
+    for file in (Path("model/model.safetensors"), newest / "model.safetensors", newest / "optimizer.safetensors"):
+        assert (run / file).read_bytes() == (reference / file).read_bytes(), file
+
+
+def assert_each_sample_once(run: Path, seed: int = 0) -> None:
+    """samples.jsonl holds each position of the data stream once, up to where the run is, with the sample there."""
+    from warmup.training import order
+
+    lines = [json.loads(line) for line in (run / "samples.jsonl").read_text().splitlines()]
+    found = [pair for line in lines for pair in zip(line["positions"], line["ids"], strict=True)]
+    size = json.loads((run / "plan.json").read_text())["num_samples"]
+    ids, _ = order.draw(0, lines[-1]["drawn"], size, seed)
+    assert sorted(found) == list(enumerate(ids.tolist()))
+
+
+def assert_went_through(run: Ended, reference: Ended) -> None:
+    """To the last bit the same as a run without an interruption: weights, state, log and samples."""
+    assert run.codes == [0] * len(run.codes), run.status
+    assert_same_end(run.folder, reference.folder)
+    for name in LOGGED:
+        assert run.column(name) == reference.column(name), name
+    assert len(run.of_kind("eval")) == 1
+    assert_each_sample_once(run.folder)
+
+
+def _status(folder: Path) -> Path:
+    return folder.with_name(folder.name + ".status")
+
+
+def _preload() -> None:
+    """Import what training imports, once: forked ranks have it then."""
+    import transformers.models.bert.modeling_bert  # noqa: F401
+
+    import train  # noqa: F401
+    from warmup.training import job, model, optimizer, resuming, selftest, tokens  # noqa: F401
+
+
+def _train_rank(
+    rank: int,
+    arguments: list[str],
+    per_rank: Sequence[Sequence[object]],
+    folder: Path,
+    before: Callable[[int], None],
+) -> int:
     import train as script
 
     extra = [str(argument) for argument in (per_rank[rank] if per_rank else ())]
@@ -147,6 +244,7 @@ def _train_rank(rank: int, arguments: list[str], per_rank: Sequence[Sequence[obj
         path = folder.with_name(f"{folder.name}.{name}" + (f".{rank}" if rank else ""))
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
         setattr(sys, name, open(number, "w", buffering=1, closefd=False))  # noqa: SIM115 - pytest put its own in their place
+    before(rank)
     return script.main([*arguments, *extra])
 
 

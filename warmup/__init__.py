@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from warmup.clock import RanksDisagree, StepClock
-    from warmup.config import Batch, Config, Recipe
+    from warmup.config import Batch, Config, Elastic, Recipe
+    from warmup.elastic import Course, follow
     from warmup.lint import Finding, examine
     from warmup.plan import Plan, PlanError, Topology, make_plan
     from warmup.presets import PRESETS
@@ -15,7 +16,8 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "clock": ("RanksDisagree", "StepClock"),
-    "config": ("Batch", "Config", "Recipe"),
+    "config": ("Batch", "Config", "Elastic", "Recipe"),
+    "elastic": ("Course", "follow"),
     "lint": ("Finding", "examine"),
     "plan": ("Plan", "PlanError", "Topology", "make_plan"),
     "presets": ("PRESETS",),
@@ -26,6 +28,8 @@ __all__ = [
     "PRESETS",
     "Batch",
     "Config",
+    "Course",
+    "Elastic",
     "Finding",
     "Plan",
     "PlanError",
@@ -35,6 +39,7 @@ __all__ = [
     "Topology",
     "WarmupScheduler",
     "examine",
+    "follow",
     "make_plan",
 ]
 

@@ -167,6 +167,16 @@ class Data:
 
 
 @dataclass(frozen=True)
+class Speed:
+    """What makes it fast without changing the result. Switch it off to compare."""
+
+    packing: bool = True
+    """Lay several samples end to end in a row, so that almost no padding is computed (BERT, RoBERTa, ELECTRA)."""
+    masked_only: bool = True
+    """Compute the last layer and a language model's head only where something is asked."""
+
+
+@dataclass(frozen=True)
 class Launch:
     """What was meant to be started, to be compared with what was."""
 
@@ -174,16 +184,44 @@ class Launch:
     """Ranks that the job must have; any other number is an error."""
     device: Literal["cpu", "cuda"] | None = None
     """What the job must run on (default: GPUs where there are some)."""
-    time_limit: str | None = None
-    """Stop cleanly after so long, e.g. "90 minutes", "11.5 hours"."""
-    timeout: int = 600
-    """Seconds after which a rank that waits for another gives up."""
+    timeout: int = 300
+    """Seconds without progress after which a rank that is late ends the job, once training has begun."""
+    start_timeout: int = 7200
+    """Seconds that ranks wait for each other before the first step, while data is tokenised."""
 
     def __post_init__(self) -> None:
         require(self.world_size is None or self.world_size >= 1, "launch.world_size", self.world_size, "1 or above")
-        require(self.timeout >= 1, "launch.timeout", self.timeout, "1 or above")
-        if self.time_limit is not None:
-            seconds(self.time_limit, "launch.time_limit")
+        for name in ("timeout", "start_timeout"):
+            require(getattr(self, name) >= 1, f"launch.{name}", getattr(self, name), "1 or above")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What is kept to go on from. It is also kept at the end, and where the run is stopped."""
+
+    every: str | None = "15 minutes"
+    """How often: "500 steps" (of the run), "1 epochs", "1M samples", "10%", "15 minutes"; null: only at the end."""
+    keep: int = 2
+    """Newest checkpoints that are kept, besides the one with the best held-out loss."""
+
+    def __post_init__(self) -> None:
+        require(self.keep >= 2, "checkpoint.keep", self.keep, "2 or above (one may be damaged)")
+        if self.every is not None:
+            interval(self.every, "checkpoint.every")
+
+
+@dataclass(frozen=True)
+class Elastic:
+    """What a resumed run does where its global batch, or its recipe, is not what it was."""
+
+    on_change: Literal["rescale", "keep", "error"] = "rescale"
+    """Another global batch: rescale (the plan for it, entered at the same samples), keep (the old plan's rate), or
+    error. With batch.global_size it does not change."""
+    rewarm: str = "0 steps"
+    """Go linearly from the old rate to the new one over so much; steps are those of the run."""
+
+    def __post_init__(self) -> None:
+        Duration.parse(self.rewarm, "elastic.rewarm")
 
 
 @dataclass(frozen=True)
@@ -194,12 +232,17 @@ class Log:
     """Steps between lines of metrics.jsonl."""
     evaluate_every: int | None = None
     """Steps between evaluations (default: only at the end)."""
+    spike_score: float = 10.0
+    """Warn of a loss so many robust standard deviations above the median of the last 100 steps; 0: never."""
+    samples: bool = False
+    """Write the samples that each rank computed in each step to samples.jsonl."""
     trackers: Sequence[str] = ()
     """Trackers of Accelerate to log to, e.g. tensorboard."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "trackers", tuple(self.trackers))
         require(self.every >= 1, "log.every", self.every, "1 or above")
+        require(0 <= self.spike_score < math.inf, "log.spike_score", self.spike_score, "0 or above")
         require(
             self.evaluate_every is None or self.evaluate_every >= 1, "log.evaluate_every", self.evaluate_every, "1+"
         )
@@ -220,16 +263,23 @@ class Config:
     """Seed of initial weights, sample order, masks and dropout."""
     run_dir: str | None = None
     """Where everything is written (default: runs/<task>-<UTC time>)."""
+    time_limit: str | None = None
+    """Save and stop after so long, e.g. "90 minutes", "11.5 hours"."""
     recipe: Recipe = field(default_factory=Recipe)
     batch: Batch = field(default_factory=Batch)
     data: Data = field(default_factory=Data)
+    speed: Speed = field(default_factory=Speed)
     launch: Launch = field(default_factory=Launch)
+    checkpoint: Checkpoint = field(default_factory=Checkpoint)
+    elastic: Elastic = field(default_factory=Elastic)
     log: Log = field(default_factory=Log)
 
     def __post_init__(self) -> None:
         _expand_home(self, "model", "run_dir")
         require(self.dropout is None or 0 <= self.dropout < 1, "dropout", self.dropout, "in 0 <= dropout < 1")
         require(0 <= self.seed < 2**63, "seed", self.seed, "in 0 <= seed < 2^63")
+        if self.time_limit is not None:
+            seconds(self.time_limit, "time_limit")
 
 
 def _expand_home(config: object, *names: str) -> None:
@@ -249,3 +299,13 @@ def seconds(text: str, flag: str) -> float:
         raise ValueError(f'{flag}: {text!r} is not a time; write it like "90 minutes" or "11.5 hours"') from None
     require(0 < value < math.inf, flag, text, "above 0")
     return value
+
+
+def interval(text: str, flag: str) -> Duration | float:
+    """A duration, or seconds of a time such as "15 minutes". Raises ValueError, naming `flag`."""
+    number, _, unit = str(text).strip().partition(" ")
+    if unit.strip().rstrip("s") in ("second", "minute", "hour", "day"):
+        return seconds(text, flag)
+    duration = Duration.parse(text, flag)
+    require(duration.value > 0, flag, text, "above 0")
+    return duration

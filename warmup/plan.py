@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -133,6 +134,11 @@ class Plan:
         """The plan as JSON would have it."""
         plan = asdict(self)
         return {key: list(value) if isinstance(value, tuple) else value for key, value in plan.items()}
+
+    @classmethod
+    def from_dict(cls, content: Mapping) -> Plan:
+        """What `to_dict` gave. Raises TypeError where fields are missing or unknown."""
+        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in content.items()})
 
     def explain(self) -> list[tuple[str, str, str]]:
         """Rows (name, value, how it came about) for a person to read."""

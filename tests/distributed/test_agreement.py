@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import signal
@@ -141,15 +142,45 @@ def test_a_rank_that_raises_is_the_one_that_is_named(classification: tuple[str, 
 
 def test_a_rank_that_hangs_ends_the_others_at_the_timeout(classification: tuple[str, ...], tmp_path: Path) -> None:
     ranks, status, seconds = _interrupted("hang", classification, tmp_path, timeout=5)
-    assert ranks[0].value == 1
-    assert status["rank"] == 0 and "lost contact with another rank" in status["message"]
+    assert 1 in (ranks[0].value, ranks[0].exit_code) and seconds < 5 + 15
+    place = "the update, or what comes between two steps"
+    assert status["message"] == f"rank 1 has made no progress for 5 s, at {place}; the others wait for it"
+
+
+def _wait_for_a_late_rank(rank: int, seconds: float) -> float:
+    """How long rank 0 waits for rank 1, after the timeout was set to so much in a group that began with another."""
+    from datetime import timedelta
+
+    import torch
+    import torch.distributed as dist
+
+    from warmup.training import engine
+
+    dist.init_process_group("gloo", timeout=timedelta(seconds=60))
+    engine.total(torch.ones(1))
+    engine.set_timeout(seconds)
+    began = time.monotonic()
+    if rank == 1:
+        time.sleep(10)
+    with contextlib.suppress(RuntimeError):
+        engine.total(torch.ones(1))
+    return time.monotonic() - began
+
+
+def test_the_timeout_can_be_shortened_on_the_way() -> None:
+    """Ranks wait long for each other while data is tokenised, and not so long once they train."""
+    ranks = run_ranks(2, _wait_for_a_late_rank, 2)
+    assert 1.5 < ranks[0].value < 6
+    ranks = run_ranks(2, _wait_for_a_late_rank, 30)
+    assert 9 < ranks[0].value < 15
 
 
 def test_sigterm_to_one_rank_stops_all_after_the_same_step(classification: tuple[str, ...], tmp_path: Path) -> None:
     ranks, status, _ = _interrupted("term", classification, tmp_path)
     assert [rank.value for rank in ranks] == [0, 0]
-    assert status["outcome"] == "stopped" and status["message"] == "after step 4 of 15"
-    assert (tmp_path / "run" / "model" / "model.safetensors").exists()
+    assert status["outcome"] == "stopped" and status["message"].startswith("after step 4 of 15; go on with --resume")
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000004"]
+    assert not (tmp_path / "run" / "model").exists()
 
 
 def _train_with_infinite_losses(rank: int, arguments: list[str], steps: list[int]) -> int:
@@ -157,7 +188,7 @@ def _train_with_infinite_losses(rank: int, arguments: list[str], steps: list[int
     import train as script
     from warmup.training import tasks
 
-    loss_sum, count = tasks.loss_sum, 0
+    loss_sum, count = tasks.loss_sum, -2  # two passes come before the first step
 
     def infinite(logits, targets):
         nonlocal count
@@ -193,14 +224,14 @@ def test_steps_that_are_never_finite_end_the_run(classification: tuple[str, ...]
     env = {"WARMUP_STATUS_FILE": str(status)}
     ranks = run_ranks(2, _train_with_infinite_losses, job, list(range(100)), env=env)
     assert [rank.value for rank in ranks] == [2, 2]
-    assert "3 steps in a row had a gradient that is not finite" in json.loads(status.read_text())["message"]
+    assert "3 steps in a row had a loss or gradient that is not finite" in json.loads(status.read_text())["message"]
 
 
 def test_a_time_limit_stops_all_ranks(classification: tuple[str, ...], tmp_path: Path) -> None:
-    job = (*classification, "--recipe.duration", "1000000 steps", "--launch.time_limit", "8 seconds")
+    job = (*classification, "--recipe.duration", "1000000 steps", "--time_limit", "8 seconds")
     began = time.monotonic()
     ended = train(2, tmp_path / "run", *job)
     assert ended.codes == [0, 0]
     assert ended.status["outcome"] == "stopped"
     assert time.monotonic() - began < 60
-    assert ended.status["message"] == f"after step {ended.column('step')[-1]} of 500000"
+    assert ended.status["message"].startswith(f"after step {ended.column('step')[-1]} of 500000; go on with --resume")

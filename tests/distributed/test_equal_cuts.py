@@ -5,15 +5,13 @@ from __future__ import annotations
 import re
 
 import pytest
-from harness import Ended, train
-
-FIELDS = ("step", "samples", "drawn", "tokens", "lr", "loss", "grad_norm")
+from harness import LOGGED, Ended, train
 
 
 def assert_same_training(run: Ended, reference: Ended, steps: int = 30) -> None:
     assert run.codes == [0] * len(run.codes), run.status
     assert len(reference.column("step")) == len(run.column("step")) == steps
-    for field in FIELDS:
+    for field in LOGGED:
         assert run.column(field) == pytest.approx(reference.column(field), rel=1e-5), field
 
 
@@ -34,7 +32,7 @@ def test_with_dropout_at_the_same_per_device_batch(job: tuple[str, ...], tmp_pat
     for cut in ((2, 2), (4, 1)):
         assert_same_training(runs[cut], runs[1, 4])
     # Evaluation adds up to the same bits on any world size where the weights are the same; here to rounding.
-    evaluations = [run.lines[-1] for run in runs.values()]
+    evaluations = [run.of_kind("eval")[-1] for run in runs.values()]
     assert {line["targets"] for line in evaluations} == {evaluations[0]["targets"]}
     assert [line["loss"] for line in evaluations] == pytest.approx([evaluations[0]["loss"]] * 3, rel=1e-4)
 

@@ -39,8 +39,7 @@ def _evaluate(rank: int, world_size: int, config: Config, batch_size: int) -> tu
     accelerator = engine.start(world_size, None, 20, ())
     torch.set_num_threads(1)  # how many threads add up a product may change its last bits
     data, task, built = _build(config)
-    if config.task == "mlm":
-        model.head_only_where_asked(built)
+    reading = model.read_only_where_asked(built, config.task == "mlm", packs=True, masked_only=True)
     own: list[int] = []
     batch_of = tasks.evaluation_batch
 
@@ -49,7 +48,7 @@ def _evaluate(rank: int, world_size: int, config: Config, batch_size: int) -> tu
         return batch_of(task, samples, indices)
 
     tasks.evaluation_batch = counted
-    metrics = evaluation.evaluate(built.train(), task, data.validation, batch_size, accelerator)
+    metrics = evaluation.evaluate(built.train(), task, reading, data.validation, batch_size, accelerator)
     return accelerator.num_processes, metrics, own, built.training
 
 

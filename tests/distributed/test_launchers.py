@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -84,55 +82,6 @@ def test_ranks_that_do_not_see_each_other(job: tuple[str, ...], tmp_path: Path) 
         ended = shell(sys.executable, TRAIN, *job, folder=tmp_path, **{name: "true"})
         assert ended.returncode == 2
         assert "error: launcher: " in ended.stderr and "is not supported" in ended.stderr
-
-
-def _start(*argv: object, folder: Path) -> subprocess.Popen:
-    env = dict(os.environ, PATH=f"{BIN}:{os.environ['PATH']}")
-    command = ["bash", str(ROOT / "launch" / "cpu.sh"), "2", *map(str, argv), "--run_dir", "run"]
-    return subprocess.Popen(command, cwd=folder, env=env, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-
-def _wait_for_step(folder: Path, process: subprocess.Popen) -> None:
-    deadline = time.monotonic() + 90
-    metrics = folder / "run" / "metrics.jsonl"
-    while not (metrics.exists() and metrics.read_text()):
-        assert time.monotonic() < deadline and process.poll() is None, process.communicate()
-        time.sleep(0.1)
-
-
-def test_sigterm_to_the_launch_script_stops_cleanly(classification: tuple[str, ...], tmp_path: Path) -> None:
-    process = _start(*classification, "--recipe.duration", "100000 steps", folder=tmp_path)
-    _wait_for_step(tmp_path, process)
-    process.send_signal(signal.SIGTERM)
-    _, stderr = process.communicate(timeout=60)
-    assert process.returncode == 75, stderr
-    assert re.search(r"^stopped: after step \d+ of 50000$", stderr, re.MULTILINE)
-    assert "Traceback" not in stderr
-    result = json.loads((tmp_path / "run" / "result.json").read_text())
-    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert result["outcome"] == "stopped" and result["step"] == lines[-1]["step"]
-
-
-def test_a_rank_killed_under_the_launch_script(classification: tuple[str, ...], tmp_path: Path) -> None:
-    process = _start(*classification, "--recipe.duration", "100000 steps", folder=tmp_path)
-    _wait_for_step(tmp_path, process)
-    ranks = subprocess.run(["pgrep", "-f", "train.py"], capture_output=True, text=True)
-    mine = [pid for pid in map(int, ranks.stdout.split()) if _is_rank_in(pid, tmp_path, "1")]
-    assert len(mine) == 1
-    os.kill(mine[0], signal.SIGKILL)
-    _, stderr = process.communicate(timeout=90)
-    assert process.returncode == 1, stderr
-    assert len(re.findall(r"^error: ", stderr, re.MULTILINE)) == 1
-    assert "lost contact with another rank" in stderr or "killed by signal 9" in stderr or "exit code -9" in stderr
-    assert "Traceback" not in stderr
-
-
-def _is_rank_in(pid: int, folder: Path, rank: str) -> bool:
-    try:
-        environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-        return Path(f"/proc/{pid}/cwd").resolve() == folder and f"RANK={rank}".encode() in environment
-    except OSError:
-        return False
 
 
 def test_tensorboard_through_accelerate(classification: tuple[str, ...], tmp_path: Path) -> None:

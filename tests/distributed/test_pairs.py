@@ -35,8 +35,8 @@ def test_a_pair_task_learns_and_exports(pairs: Path, tmp_path: Path) -> None:
     schedule = ("--recipe.duration", "16 epochs", "--recipe.warmup", "10%", "--batch.global_size", 32)
     ended = train(2, tmp_path / "run", *job, *schedule, "--batch.per_device", 16, "--dropout", 0)
     assert ended.codes == [0, 0], ended.status
-    assert ended.lines[-1]["targets"] == 32  # 5% of 640
-    assert ended.lines[-1]["accuracy"] > 0.9
+    assert ended.of_kind("eval")[-1]["targets"] == 32  # 5% of 640
+    assert ended.of_kind("eval")[-1]["accuracy"] > 0.9
 
     from transformers import pipeline
 

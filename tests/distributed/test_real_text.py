@@ -45,6 +45,29 @@ def unigram_perplexity(config_file: Path) -> float:
     return float(np.exp(-np.log(counts[asked] / counts.sum()).mean()))
 
 
+@pytest.mark.parametrize(
+    ("task", "text", "batch", "limit"),
+    [("classification", "sst2_train.csv", 32, 0.10), ("mlm", "wikitext2.txt", 64, 0.03)],
+)
+def test_padding_is_rare(task: str, text: str, batch: int, limit: float) -> None:
+    """Over 100 steps of samples of at most 128 tokens, on 2 ranks."""
+    from train import parse
+    from warmup.training import tasks, tokens
+    from warmup.training.model import Reading
+    from warmup.training.shares import Shares
+
+    _need(DATA / text)
+    config, _ = parse(["--task", task, "--data.train_files", str(DATA / text), "--data.max_bad_rows", "1000"])
+    data = tokens.prepare(config)
+    reading = Reading(rows=True, packs=True)
+    own = (tasks.build(task, data, config.data.mask_rate), reading, 0, batch, 2)
+    ranks = [Shares(data.train, *own, rank, 2) for rank in range(2)]
+    shares = [rank.make(batch * step) for step in range(100) for rank in ranks]
+    used, computed = (sum(share.total(what) for share in shares) for what in ("token_count", "place_count"))
+    print(f"{task}: padding {1 - used / computed:.4f}")
+    assert 1 - used / computed < limit
+
+
 @pytest.mark.timeout(1200)
 def test_wikitext_perplexity_is_at_most_half_the_unigrams(tmp_path: Path) -> None:
     text = DATA / "wikitext2.txt"
@@ -53,7 +76,7 @@ def test_wikitext_perplexity_is_at_most_half_the_unigrams(tmp_path: Path) -> Non
     ended = train(2, tmp_path / "run", *quickstart, "--data.train_files", text, timeout_s=1100)
     assert ended.codes == [0, 0], ended.status
     unigram = unigram_perplexity(tmp_path / "run" / "config.yaml")
-    ours = ended.lines[-1]["perplexity"]
+    ours = ended.of_kind("eval")[-1]["perplexity"]
     print(f"perplexity {ours:.1f}, the unigram's {unigram:.1f}")
     assert ended.column("step")[-1] == 4000
     assert ours <= unigram / 2
@@ -71,8 +94,8 @@ def test_sst2_accuracy_of_a_pretrained_folder(tmp_path: Path) -> None:
     data = ("--data.train_files", files[0], "--data.validation_files", files[1])
     ended = train(2, tmp_path / "run", *job, *data, timeout_s=1400)
     assert ended.codes == [0, 0], ended.status
-    assert ended.lines[-1]["targets"] == 872
-    assert ended.lines[-1]["accuracy"] >= 0.84
+    assert ended.of_kind("eval")[-1]["targets"] == 872
+    assert ended.of_kind("eval")[-1]["accuracy"] >= 0.84
 
 
 @pytest.mark.timeout(1500)

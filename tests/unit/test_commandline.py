@@ -120,7 +120,7 @@ def test_values_have_the_type_of_their_field(argv, value):
         ("data: {train_files: [a.csv, no, 7]}", Config(data=Data(train_files=("a.csv", "no", "7")))),
         ("data: {train_files: []}", Config()),
         ("recipe.lr: 1e-3", Config(recipe=Recipe(lr=1e-3))),
-        ("launch: {world_size: 1, time_limit: 90 minutes}", Config(launch=Launch(1, time_limit="90 minutes"))),
+        ("{launch: {world_size: 1}, time_limit: 90 minutes}", Config(launch=Launch(1), time_limit="90 minutes")),
         ("run_dir: ~\ndropout: null", Config()),
         ("log: {<<: {every: 7}}", Config(log=Log(every=7))),
         ("", Config()),
@@ -297,7 +297,7 @@ def printed(capsys, *argv):
     [
         (),
         ("--seed", "1", "--run-dir", "no", "--recipe.betas", "0.9", "0.98", "--data.train_files", "a.csv", "7"),
-        ("--recipe.lr", "1e-5", "--recipe.eps", "1e-12", "--dropout", "0", "--launch.time_limit", "90 minutes"),
+        ("--recipe.lr", "1e-5", "--recipe.eps", "1e-12", "--dropout", "0", "--time_limit", "90 minutes"),
         *(("--preset", name) for name in PRESETS),
     ],
 )

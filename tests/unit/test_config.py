@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from fractions import Fraction
 
 import pytest
 
-from warmup.config import Batch, Config, Data, Launch, Log, Recipe, seconds
+from warmup.config import Batch, Checkpoint, Config, Data, Elastic, Launch, Log, Recipe, interval, seconds
+from warmup.duration import Duration
 
 ABOVE_ZERO = ("lr", "max_lr", "ramp_power", "decay_power", "decay_gamma", "eps")
 ZERO_OR_ABOVE = ("end_lr", "weight_decay", "max_grad_norm", "start_lr")
@@ -52,6 +54,8 @@ def test_averages_have_a_coefficient_below_one(name, value):
         (Data, "data.", "max_bad_rows", 0),
         (Launch, "launch.", "world_size", 1),
         (Launch, "launch.", "timeout", 1),
+        (Launch, "launch.", "start_timeout", 1),
+        (Checkpoint, "checkpoint.", "keep", 2),
         (Log, "log.", "every", 1),
         (Log, "log.", "evaluate_every", 1),
     ],
@@ -135,12 +139,69 @@ def test_a_configuration_is_frozen():
     ],
 )
 def test_times_in_seconds(text, value):
-    assert seconds(text, "launch.time_limit") == value
-    assert Launch(time_limit=text).time_limit == text
+    assert seconds(text, "time_limit") == value
+    assert Config(time_limit=text).time_limit == text
 
 
 @pytest.mark.parametrize(
     "text", ["90", "minutes", "90min", "2 fortnights", "", "-1 hours", "0 hours", "nan hours", "inf hours"]
 )
 def test_what_is_no_time_is_refused_with_its_flag(text):
-    assert refusal(Launch, time_limit=text).startswith(f"launch.time_limit: {text!r} is not ")
+    assert refusal(Config, time_limit=text).startswith(f"time_limit: {text!r} is not ")
+
+
+# Checkpoints and changes
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("15 minutes", 900.0),
+        ("1 hour", 3600.0),
+        ("0.5 days", 43_200.0),
+        ("500 steps", Duration(Fraction(500), "steps")),
+        ("0.5 epochs", Duration(Fraction(1, 2), "epochs")),
+        ("1M samples", Duration(Fraction(10**6), "samples")),
+        ("10%", Duration(Fraction(10), "%")),
+        (" 10 % ", Duration(Fraction(10), "%")),
+    ],
+)
+def test_an_interval_is_of_training_or_of_time(text, value):
+    """Seconds are floats, so that the two can be told apart."""
+    found = interval(text, "checkpoint.every")
+    assert found == value and type(found) is type(value)
+    assert Checkpoint(every=text).every == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["15", "minutes", "", "often", "0 steps", "0%", "0 minutes", "-1 minutes", "-5 steps", "nan hours", "5 weeks"],
+)
+def test_what_is_no_interval_is_refused_with_its_flag(text):
+    assert refusal(Checkpoint, every=text).startswith(f"checkpoint.every: {text!r} ")
+    with pytest.raises(ValueError, match="^log.other: "):
+        interval(text, "log.other")
+
+
+def test_checkpoints_may_be_made_at_the_end_alone():
+    assert Checkpoint(every=None).every is None
+    assert refusal(Checkpoint, keep=1) == "checkpoint.keep: 1 is not 2 or above (one may be damaged)"
+
+
+@pytest.mark.parametrize("text", ["5 minutes", "100", "-1 steps", ""])
+def test_a_rewarm_is_a_length_of_training(text):
+    assert refusal(Elastic, rewarm=text).startswith(f"elastic.rewarm: {text!r} ")
+    assert Elastic(rewarm="1%").rewarm == "1%"
+
+
+@pytest.mark.parametrize("value", [-1.0, math.nan, math.inf])
+def test_the_score_of_a_spike_is_zero_or_above(value):
+    assert refusal(Log, spike_score=value).startswith(f"log.spike_score: {value!r} is not 0 or above")
+    assert Log(spike_score=0.0).spike_score == 0.0
+
+
+def test_the_time_limit_is_no_matter_of_the_launch():
+    assert "time_limit" not in {field.name for field in dataclasses.fields(Launch)}
+    assert (
+        Config().time_limit is None and refusal(Config, time_limit="0 hours") == "time_limit: '0 hours' is not above 0"
+    )

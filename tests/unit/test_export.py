@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ from transformers import (
 from warmup.config import Recipe
 from warmup.plan import Topology, make_plan
 from warmup.training import model as models
-from warmup.training.export import export
+from warmup.training.export import export, with_length
 from warmup.training.outcome import UserError
 
 CLASSES = {"mlm": AutoModelForMaskedLM, "classification": AutoModelForSequenceClassification}
@@ -106,22 +107,63 @@ def test_what_an_earlier_process_left_behind_is_no_part_of_it(tokenizer: BertTok
     assert [path.name for path in tmp_path.iterdir()] == ["model"] and not (folder / "stray").exists()
 
 
-def test_an_earlier_model_is_not_replaced(tokenizer: BertTokenizerFast, tmp_path: Path) -> None:
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "weights").write_text("mine")
-    with pytest.raises(OSError):
-        export(tmp_path, small("mlm", tokenizer), tokenizer, "mlm", PLAN, {})
+def earlier(folder: Path) -> None:
+    (folder / "model").mkdir()
+    (folder / "model" / "weights").write_text("old")
+
+
+def test_an_earlier_model_is_replaced_as_a_whole(tokenizer: BertTokenizerFast, tmp_path: Path) -> None:
+    """One that an earlier attempt to end this run left."""
+    earlier(tmp_path)
+    folder = export(tmp_path, small("mlm", tokenizer), tokenizer, "mlm", PLAN, {})
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
-    assert (tmp_path / "model" / "weights").read_text() == "mine"
+    assert not (folder / "weights").exists() and (folder / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("left", ["model", None])
+def test_a_kill_after_the_old_model_was_put_away(tokenizer: BertTokenizerFast, tmp_path: Path, left: str) -> None:
+    """Before the new one took its place, or after: the next attempt finds what the last one left."""
+    if left:
+        earlier(tmp_path)
+    (tmp_path / ".model.old").mkdir()
+    (tmp_path / ".model.old" / "weights").write_text("older")
+    folder = export(tmp_path, small("mlm", tokenizer), tokenizer, "mlm", PLAN, {})
+    assert [path.name for path in tmp_path.iterdir()] == ["model"] and (folder / "model.safetensors").is_file()
+
+
+def test_a_model_that_cannot_be_written_leaves_the_earlier_one(tokenizer: BertTokenizerFast, tmp_path: Path) -> None:
+    earlier(tmp_path)
+    for error, raised in ((SafetensorError("incomplete"), UserError), (OSError(28, "No space left"), OSError)):
+        with pytest.raises(raised):
+            export(tmp_path, Failing(error), tokenizer, "mlm", PLAN, {})
+        assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")] == ["model", "model/weights"]
+        assert (tmp_path / "model" / "weights").read_text() == "old"
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_model_that_cannot_be_put_in_place_leaves_the_earlier_one(
+    tokenizer: BertTokenizerFast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """Whichever of the renames it is that fails."""
+    earlier(tmp_path)
+    count, rename = 0, Path.rename
+
+    def failing(self: Path, target: Path) -> Path:
+        nonlocal count
+        count += 1
+        if count == number:
+            raise OSError(5, "Input/output error")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", failing)
+    with pytest.raises(OSError, match="Input/output error"):
+        export(tmp_path, small("mlm", tokenizer), tokenizer, "mlm", PLAN, {})
+    assert (tmp_path / "model" / "weights").read_text() == "old"
 
 
 def test_the_exported_tokenizer_knows_where_the_positions_end(tokenizer: BertTokenizerFast) -> None:
-    from types import SimpleNamespace
-
-    from warmup.training.export import _with_length
-
     model = SimpleNamespace(config=SimpleNamespace(max_position_embeddings=512, model_type="bert"))
-    assert _with_length(tokenizer, model).model_max_length == 512
+    assert with_length(tokenizer, model).model_max_length == 512
     assert tokenizer.model_max_length > 10**20  # the run's own is as it was
     model.config.model_type = "roberta"
-    assert _with_length(tokenizer, model).model_max_length == 510
+    assert with_length(tokenizer, model).model_max_length == 510

@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "warmup"
-PURE = ("duration", "shapes", "scaling", "config", "plan", "lint", "presets")
+PURE = ("duration", "shapes", "scaling", "config", "plan", "elastic", "lint", "presets")
 COMMAND = ("commandline", "__main__")
 OURS = sorted(path.stem for path in PACKAGE.glob("*.py"))
 THIRD_PARTY = {

@@ -12,7 +12,7 @@ import pytest
 from conftest import ROOT
 
 from warmup.training import outcome
-from warmup.training.outcome import UserError, guard, record
+from warmup.training.outcome import Stopped, UserError, announce, guard, record
 
 
 @pytest.fixture
@@ -77,6 +77,7 @@ ENDS = [
     (lambda: ("stopped", "after step 3"), 0, "stopped", "after step 3"),
     (lambda: ("failed", "2 checks failed"), 1, "failed", "2 checks failed"),
     (ending(UserError("data.train_files: a.csv is empty")), 2, "user error", "data.train_files: a.csv is empty"),
+    (ending(Stopped("before the first step")), 0, "stopped", "before the first step"),
     (ending(KeyboardInterrupt()), 1, "failed", "interrupted"),
     (ending(MemoryError()), 1, "failed", "rank 0: out of memory"),
     (ending(KeyError("a")), 1, "failed", "rank 0: KeyError: 'a'"),
@@ -152,6 +153,46 @@ def test_rank_0_speaks_first(status: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert slept == [1]
     guard(lambda: ("done", ""), show_traceback=False)
     assert slept == [1]
+
+
+def test_a_run_that_was_stopped_early_says_nothing_of_an_error(
+    status: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> None:
+    monkeypatch.delenv("WARMUP_STATUS_FILE")
+    slept: list[float] = []
+    monkeypatch.setattr(outcome.time, "sleep", slept.append)
+    monkeypatch.setenv("RANK", "2")
+    assert guard(ending(Stopped("before the first step")), show_traceback=False) == 0
+    assert capfd.readouterr() == ("", "") and slept == []
+
+
+def test_announcing(status: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture) -> None:
+    """To the launch script where there is one, else to the person: by the rank that knows."""
+    announce("failed", "rank 1 is late")
+    assert content(status) == {"outcome": "failed", "rank": 0, "message": "rank 1 is late"}
+    assert capfd.readouterr().err == ""
+    monkeypatch.delenv("WARMUP_STATUS_FILE")
+    announce("failed", "rank 1 is late")
+    monkeypatch.setenv("RANK", "3")
+    announce("failed", "rank 1 is later")
+    announce("user error", "all ranks have this one")
+    assert capfd.readouterr().err == "error: rank 1 is late\nerror: rank 1 is later\n"
+
+
+def test_failing_from_another_thread_ends_the_process(tmp_path: Path) -> None:
+    """While the main thread is in something that does not end, and without its teardown."""
+    script = (
+        "import atexit, threading, time; from warmup.training.outcome import fail\n"
+        "atexit.register(print, 'teardown'); print('out', end='')\n"
+        "threading.Thread(target=fail, args=('rank 1 is late',)).start()\n"
+        "time.sleep(60); print('went on')"
+    )
+    env = {"WARMUP_STATUS_FILE": str(tmp_path / "status"), "RANK": "2"}
+    ended = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, env=env, capture_output=True, text=True, timeout=30
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (1, "out", "")
+    assert content(tmp_path / "status") == {"outcome": "failed", "rank": 2, "message": "rank 1 is late"}
 
 
 @pytest.mark.parametrize("code", [0, 1, 2])

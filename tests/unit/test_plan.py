@@ -450,6 +450,17 @@ def test_a_plan_is_json_and_equal_for_equal_inputs():
     assert (json.loads(text)["betas"], json.loads(text)["decay_milestones_samples"]) == ([0.9, 0.999], [5])
 
 
+def test_a_plan_comes_back_from_json():
+    plan = at(3, 1000, decay="multistep", decay_milestones=("5 samples",), lr=math.nextafter(0.1, 1))
+    content = json.loads(json.dumps(plan.to_dict()))
+    again = Plan.from_dict(content)
+    assert again == plan and hash(again) == hash(plan)  # lists have become tuples again
+    assert [again.lr_at(samples).hex() for samples in range(12)] == [plan.lr_at(samples).hex() for samples in range(12)]
+    for change in (content | {"later": 1}, {name: value for name, value in content.items() if name != "ramp"}):
+        with pytest.raises(TypeError):
+            Plan.from_dict(change)
+
+
 def test_computing_a_rate_does_not_change_the_plan():
     plan, untouched = plan_of(), plan_of()
     plan.lr_at_step(3)

@@ -1,9 +1,8 @@
-"""The run directory, and what is written into it: whole files, and lines with exactly the promised keys."""
+"""What is said and logged: tables for a person, and lines with exactly the promised keys."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,73 +22,6 @@ PLAN = make_plan(
     Topology(2, 16, 2),
     num_samples=1000,
 )
-
-
-# The run directory
-
-
-def test_an_occupied_directory_is_refused_and_left_alone(tmp_path: Path) -> None:
-    occupied, file, empty = tmp_path / "occupied", tmp_path / "file", tmp_path / "empty"
-    occupied.mkdir()
-    (occupied / ".hidden").write_text("mine")
-    file.write_text("mine")
-    empty.mkdir()
-    for path in (occupied, file):
-        for refuse in (reporting.refuse_occupied, lambda path: reporting.create_run_directory(path, "mlm")):
-            with pytest.raises(UserError, match=rf"^run_dir: {path} is occupied; give another one, or remove it$"):
-                refuse(str(path))
-    for path in (str(empty), str(tmp_path / "new" / "nested"), None):
-        reporting.refuse_occupied(path)
-    assert sorted(path.name for path in tmp_path.rglob("*")) == [".hidden", "empty", "file", "occupied"]
-
-
-def test_directories_that_are_made(tmp_path: Path) -> None:
-    (tmp_path / "empty").mkdir()
-    for path in (tmp_path / "empty", tmp_path / "new" / "nested"):
-        assert reporting.create_run_directory(str(path), "mlm") == path and path.is_dir()
-
-
-def test_a_directory_that_cannot_be_made(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=rf"^run_dir: {tmp_path}/file/run cannot be made: Not a directory$"):
-        reporting.create_run_directory(str(tmp_path / "file" / "run"), "mlm")
-
-
-def test_the_default_is_the_task_and_the_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("TZ", "Asia/Tokyo")
-    made = reporting.create_run_directory(None, "classification")
-    assert re.fullmatch(r"runs/classification-\d{8}T\d{6}Z", str(made)) and made.is_dir()
-
-    class Frozen(reporting.datetime):
-        @classmethod
-        def now(cls, tz=None):
-            return cls(2031, 2, 3, 4, 5, 6, tzinfo=tz)
-
-    monkeypatch.setattr(reporting, "datetime", Frozen)
-    names = [str(reporting.create_run_directory(None, "mlm")) for _ in range(3)]  # all within one second
-    stem = "runs/mlm-20310203T040506Z"
-    assert names == [stem, f"{stem}-2", f"{stem}-3"]
-
-
-def test_files_are_written_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "result.json"
-    reporting.write_json(path, {"a": [1, 2.5], "b": "é"})
-    assert json.loads(path.read_text()) == {"a": [1, 2.5], "b": "é"} and path.read_text().endswith("}\n")
-    before = path.read_text()
-
-    def half(self: Path, text: str, **_) -> None:
-        with open(self, "w") as file:
-            file.write(text[: len(text) // 2])
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "write_text", half)
-        with pytest.raises(OSError):
-            reporting.write(path, "something else")
-    assert path.read_text() == before
-    reporting.write(path, "ü\n")
-    assert path.read_bytes() == "ü\n".encode() and os.listdir(tmp_path) == ["result.json"]
 
 
 # What a person reads
@@ -161,47 +93,139 @@ def clock(steps: int = 5, skipped: int = 1) -> StepClock:
     return made
 
 
-def lines(folder: Path) -> list[dict]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+def lines(folder: Path, name: str = "metrics.jsonl") -> list[dict]:
+    return [json.loads(line) for line in (folder / name).read_text().splitlines()]
 
 
-def test_a_training_line_has_exactly_the_promised_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    times = iter((10.0, 12.0, 12.5))
-    monkeypatch.setattr(reporting.time, "perf_counter", lambda: next(times))
+SPEED = {"samples_per_second": 160.0, "mfu": None}
+
+
+def test_a_training_line_has_exactly_the_promised_keys(tmp_path: Path) -> None:
     accelerator = Tracking()
-    log = reporting.Log(tmp_path, 79, accelerator)
-    log.train(clock(5), lr=1e-3, loss=2.5, grad_norm=0.75)
-    log.train(clock(6), lr=2e-3, loss=1.5, grad_norm=0.5)
+    log = reporting.Log(tmp_path, accelerator)
+    log.train(clock(5), lr=1e-3, loss=2.5, grad_norm=0.75, speed=SPEED)
+    log.train(clock(6), lr=2e-3, loss=1.5, grad_norm=0.5, speed=SPEED)
     assert lines(tmp_path) == [  # on disk at once, not only after close
         {
             "kind": "train", "step": 5, "samples": 320, "drawn": 384, "tokens": 500, "epoch": 0.384, "lr": 1e-3,
-            "loss": 2.5, "grad_norm": 0.75, "samples_per_second": 160.0, "tokens_per_second": 250.0,
+            "loss": 2.5, "grad_norm": 0.75, "samples_per_second": 160.0, "mfu": None,
         },
         {
             "kind": "train", "step": 6, "samples": 384, "drawn": 448, "tokens": 600, "epoch": 0.448, "lr": 2e-3,
-            "loss": 1.5, "grad_norm": 0.5, "samples_per_second": 128.0, "tokens_per_second": 200.0,
+            "loss": 1.5, "grad_norm": 0.5, "samples_per_second": 160.0, "mfu": None,
         },
     ]  # fmt: skip
     order = ["kind", "step", "samples", "drawn", "tokens", "epoch", "lr", "loss", "grad_norm"]
-    assert list(lines(tmp_path)[0]) == [*order, "samples_per_second", "tokens_per_second"]
+    assert list(lines(tmp_path)[0]) == [*order, *SPEED]
     assert accelerator.project_configuration.logging_dir == str(tmp_path)
     step, values = accelerator.logged[0]
     assert step == 5 and values["train/lr"] == 1e-3 and values["train/loss"] == 2.5
-    assert set(values) == {f"train/{name}" for name in lines(tmp_path)[0] if name not in ("kind", "step")}
+    assert set(values) == {f"train/{name}" for name in lines(tmp_path)[0] if name not in ("kind", "step", "mfu")}
     log.close()
 
 
+def test_the_progress_bar_stands_where_the_run_is(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    log = reporting.Log(tmp_path, Tracking())
+    log.begin(total_steps=79)
+    log.advance(clock(41, skipped=0))
+    assert (log._bar.initial, log._bar.n, log._bar.total) == (40, 41, 79)
+    log.advance(clock(41, skipped=1))  # a skipped step is no step
+    assert log._bar.n == 41
+    log.advance(clock(42, skipped=1))
+    assert log._bar.n == 42
+    log.close()
+    assert "42/79" in capsys.readouterr().err
+
+
+def test_a_line_about_a_checkpoint(tmp_path: Path) -> None:
+    accelerator = Tracking()
+    log = reporting.Log(tmp_path, accelerator)
+    log.saved(clock(5), 0.25)
+    assert lines(tmp_path) == [{"kind": "checkpoint", "step": 5, "drawn": 384, "seconds_waited": 0.25}]
+    assert accelerator.logged == [(5, {"checkpoint/drawn": 384, "checkpoint/seconds_waited": 0.25})]
+    log.close()
+
+
+def test_a_line_about_a_spike(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    log = reporting.Log(tmp_path, Tracking())
+    log.spike(clock(5), loss=9.87654, score=12.34)
+    assert lines(tmp_path) == [{"kind": "spike", "step": 5, "drawn": 384, "loss": 9.87654, "score": 12.34}]
+    assert capsys.readouterr().err == (
+        "warning: the loss jumped to 9.877 in the step before step 5, 12.3 robust standard deviations above its "
+        "median\n"
+    )
+    log.close()
+
+
+FACTS = {
+    "from": "runs/x/checkpoints/step-00000005",
+    "world_size_before": 4, "world_size": 3,
+    "global_batch_size_before": 64, "global_batch_size": 48,
+    "lr_before": 1e-3, "lr": 7.5e-4,
+}  # fmt: skip
+
+
+def test_a_line_about_what_a_run_goes_on_from(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    log = reporting.Log(tmp_path, Tracking())
+    log.resumed(clock(5), 79, FACTS)
+    position = {"step": 5, "samples": 320, "drawn": 384, "tokens": 500}
+    assert lines(tmp_path) == [{"kind": "resumed", **position, "remaining_steps": 74, **FACTS}]
+    assert capsys.readouterr().err.splitlines() == [
+        "resumed from runs/x/checkpoints/step-00000005: step 5 of 79, 320 samples",
+        "  ranks: 4 before, 3 now",
+        "  global batch: 64 before, 48 now",
+        "  learning rate of the next step: 0.001 before, 0.00075 now",
+    ]
+    log.resumed(clock(5), 79, FACTS | {"world_size": 4, "global_batch_size": 64, "lr": 1e-3})
+    assert len(capsys.readouterr().err.splitlines()) == 1  # all is as it was
+    log.close()
+
+
+def test_the_samples_of_each_step_where_asked_for(tmp_path: Path) -> None:
+    log = reporting.Log(tmp_path, Tracking(), samples=True)
+    log.computed(clock(5), [320, 322, 321], [7, 3, 12], applied=True)
+    log.computed(clock(5, skipped=2), [384], [1], applied=False)
+    assert lines(tmp_path, "samples.jsonl") == [  # on disk at once
+        {"step": 5, "drawn": 384, "applied": True, "positions": [320, 322, 321], "ids": [7, 3, 12]},
+        {"step": 5, "drawn": 448, "applied": False, "positions": [384], "ids": [1]},
+    ]
+    assert lines(tmp_path) == []
+    log.close()
+    assert log._file.closed and log._samples.closed
+
+
+def test_a_log_that_goes_on_keeps_its_lines(tmp_path: Path) -> None:
+    for step in (5, 6):
+        log = reporting.Log(tmp_path, Tracking(), samples=True)
+        log.evaluation(clock(step), {"loss": 1.0})
+        log.computed(clock(step), [0], [0], applied=True)
+        log.close()
+    assert [[line["step"] for line in lines(tmp_path, name)] for name in ("metrics.jsonl", "samples.jsonl")] == [
+        [5, 6],
+        [5, 6],
+    ]
+
+
+def test_no_samples_where_not_asked_for(tmp_path: Path) -> None:
+    log = reporting.Log(tmp_path, Tracking())
+    log.computed(clock(5), [320], [7], applied=True)
+    log.close()
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
 def test_an_evaluation_line(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    log = reporting.Log(tmp_path, 79, Tracking())
+    log = reporting.Log(tmp_path, Tracking())
     log.evaluation(clock(5), {"loss": 1 / 3, "accuracy": 0.5, "targets": 8.0})
-    assert lines(tmp_path) == [{"kind": "eval", "step": 5, "loss": 1 / 3, "accuracy": 0.5, "targets": 8.0}]
+    assert lines(tmp_path) == [
+        {"kind": "eval", "step": 5, "drawn": 384, "loss": 1 / 3, "accuracy": 0.5, "targets": 8.0}
+    ]
     assert capsys.readouterr().err == "step 5: loss 0.333333, accuracy 0.5, targets 8\n"
     log.close()
 
 
 @pytest.mark.parametrize("norm", [float("nan"), float("inf")])
 def test_a_skipped_step_is_a_line_of_strict_json(tmp_path: Path, norm: float) -> None:
-    log = reporting.Log(tmp_path, 79, Tracking())
+    log = reporting.Log(tmp_path, Tracking())
     step = SimpleNamespace(grad_norm=norm, indices=np.array([7, 3], np.int64))
     log.skipped(clock(5), step)
 
@@ -217,10 +241,15 @@ def test_a_skipped_step_is_a_line_of_strict_json(tmp_path: Path, norm: float) ->
 
 
 def test_other_ranks_write_and_say_nothing(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
-    log = reporting.Log(tmp_path, 79, Tracking(main=False))
-    log.advance()
-    log.train(clock(), 1e-3, 2.5, 0.75)
+    log = reporting.Log(tmp_path, Tracking(main=False), samples=True)
+    log.begin(79)
+    log.advance(clock())
+    log.train(clock(), 1e-3, 2.5, 0.75, SPEED)
     log.evaluation(clock(), {"loss": 1.0})
+    log.saved(clock(), 0.25)
+    log.spike(clock(), 9.0, 12.0)
+    log.resumed(clock(), 79, FACTS)
+    log.computed(clock(), [320], [7], applied=True)
     log.say("x")
     log.tell("y")
     log.close()
@@ -228,7 +257,7 @@ def test_other_ranks_write_and_say_nothing(tmp_path: Path, capfd: pytest.Capture
 
 
 def test_results_go_to_stdout_and_words_to_stderr(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    log = reporting.Log(tmp_path, 79, Tracking())
+    log = reporting.Log(tmp_path, Tracking())
     log.say("to a person")
     log.tell("to a program")
     log.close()
@@ -236,8 +265,11 @@ def test_results_go_to_stdout_and_words_to_stderr(tmp_path: Path, capsys: pytest
 
 
 def test_a_full_disk_is_the_users_to_mend(tmp_path: Path) -> None:
-    (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
-    log = reporting.Log(tmp_path, 79, Tracking())
+    for name in ("metrics.jsonl", "samples.jsonl"):
+        (tmp_path / name).symlink_to("/dev/full")
+    log = reporting.Log(tmp_path, Tracking(), samples=True)
     with pytest.raises(UserError, match=r"metrics\.jsonl: No space left on device$"):
         log.evaluation(clock(), {"loss": 1.0})
+    with pytest.raises(UserError, match=r"samples\.jsonl: No space left on device$"):
+        log.computed(clock(), [320], [7], applied=True)
     log.close()  # and this does not hide it behind an error of its own

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from transformers import BertConfig, BertForMaskedLM, BertTokenizerFast
 
 from warmup.training import tasks
+from warmup.training.model import Reading
 from warmup.training.outcome import UserError
 from warmup.training.tasks import IGNORED, MicroBatch
 from warmup.training.tokens import Samples
@@ -221,7 +222,7 @@ def test_a_weightless_batch_has_no_loss_and_no_gradient(tokenizer: BertTokenizer
     assert float(loss.detach()) == 0.0
     assert all((parameter.grad == 0).all() for parameter in model.bert.parameters())  # zeros, not None: DDP waits
     assert int(tasks.correct(model(**batch.inputs).logits, batch.targets)) == 0
-    inputs, targets = tasks.on_device(batch, torch.device("cpu"))
+    inputs, targets = tasks.on_device(tasks.lay_out(batch, Reading(positions=True)), torch.device("cpu"))
     assert inputs["positions"].tolist() == [0] and targets.tolist() == [IGNORED]  # one row, of weight 0, not none
     tasks.loss_sum(model(**full.inputs).logits, full.targets).backward()
     assert any((parameter.grad != 0).any() for parameter in model.bert.parameters())

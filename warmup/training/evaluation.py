@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import nn
 
 from warmup.training import engine, tasks
+from warmup.training.model import Reading
 from warmup.training.tokens import Samples
 
 
 @torch.inference_mode()
 def evaluate(
-    model: nn.Module, task: tasks.Task, samples: Samples, batch_size: int, accelerator: Accelerator
+    model: nn.Module,
+    task: tasks.Task,
+    reading: Reading,
+    samples: Samples,
+    batch_size: int,
+    accelerator: Accelerator,
+    mark: Callable[..., None] = lambda place, waits=False: None,
 ) -> dict[str, float]:
-    """The task's metrics over all samples. A collective call.
+    """The task's metrics over all samples. A collective call. `mark` is told of each place that it comes to.
 
     The micro-batches are the same for any world size. Ranks fill in the rows of their own, the others stay 0, and a
     sum over ranks makes the table whole without rounding; so adding it up gives the same bits on any
@@ -26,11 +35,13 @@ def evaluate(
     table = torch.zeros(len(batches), 3, dtype=torch.float64, device=accelerator.device)
     model.eval()
     for number in range(accelerator.process_index, len(batches), accelerator.num_processes):
-        batch = tasks.evaluation_batch(task, samples, batches[number])
+        mark("the evaluation")
+        batch = tasks.lay_out(tasks.evaluation_batch(task, samples, batches[number]), reading)
         inputs, targets = tasks.on_device(batch, accelerator.device)
         logits = model(**inputs).logits
         table[number, 0] = tasks.loss_sum(logits, targets)
         table[number, 1] = tasks.correct(logits, targets)
         table[number, 2] = batch.target_count
     model.train()
+    mark("the sum of the evaluation", waits=True)
     return task.metrics(*engine.total(table).sum(0).tolist())

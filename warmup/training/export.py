@@ -25,21 +25,30 @@ def export(
     metrics: dict[str, float],
 ) -> Path:
     """Write `folder`/model as a whole: from_pretrained and pipeline load it. Call on rank 0."""
-    target, stage = folder / "model", folder / ".model.stage"
-    shutil.rmtree(stage, ignore_errors=True)
+    target, stage, old = folder / "model", folder / ".model.stage", folder / ".model.old"
+    for left in (stage, old):
+        shutil.rmtree(left, ignore_errors=True)
     try:
         model.save_pretrained(stage)
-        _with_length(tokenizer, model).save_pretrained(stage)
+        with_length(tokenizer, model).save_pretrained(stage)
         (stage / "README.md").write_text(_card(task, plan, metrics), encoding="utf-8")
-        stage.rename(target)
+        if target.exists():  # of an earlier attempt to end this run
+            target.rename(old)
+        try:
+            stage.rename(target)
+        except OSError:
+            if old.exists():
+                old.rename(target)
+            raise
     except SafetensorError as error:  # which hides "no space left" behind sizes that do not match
         raise UserError(f"{target}: cannot be written, is there space left? ({error})") from error
     finally:
         shutil.rmtree(stage, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
     return target
 
 
-def _with_length(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> PreTrainedTokenizerBase:
+def with_length(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> PreTrainedTokenizerBase:
     """A tokenizer that knows where the model's positions end, so that truncation=True truncates."""
     longest = positions(model.config)
     if longest is None or tokenizer.model_max_length <= longest:

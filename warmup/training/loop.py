@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -15,27 +15,45 @@ from torch.optim import Optimizer
 from warmup.clock import StepClock
 from warmup.plan import Plan
 from warmup.scheduler import WarmupScheduler
-from warmup.training import engine, order, tasks
+from warmup.training import engine, order, saving, tasks
+from warmup.training.embedding import WordEmbedding
+from warmup.training.hang import HangWatch
+from warmup.training.meters import Meters
 from warmup.training.outcome import UserError
+from warmup.training.saving import Saver
+from warmup.training.shares import Share, Shares
 from warmup.training.stopping import StopWatch
-from warmup.training.tokens import Samples
+
+BETWEEN = "the update, or what comes between two steps"
 
 
 @dataclass(frozen=True)
 class Step:
-    """What a step did. `lr` is the rate it used; `loss_sum` this rank's part; `indices` the samples of all ranks."""
+    """What a step did, and what ranks want after it.
+
+    lr: the rate it used. loss_sum: this rank's part. loss_before: the mean loss of the step before, None at the first.
+    stop, save: whether any rank wants to. save_failed: whether rank 0 could not write its last checkpoint.
+    indices: the samples of all ranks. own_positions: places in the step of those that this rank computed.
+    """
 
     lr: float
     loss_sum: torch.Tensor
     targets: int
     grad_norm: float
     applied: bool
+    loss_before: float | None
     stop: bool
+    save: bool
+    save_failed: bool
     indices: np.ndarray
-    own_indices: np.ndarray
+    own_positions: np.ndarray
+
+    @property
+    def own_indices(self) -> np.ndarray:
+        return self.indices[self.own_positions]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Trainer:
     """What a step needs. Built once by train.py."""
 
@@ -45,15 +63,41 @@ class Trainer:
     scheduler: WarmupScheduler
     clock: StepClock
     plan: Plan
-    task: tasks.Task
-    samples: Samples
-    seed: int
+    shares: Shares
+    meters: Meters
     watch: StopWatch
+    hang: HangWatch
+    saver: Saver
+    word_embedding: WordEmbedding | None = None
+    _before: tuple[torch.Tensor, int] | None = None  # loss sum and targets of the step before
+
+    def settle(self) -> None:
+        """Two passes that change nothing. DistributedDataParallel groups gradients anew after the first one; without
+        them the first step of a resumed run would add up in another order than that of a run that went through.
+        """
+        for _ in range(2):
+            self._forward_backward(self.shares.any(), torch.ones((), device=self.accelerator.device))
+            self._zero_grad()
+
+    def seek(self, position: Mapping[str, int]) -> None:
+        """Go to where a clock's state says."""
+        self.clock.load_state_dict(position)
+        self.scheduler.seek(self.clock.samples)
+        self.saver.mark(self.clock)
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of the whole run, those done before the batch changed included."""
+        left = max(self.plan.duration_samples - self.clock.samples, 0)
+        return self.clock.step + -(-left // self.plan.global_batch_size)
+
+    def over(self) -> bool:
+        return self.clock.samples >= self.plan.duration_samples
 
     def steps(self) -> Iterator[Step]:
-        """Train until the duration is over or a rank wants to stop. Raises UserError where too many are skipped."""
+        """Train until the duration is over or a rank wants to stop."""
         self.model.train()
-        while self.clock.samples < self.plan.duration_samples:
+        while not self.over():
             step = self._step()
             yield step
             if step.stop:
@@ -61,46 +105,71 @@ class Trainer:
 
     def _step(self) -> Step:
         """Draw, deal, count, then forward and backward on sum / count, then update unless a gradient is not finite."""
-        drawn, size = self.clock.drawn, self.plan.global_batch_size
-        indices, epochs = order.draw(drawn, size, len(self.samples), self.seed)
-        dealt = order.deal(self.samples.lengths[indices], self.plan.world_size * self.plan.accumulation)
-        own = order.own_slots(dealt, self.accelerator.process_index, self.accelerator.num_processes)
-        batches = [self._collate(indices, epochs, members) for _, members in own]
-        counts = self._count(batches)
+        drawn = self.clock.drawn
+        self.hang.mark("the reading of its samples", drawn)
+        with self.meters.waiting_for_data():
+            share = self.shares.take(drawn)
+        self.hang.mark("the count of targets", waits=True)
+        counts = self._count(share)
         losses = torch.zeros((), dtype=torch.float64, device=self.accelerator.device)
-        for turn, ((slot, _), batch) in enumerate(zip(own, batches, strict=True)):
+        for turn, (slot, batch) in enumerate(share.slots):
             # What is random about a slot is keyed by it, so that it does not matter which rank computes it.
-            torch.manual_seed(int(order.key(self.seed, drawn, slot)) >> 1)
-            with nullcontext() if turn == len(own) - 1 else self.accelerator.no_sync(self.model):
+            torch.manual_seed(int(order.key(self.shares.seed, drawn, slot)) >> 1)
+            with nullcontext() if turn == len(share.slots) - 1 else self.accelerator.no_sync(self.model):
                 losses += self._forward_backward(batch, counts[0])
+        if self.word_embedding is not None:
+            self.hang.mark("the sum of the word embedding's gradient", waits=True)
+            self.word_embedding.exchange(share.token_ids, share.most_token_ids)
         norm = self._clip()
         # The one read of the device per step: everything before it was only enqueued.
-        targets, tokens, stop, grad_norm = torch.cat([counts, norm.double().reshape(1)]).tolist()
+        *flags, before, grad_norm = torch.cat([counts, norm.double().reshape(1)]).tolist()
+        self.hang.mark(BETWEEN)
+        targets, tokens, places, stop, save, failed = map(int, flags)
         lr = float(self.scheduler.optimizer.param_groups[0]["lr"])
-        applied = self._update(grad_norm, int(tokens))
-        own_indices = indices[np.concatenate([members for _, members in own])]
-        return Step(lr, losses, int(targets), grad_norm, applied, bool(stop), indices, own_indices)
-
-    def _collate(self, indices: np.ndarray, epochs: np.ndarray, members: np.ndarray) -> tasks.MicroBatch:
-        chosen = members if len(members) else np.zeros(1, np.int64)
-        batch = self.task.collate(self.samples, indices[chosen], epochs[chosen], self.seed)
-        return batch if len(members) else tasks.weightless(batch)
-
-    def _count(self, batches: list[tasks.MicroBatch]) -> torch.Tensor:
-        """(targets, tokens, ranks that want to stop) of the whole step, on the device."""
-        mine = (
-            sum(batch.target_count for batch in batches),
-            sum(batch.token_count for batch in batches),
-            self.watch.wanted(),
+        applied = self._update(grad_norm, tokens)
+        loss_before = before / max(self._before[1], 1) if self._before else None
+        self._before = losses, targets
+        self.meters.add(self.shares.samples.lengths[share.indices], targets, places)
+        return Step(
+            lr,
+            losses,
+            targets,
+            grad_norm,
+            applied,
+            loss_before,
+            bool(stop),
+            bool(save),
+            bool(failed),
+            share.indices,
+            share.own_positions,
         )
-        return engine.total(torch.tensor(mine, dtype=torch.float64, device=self.accelerator.device))
+
+    def _count(self, share: Share) -> torch.Tensor:
+        """On the device: targets, tokens and places of the whole step; ranks that want to stop, to save, that failed to
+        save; and the loss sum of the step before, which rides along.
+        """
+        mine = (
+            share.total("target_count"),
+            share.total("token_count"),
+            share.total("place_count"),
+            self.watch.wanted(),
+            self.saver.wanted(),
+            self.saver.failed(),
+        )
+        counts = torch.tensor(mine, dtype=torch.float64).to(self.accelerator.device, non_blocking=True)
+        before = self._before[0] if self._before else counts.new_zeros(())
+        return engine.total(torch.cat([counts, before.reshape(1)]))
 
     def _forward_backward(self, batch: tasks.MicroBatch, targets: torch.Tensor) -> torch.Tensor:
         """The micro-batch's loss sum; its gradient is that of sum / (targets of all ranks and micro-batches)."""
+        self.hang.mark("the forward pass")
         inputs, wanted = tasks.on_device(batch, self.accelerator.device)
         loss = tasks.loss_sum(self.model(**inputs).logits, wanted)
         # DistributedDataParallel takes the mean over ranks; times their number it is the sum.
-        self.accelerator.backward(loss * (self.accelerator.num_processes / targets).to(loss.dtype))
+        scale = (self.accelerator.num_processes / targets).to(loss.dtype)
+        # A loss that is not finite can have a gradient that is; x - x makes that not finite too, on all ranks.
+        self.hang.mark("the sum of gradients", waits=True)
+        self.accelerator.backward(loss * (scale + (loss.detach() - loss.detach())))
         return loss.detach().double()
 
     def _clip(self) -> torch.Tensor:
@@ -112,20 +181,43 @@ class Trainer:
         applied = bool(np.isfinite(grad_norm))
         if applied:
             self.optimizer.step()
-        self.optimizer.zero_grad()
+        self._zero_grad()
         self.clock.advance(tokens, applied)
         self.scheduler.seek(self.clock.samples)
         return applied
 
+    def _zero_grad(self) -> None:
+        self.optimizer.zero_grad()
+        if self.word_embedding is not None:
+            self.word_embedding.clear()
+
     def loss(self, step: Step) -> float:
         """The step's exact mean loss over its targets. Checks on the way that all ranks agree. A collective call."""
+        self.hang.mark("the check of the clock", waits=True)
         parts = self.clock.check(step.lr, float(step.loss_sum))
+        self.hang.mark(BETWEEN)
         return sum(parts) / max(step.targets, 1)
 
+    def computed(self, step: Step) -> tuple[list[int], list[int]]:
+        """Samples of the step just done as the ranks computed them, rank by rank: places in the data stream, and ids.
+        A collective call.
+        """
+        start = self.clock.drawn - self.plan.global_batch_size
+        mine = [(start + step.own_positions).tolist(), step.own_indices.tolist()]
+        self.hang.mark("the list of samples", waits=True)
+        everyone = engine.gather(mine)
+        return [place for places, _ in everyone for place in places], [number for _, ids in everyone for number in ids]
+
     def refuse_skipping(self, limit: int, step: Step) -> None:
-        """Raise UserError once `limit` steps in a row were skipped."""
-        if self.clock.skipped_in_a_row >= limit:
+        """Raise UserError on all ranks once `limit` steps in a row were skipped. A collective call then."""
+
+        def refuse() -> None:
+            self.saver.wait()
             raise UserError(
-                f"recipe.lr: {limit} steps in a row had a gradient that is not finite, the last after step "
-                f"{self.clock.step} at a rate of {step.lr:g}; use a lower rate, a longer warmup or clipping"
+                f"recipe.lr: {limit} steps in a row had a loss or gradient that is not finite, the last after step "
+                f"{self.clock.step} at a rate of {step.lr:g}; use a lower rate, a longer warmup or clipping; "
+                + saving.last_good(self.saver.run)
             )
+
+        if self.clock.skipped_in_a_row >= limit:
+            engine.on_main(self.accelerator, refuse)

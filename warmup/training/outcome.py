@@ -19,6 +19,10 @@ class UserError(Exception):
     """Something that is the user's to mend; its text is one line: what is wrong, where, what would be right."""
 
 
+class Stopped(BaseException):
+    """The run was asked to stop where there is nothing to save."""
+
+
 def rank() -> int:
     return int(os.environ.get("RANK", 0))
 
@@ -45,6 +49,9 @@ def guard(run: Callable[[], tuple[str, str]], show_traceback: bool) -> int:
         outcome, message = "user error", str(error)
         if show_traceback:
             traceback.print_exc()
+    except Stopped as stop:
+        record("stopped", str(stop))
+        return EXIT_CODES["stopped"]
     except KeyboardInterrupt:
         outcome, message = "failed", "interrupted"
     except MemoryError:
@@ -56,12 +63,23 @@ def guard(run: Callable[[], tuple[str, str]], show_traceback: bool) -> int:
     else:
         record(outcome, message)
         return EXIT_CODES[outcome]
-    record(outcome, message)
-    if STATUS_FILE not in os.environ and (rank() == 0 or outcome == "failed"):
-        print(f"error: {message}", file=sys.stderr, flush=True)
+    announce(outcome, message)
     if rank() != 0:
         time.sleep(1)  # rank 0 speaks first: launchers end all ranks as soon as one has ended
     return EXIT_CODES[outcome]
+
+
+def announce(outcome: str, message: str) -> None:
+    """Record how a run went wrong, and say it here where no launch script will."""
+    record(outcome, message)
+    if STATUS_FILE not in os.environ and (rank() == 0 or outcome == "failed"):
+        print(f"error: {message}", file=sys.stderr, flush=True)
+
+
+def fail(message: str) -> None:
+    """End this process as failed from any of its threads, whatever the others are in."""
+    announce("failed", message)
+    leave(EXIT_CODES["failed"])
 
 
 def leave(code: int) -> None:

@@ -1,13 +1,10 @@
-"""The run directory and what is said while a run goes on. Everything here is rank 0's to do."""
+"""What is said and logged while a run goes on. Everything here is rank 0's to do."""
 
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import sys
-import time
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -22,46 +19,6 @@ from warmup.lint import Finding
 from warmup.plan import Plan
 from warmup.training.loop import Step
 from warmup.training.outcome import UserError
-
-
-def refuse_occupied(path: str | None) -> None:
-    """Raise UserError where a run directory was asked for that holds something. Creates nothing."""
-    folder = Path(path) if path else None
-    if folder and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"run_dir: {folder} is occupied; give another one, or remove it")
-
-
-def create_run_directory(path: str | None, task: str) -> Path:
-    """A new, empty run directory. Raises UserError where it is occupied or cannot be made."""
-    refuse_occupied(path)
-    stamp = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
-    folder = Path(path or f"runs/{task}-{stamp}")
-    for number in itertools.count(2):
-        if path is None and folder.exists():
-            folder = Path(f"runs/{task}-{stamp}-{number}")
-            continue
-        try:
-            folder.mkdir(parents=True, exist_ok=path is not None)
-            (folder / "metrics.jsonl").touch(exist_ok=False)  # two runs cannot both make it
-        except FileExistsError as error:
-            if path is not None:
-                raise UserError(f"run_dir: {folder} is occupied by another run; give another one") from error
-            continue
-        except OSError as error:
-            raise UserError(f"run_dir: {folder} cannot be made: {error.strerror}") from error
-        break
-    return folder
-
-
-def write(path: Path, text: str) -> None:
-    """Write a file as a whole: it is never seen half-written."""
-    stage = path.with_name(f".{path.name}.stage")
-    stage.write_text(text, encoding="utf-8")
-    stage.replace(path)
-
-
-def write_json(path: Path, content: Any) -> None:
-    write(path, json.dumps(content, indent=1) + "\n")
 
 
 def plan_table(plan: Plan, findings: list[Finding], facts: dict[str, str]) -> str:
@@ -96,29 +53,37 @@ def _open(path: Path) -> TextIO:
 class Log:
     """metrics.jsonl, the progress bar, and the trackers of Accelerate. Does nothing on other ranks."""
 
-    def __init__(self, folder: Path, total_steps: int, accelerator: accelerate.Accelerator):
+    def __init__(self, folder: Path, accelerator: accelerate.Accelerator, samples: bool = False):
         self.accelerator = accelerator
         self._active = accelerator.is_main_process
         self._file = _open(folder / "metrics.jsonl") if self._active else None
+        self._samples = _open(folder / "samples.jsonl") if self._active and samples else None
         accelerator.project_configuration.logging_dir = str(folder)
         accelerator.init_trackers("trackers")
-        self._total, self._bar = total_steps, None
-        self._since = (time.perf_counter(), 0, 0)
+        self._bar = None
+        self._total = 0
 
-    def advance(self) -> None:
+    def begin(self, total_steps: int) -> None:
+        """Training goes on from here, to `total_steps` in all."""
+        self._total = total_steps
+
+    def advance(self, clock: StepClock) -> None:
         """One more step on the progress bar, which appears with the first."""
         if self._bar is None:
             # Into a file, a line every half minute; on a terminal, a bar that moves.
             every = 0.5 if sys.stderr.isatty() else 30.0
             self._bar = tqdm(
-                total=self._total, unit="step", disable=not self._active, mininterval=every, maxinterval=every
+                initial=max(clock.step - 1, 0),
+                total=self._total,
+                unit="step",
+                disable=not self._active,
+                mininterval=every,
+                maxinterval=every,
             )
-        self._bar.update()
+        self._bar.update(clock.step - self._bar.n)
 
-    def train(self, clock: StepClock, lr: float, loss: float, grad_norm: float) -> None:
-        """A line about the step just done; rates are since the last such line."""
-        now, samples, tokens = time.perf_counter(), clock.samples, clock.tokens
-        elapsed = max(now - self._since[0], 1e-9)
+    def train(self, clock: StepClock, lr: float, loss: float, grad_norm: float, speed: dict) -> None:
+        """A line about the step just done, and how fast it went since the last such line."""
         line = {
             "kind": "train",
             **clock.state_dict(),
@@ -126,17 +91,14 @@ class Log:
             "lr": lr,
             "loss": loss,
             "grad_norm": grad_norm,
-            "samples_per_second": (samples - self._since[1]) / elapsed,
-            "tokens_per_second": (tokens - self._since[2]) / elapsed,
+            **speed,
         }
-        self._since = (now, samples, tokens)
         if self._bar is not None:
             self._bar.set_postfix(loss=f"{loss:.4g}", lr=f"{lr:.3g}", refresh=False)
         self._write(line)
 
     def evaluation(self, clock: StepClock, metrics: dict[str, float]) -> None:
-        self._write({"kind": "eval", "step": clock.step, **metrics})
-        self._since = (time.perf_counter(), clock.samples, clock.tokens)  # its time is not the training's
+        self._write({"kind": "eval", "step": clock.step, "drawn": clock.drawn, **metrics})
         self.say(f"step {clock.step}: " + ", ".join(f"{name} {value:.6g}" for name, value in metrics.items()))
 
     def skipped(self, clock: StepClock, step: Step) -> None:
@@ -145,6 +107,38 @@ class Log:
         norm = str(step.grad_norm)  # JSON has no word for it
         self._write({"kind": "skipped", **clock.state_dict(), "grad_norm": norm, "sample_ids": samples})
         self.say(f"the step after step {clock.step} was skipped: its gradient norm was {norm}")
+
+    def saved(self, clock: StepClock, seconds: float) -> None:
+        """A line about a checkpoint, whose copy the ranks waited so many seconds for."""
+        self._write({"kind": "checkpoint", "step": clock.step, "drawn": clock.drawn, "seconds_waited": seconds})
+
+    def spike(self, clock: StepClock, loss: float, score: float) -> None:
+        """A warning about the loss of the step before the one just done."""
+        line = {"kind": "spike", "step": clock.step, "drawn": clock.drawn, "loss": loss, "score": score}
+        self._write(line)
+        self.say(
+            f"warning: the loss jumped to {loss:.4g} in the step before step {clock.step}, {score:.1f} robust standard "
+            "deviations above its median"
+        )
+
+    def resumed(self, clock: StepClock, total_steps: int, facts: dict[str, Any]) -> None:
+        """A line about what the run goes on from, and what is not as it was."""
+        remaining = total_steps - clock.step
+        self._write({"kind": "resumed", **clock.state_dict(), "remaining_steps": remaining, **facts})
+        self.say(f"resumed from {facts['from']}: step {clock.step} of {total_steps}, {clock.samples} samples")
+        for name, what in (
+            ("world_size", "ranks"),
+            ("global_batch_size", "global batch"),
+            ("lr", "learning rate of the next step"),
+        ):
+            if facts[f"{name}_before"] != facts[name]:
+                self.say(f"  {what}: {facts[f'{name}_before']:.6g} before, {facts[name]:.6g} now")
+
+    def computed(self, clock: StepClock, positions: list[int], ids: list[int], applied: bool) -> None:
+        """A line about the samples that the ranks computed in the step just done: places in the stream, and ids."""
+        if self._samples:
+            line = {"step": clock.step, "drawn": clock.drawn, "applied": applied, "positions": positions, "ids": ids}
+            self._put(self._samples, line)
 
     def say(self, text: str) -> None:
         """A line for the person at the terminal, past the progress bar."""
@@ -161,17 +155,22 @@ class Log:
             self._bar.close()
         for tracker in self.accelerator.trackers:
             tracker.finish()
-        if self._file:
-            with contextlib.suppress(OSError):  # the line that could not be written has said it
-                self._file.close()
+        for file in (self._file, self._samples):
+            if file:
+                with contextlib.suppress(OSError):  # the line that could not be written has said it
+                    file.close()
 
     def _write(self, line: dict) -> None:
         if self._file:
-            try:
-                self._file.write(json.dumps(line) + "\n")
-                self._file.flush()
-            except OSError as error:
-                raise UserError(f"{self._file.name}: {error.strerror}") from error
+            self._put(self._file, line)
         numbers = {name: value for name, value in line.items() if isinstance(value, int | float)}
         prefixed = {f"{line['kind']}/{name}": value for name, value in numbers.items() if name != "step"}
         self.accelerator.log(prefixed, step=line["step"])
+
+    @staticmethod
+    def _put(file: TextIO, line: dict) -> None:
+        try:
+            file.write(json.dumps(line) + "\n")
+            file.flush()
+        except OSError as error:
+            raise UserError(f"{file.name}: {error.strerror}") from error

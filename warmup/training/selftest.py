@@ -10,9 +10,45 @@ import torch
 from transformers import PreTrainedModel
 
 from warmup.training import engine, order
+from warmup.training.export import export
+from warmup.training.job import Job, evaluate, watch_ranks
 from warmup.training.loop import Step, Trainer
 
 STEPS = 5
+
+
+def run(job: Job) -> tuple[str, str]:
+    """A few steps, an evaluation and an export, each checked. Ends with PASS, or what failed: (outcome, message)."""
+    trainer, log = job.trainer, job.log
+    probe, wrong = RateProbe(trainer), []
+    steps = min(STEPS, trainer.plan.total_steps)
+    for number, step in zip(range(steps), trainer.steps(), strict=False):
+        if number == 0:
+            watch_ranks(job)
+        loss, ids = trainer.loss(step), sample_hash(step)
+        log.advance(trainer.clock)
+        log.train(trainer.clock, step.lr, loss, step.grad_norm, trainer.meters.read(trainer.clock))
+        used = probe.rates[-1] if step.applied else float("nan")
+        log.tell(f"step {number + 1}  lr {used:.17g}  loss {loss:.9g}  grad_norm {step.grad_norm:.9g}  samples {ids}")
+        wrong += check_step(trainer, step, number, used, loss, ids)
+    evaluate(job)
+    trainer.hang.stop()
+    metrics = job.history.metrics
+    log.tell("evaluation  " + "  ".join(f"{name} {value:.9g}" for name, value in metrics.items()))
+    wrong += [] if metrics["targets"] > 0 else ["evaluation: no target"]
+    model = trainer.saver.model
+
+    def save_and_load() -> list[str]:
+        saved = export(job.folder, model, job.data.tokenizer, job.config.task, trainer.plan, metrics)
+        return check_export(saved, model, trainer.shares.task.auto_class)
+
+    wrong += engine.on_main(trainer.accelerator, save_and_load)
+    for line in wrong:
+        log.tell(f"FAIL  {line}")
+    if wrong:
+        return "failed", f"{len(wrong)} checks failed: {wrong[0]}"
+    log.tell(f"PASS  {steps} steps of {trainer.plan.total_steps}, evaluation and export")
+    return "done", "PASS"
 
 
 class RateProbe:
@@ -28,11 +64,7 @@ class RateProbe:
 
 def sample_hash(step: Step) -> str:
     """SHA-256 of the ids of the samples that all ranks together computed, in ascending order. A collective call."""
-    everyone: list[list[int]] = [step.own_indices.tolist()]
-    if engine.distributed():
-        everyone = [[] for _ in range(torch.distributed.get_world_size())]
-        torch.distributed.all_gather_object(everyone, step.own_indices.tolist())
-    ids = np.sort(np.concatenate([np.array(part, np.int64) for part in everyone]))
+    ids = np.sort(np.concatenate(engine.gather(step.own_indices)))
     return hashlib.sha256(ids.astype("<i8").tobytes()).hexdigest()
 
 
@@ -44,8 +76,8 @@ def check_step(trainer: Trainer, step: Step, number: int, used: float, loss: flo
         wrong.append(f"step {number + 1}: the optimizer used a rate of {used!r}, the plan says {expected!r}")
     if not np.isfinite(loss):
         wrong.append(f"step {number + 1}: the loss is {loss}")
-    size, count = trainer.plan.global_batch_size, len(trainer.samples)
-    ids = np.sort(order.draw(number * size, size, count, trainer.seed)[0])
+    size, count = trainer.plan.global_batch_size, len(trainer.shares.samples)
+    ids = np.sort(order.draw(number * size, size, count, trainer.shares.seed)[0])
     if ids_hash != hashlib.sha256(ids.astype("<i8").tobytes()).hexdigest():
         wrong.append(f"step {number + 1}: the ranks computed other samples than the stream's next {size}")
     if trainer.clock.step != number + 1:

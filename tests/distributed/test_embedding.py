@@ -1,0 +1,137 @@
+"""The word embedding's gradient: the mean over ranks, by the rows that they touched."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from harness import gloo, run_ranks
+from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, BertConfig
+
+from warmup.training import embedding
+
+ROWS, WIDTH = 1000, 8
+TOUCHED = ([0, 3, 7, 999], [3], [])  # of three ranks
+
+
+def _gradient(rank: int) -> torch.Tensor:
+    grad = torch.zeros(ROWS, WIDTH)
+    for row in TOUCHED[rank]:
+        grad[row] = torch.randn(WIDTH, generator=torch.Generator().manual_seed(1000 * rank + row))
+    return grad
+
+
+def _word_embedding(grad: torch.Tensor) -> tuple[embedding.WordEmbedding, torch.Tensor]:
+    """One that holds this gradient, and the gradient."""
+    weight = torch.nn.Parameter(torch.zeros_like(grad))
+    whole = embedding.WordEmbedding(weight)
+    weight.grad += grad
+    return whole, weight.grad
+
+
+def _exchange(rank: int, most: int) -> tuple[list, int]:
+    """The gradient after the exchange, and the bytes that this rank sent for it."""
+    gloo(rank)
+    sent = 0
+    whole, grad = _word_embedding(_gradient(rank))
+    inner = {name: getattr(torch.distributed, name) for name in ("all_gather", "all_reduce")}
+
+    def counted(name: str):
+        def call(*tensors: torch.Tensor) -> None:
+            nonlocal sent
+            sent += tensors[-1].nbytes
+            inner[name](*tensors)
+
+        return call
+
+    for name in inner:
+        setattr(torch.distributed, name, counted(name))
+    whole.exchange(np.array(TOUCHED[rank], np.int64), most)
+    found = grad.tolist()
+    whole.clear()
+    assert not grad.any()
+    return found, sent
+
+
+@pytest.mark.parametrize("most", [4, 332, 333, 334, 5000])
+def test_it_is_the_mean_over_ranks(most: int) -> None:
+    """By rows where these are fewer than all, as a whole where not: 3 * 334 rows are more than 1000."""
+    ranks = run_ranks(3, _exchange, most)
+    assert [rank.error for rank in ranks] == [None] * 3
+    expected = sum(_gradient(rank).double() for rank in range(3)) / 3
+    found = [rank.value[0] for rank in ranks]
+    assert found[0] == found[1] == found[2]  # the same bits
+    torch.testing.assert_close(torch.tensor(found[0]).double(), expected, rtol=1e-6, atol=1e-8)
+    bytes_sent = most * (8 + 4 * WIDTH) if most * 3 < ROWS else ROWS * WIDTH * 4
+    assert [rank.value[1] for rank in ranks] == [bytes_sent] * 3
+
+
+def _classifier() -> torch.nn.Module:
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=ROWS, hidden_size=16, num_hidden_layers=1, num_attention_heads=1, intermediate_size=32,
+        hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+    )  # fmt: skip
+    return AutoModelForSequenceClassification.from_config(config)
+
+
+def _ids(rank: int) -> torch.Tensor:
+    return torch.randint(1, ROWS, (3, 10), generator=torch.Generator().manual_seed(rank))
+
+
+def _loss(model: torch.nn.Module, rank: int) -> torch.Tensor:
+    return model(input_ids=_ids(rank)).logits[:, 0].sum()
+
+
+def _backward(rank: int) -> dict[str, list]:
+    """Two backward passes, as with accumulation, and the exchange; all gradients."""
+    gloo(rank)
+    bare = _classifier()
+    whole = embedding.by_rows(bare, torch.device("cpu"))
+    model = torch.nn.parallel.DistributedDataParallel(bare)
+    for _ in range(2):  # the second time after a first
+        model.zero_grad()
+        whole.clear()
+        with model.no_sync():
+            _loss(model, rank).backward()
+        _loss(model, rank + 10).backward()
+        ids = np.unique(np.concatenate([_ids(number).numpy().ravel() for number in (rank, rank + 10)]))
+        alone = bare.get_input_embeddings().weight.grad.clone()
+        assert sorted(alone.abs().sum(1).nonzero().flatten().tolist()) == ids.tolist()
+        whole.exchange(ids, most=60)
+        assert not torch.equal(alone, bare.get_input_embeddings().weight.grad)
+    return {name: parameter.grad.tolist() for name, parameter in bare.named_parameters()}
+
+
+def test_all_gradients_are_those_of_one_rank() -> None:
+    ranks = run_ranks(2, _backward)
+    assert [rank.error for rank in ranks] == [None] * 2
+    assert ranks[0].value == ranks[1].value
+    model = _classifier()
+    sum(_loss(model, number) for number in (0, 1, 10, 11)).div(2).backward()
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(torch.tensor(ranks[0].value[name]), parameter.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_one_rank_has_nothing_to_exchange() -> None:
+    model = _classifier()
+    whole = embedding.by_rows(model, torch.device("cpu"))
+    for number in (0, 1):
+        _loss(model, number).backward()
+    reference = _classifier()
+    sum(_loss(reference, number) for number in (0, 1)).backward()
+    expected = reference.get_input_embeddings().weight.grad
+    whole.exchange(np.unique(torch.cat((_ids(0), _ids(1))).numpy()), most=60)
+    torch.testing.assert_close(model.get_input_embeddings().weight.grad, expected)
+    whole.clear()
+    assert not model.get_input_embeddings().weight.grad.any()
+
+
+def test_it_stays_where_rows_are_not_all_there_is() -> None:
+    """A tied head gives every row a gradient."""
+    tied, frozen, on_gpu = AutoModelForMaskedLM.from_config(_classifier().config), _classifier(), _classifier()
+    frozen.get_input_embeddings().weight.requires_grad = False
+    for model, device in ((tied, "cpu"), (frozen, "cpu"), (on_gpu, "cuda")):
+        assert embedding.by_rows(model, torch.device(device)) is None
+        assert not model.get_input_embeddings().sparse
+        assert not hasattr(model, "_ddp_params_and_buffers_to_ignore")

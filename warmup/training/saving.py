@@ -1,0 +1,167 @@
+"""Saving behind the training: the ranks wait for a copy to host memory, the disk is the business of rank 0's thread."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.optim import Optimizer
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from warmup.clock import StepClock
+from warmup.config import interval
+from warmup.training import checkpoint, engine
+from warmup.training.export import with_length
+from warmup.training.outcome import UserError
+
+
+@dataclass
+class Saver:
+    """Writes a run's checkpoints. Made on every rank; only rank 0 copies and writes.
+
+    model, optimizer: as they are without Accelerate's wrappers. every: as `checkpoint.every`. duration_samples: what
+    a percentage in it is of. saved_step: step of the newest checkpoint, saved or restored.
+    """
+
+    run: Path
+    accelerator: Accelerator
+    model: PreTrainedModel
+    optimizer: Optimizer
+    tokenizer: PreTrainedTokenizerBase
+    every: str | None
+    keep: int
+    duration_samples: int
+    saved_step: int | None = None
+    _saved_drawn: int = 0
+    _saved_time: float = field(default_factory=time.monotonic)
+    _buffers: dict[str, torch.Tensor] = field(default_factory=dict)
+    _thread: threading.Thread | None = None
+    _error: Exception | None = None
+
+    def __post_init__(self) -> None:
+        self._interval = interval(self.every, "checkpoint.every") if self.every else None
+
+    def mark(self, clock: StepClock) -> None:
+        """There is a checkpoint of this position; the next one is due an interval later."""
+        self.saved_step, self._saved_drawn, self._saved_time = clock.step, clock.drawn, time.monotonic()
+
+    def wanted(self) -> bool:
+        """Whether the time for the next one has come: by rank 0's clock, the only one that counts."""
+        timed = isinstance(self._interval, float) and self.accelerator.is_main_process
+        return timed and time.monotonic() - self._saved_time >= self._interval
+
+    def failed(self) -> bool:
+        """Whether the last one could not be written, as far as this rank knows."""
+        return self._error is not None
+
+    def due(self, clock: StepClock) -> bool:
+        """Whether the run has come to the next one by its counters: the same on all ranks."""
+        every = self._interval
+        if every is None or isinstance(every, float):
+            return False
+        if every.unit == "steps":
+            return clock.step // every.value > (self.saved_step or 0) // every.value
+        size = every.samples(None, clock.num_samples, Fraction(self.duration_samples), "checkpoint.every")
+        return clock.drawn // size > self._saved_drawn // size
+
+    def save(self, clock: StepClock, state: dict, best: int | None, tick: Callable[[], None]) -> float:
+        """Copy weights and optimizer state and start to write them. Returns the seconds that this rank waited.
+
+        state: what else there is to go on from, as JSON. best: step of the checkpoint that is kept besides the
+        newest. tick: called every second while the one before is still being written.
+        """
+        began = time.monotonic()
+        self.mark(clock)
+        if self.accelerator.is_main_process:
+            self.wait(tick)
+            copies = {name: self._copy(name, tensor) for name, tensor in self._tensors().items()}
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            text = json.dumps(state, indent=1)
+            target = checkpoint.place(self.run, clock.step)
+            self._thread = threading.Thread(target=self._write, args=(target, copies, text, best), daemon=True)
+            self._thread.start()
+        return time.monotonic() - began
+
+    def wait(self, tick: Callable[[], None] = lambda: None, limit: float = float("inf")) -> None:
+        """Wait until nothing is being written, for `limit` seconds at most."""
+        deadline = time.monotonic() + limit
+        while self._thread and self._thread.is_alive() and time.monotonic() < deadline:
+            self._thread.join(1.0)
+            tick()
+
+    def refuse_failure(self) -> None:
+        """Raise UserError on all ranks where the last one could not be written. A collective call."""
+
+        def look() -> None:
+            if self._error is not None:
+                reason = getattr(self._error, "strerror", None) or self._error
+                folder = self.run / "checkpoints"
+                raise UserError(f"checkpoint: {folder} cannot be written: {reason}; {last_good(self.run)}")
+
+        engine.on_main(self.accelerator, look)
+
+    def _tensors(self) -> dict[tuple[str, str], torch.Tensor]:
+        """(file, name) -> tensor. Weights that share memory once; optimizer state as "weight/what"."""
+        tensors, seen = {}, set()
+        for name, tensor in self.model.state_dict().items():
+            if tensor.data_ptr() not in seen:
+                tensors[checkpoint.MODEL, name] = tensor
+            seen.add(tensor.data_ptr())
+        for name, parameter in self.model.named_parameters():
+            for what, value in self.optimizer.state.get(parameter, {}).items():
+                if isinstance(value, torch.Tensor):
+                    tensors[checkpoint.OPTIMIZER, f"{name}/{what}"] = value
+        return tensors
+
+    def _copy(self, name: tuple[str, str], tensor: torch.Tensor) -> torch.Tensor:
+        """The tensor in host memory, in a buffer that the next checkpoint uses again."""
+        if name not in self._buffers:
+            pinned = tensor.device.type == "cuda"
+            self._buffers[name] = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=pinned)
+        return self._buffers[name].copy_(tensor.detach(), non_blocking=True)
+
+    def _write(self, target: Path, copies: dict, state: str, best: int | None) -> None:
+        def fill(stage: Path) -> None:
+            for file in (checkpoint.MODEL, checkpoint.OPTIMIZER):
+                tensors = {name: tensor for (owner, name), tensor in copies.items() if owner == file}
+                save_file(tensors, stage / file, metadata={"format": "pt"})
+            (stage / checkpoint.STATE).write_text(state, encoding="utf-8")
+            self.model.config.save_pretrained(stage)
+            with_length(self.tokenizer, self.model).save_pretrained(stage)
+
+        try:
+            checkpoint.write(target, fill)
+            checkpoint.prune(self.run, self.keep, best)
+        except Exception as error:  # in a thread it would be lost
+            self._error = error
+
+
+def last_good(run: Path) -> str:
+    """What there is to go on from, in words."""
+    folder, _ = checkpoint.newest(run)
+    return f"the last good checkpoint is {folder}" if folder else "there is no checkpoint yet"
+
+
+def restore_optimizer(optimizer: Optimizer, model: nn.Module, file: Path) -> None:
+    """Give an optimizer the state that `Saver` wrote. Raises UserError where it is of another model."""
+    saved: dict[str, dict[str, torch.Tensor]] = {}
+    for name, tensor in load_file(file).items():
+        weight, _, what = name.rpartition("/")
+        saved.setdefault(weight, {})[what] = tensor.clone()  # memory of its own, aligned as a fresh one's
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    trained = [names[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]
+    if not saved.keys() <= set(trained):
+        odd = sorted(saved.keys() - set(trained))[0]
+        raise UserError(f"--resume: {file} does not fit the model: only one of them has {odd}")
+    state = {number: saved[name] for number, name in enumerate(trained) if name in saved}
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -1,0 +1,80 @@
+"""Each rank's share of each step, prepared in a thread while the step before it is computed."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from warmup.training import order, tasks
+from warmup.training.model import Reading
+from warmup.training.tokens import Samples
+
+
+@dataclass(frozen=True)
+class Share:
+    """What a rank computes of a step. indices: samples of all ranks. own_positions: places in the step of its own.
+    slots: its micro-batches, each with the number of its slot. token_ids: those in them, each once. most_token_ids: at
+    least as many as any rank has.
+    """
+
+    indices: np.ndarray
+    own_positions: np.ndarray
+    slots: list[tuple[int, tasks.MicroBatch]]
+    token_ids: np.ndarray
+    most_token_ids: int
+
+    def total(self, what: str) -> int:
+        """The sum of one of the micro-batches' counts."""
+        return sum(getattr(batch, what) for _, batch in self.slots)
+
+
+@dataclass
+class Shares:
+    """A rank's shares, by the position of the data stream that a step begins at: a pure function of it, so that the one
+    after can be made before it is asked for. pinned: in memory that a GPU can read while something else goes on.
+    """
+
+    samples: Samples
+    task: tasks.Task
+    reading: Reading
+    seed: int
+    global_batch_size: int
+    slots: int
+    rank: int
+    world_size: int
+    pinned: bool = False
+    _thread: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "shares"))
+    _next: tuple[int, Future[Share]] | None = None
+
+    def take(self, drawn: int) -> Share:
+        """The share of the step that begins at this position; that of the step after it is begun."""
+        if self._next is None or self._next[0] != drawn:
+            self._next = drawn, self._thread.submit(self.make, drawn)
+        share = self._next[1].result()
+        following = drawn + self.global_batch_size
+        self._next = following, self._thread.submit(self.make, following)
+        return share
+
+    def make(self, drawn: int) -> Share:
+        """Draw the step's samples, deal them to all slots, and read and mask those of this rank's."""
+        indices, epochs = order.draw(drawn, self.global_batch_size, len(self.samples), self.seed)
+        dealt = order.deal(self.samples.lengths[indices], self.slots)
+        own = order.own_slots(dealt, self.rank, self.world_size)
+        slots = [(slot, self._micro_batch(indices[members], epochs[members])) for slot, members in own]
+        token_ids = np.unique(np.concatenate([batch.inputs["input_ids"].numpy().ravel() for _, batch in slots]))
+        tokens_of_slots = [self.samples.lengths[indices[members]].sum() for members in dealt]
+        tokens_of_ranks = np.bincount(np.arange(len(dealt)) % self.world_size, tokens_of_slots)
+        most = int(tokens_of_ranks.max() + self.samples.lengths[0]) + 1  # what has no weight, and padding
+        return Share(indices, np.concatenate([members for _, members in own]), slots, token_ids, most)
+
+    def any(self) -> tasks.MicroBatch:
+        """Some micro-batch, of one sample."""
+        return self._micro_batch(np.zeros(1, np.int64), np.zeros(1, np.int64))
+
+    def _micro_batch(self, indices: np.ndarray, epochs: np.ndarray) -> tasks.MicroBatch:
+        if not len(indices):
+            return tasks.weightless(self.any())
+        batch = tasks.lay_out(self.task.collate(self.samples, indices, epochs, self.seed), self.reading)
+        return tasks.pinned(batch) if self.pinned else batch
