@@ -74,7 +74,7 @@ def run(config: Config, options: Namespace) -> tuple[str, str]:
     began = time.perf_counter()
     watch = training.stopping.StopWatch()
     accelerator, simulated = start(config, options)
-    origin = training.engine.on_main(
+    origin = training.ranks.on_main(
         accelerator, lambda: training.resuming.find(None if options.test else options.resume, config.run_dir)
     )
     asked = training.resuming.fields(config)
@@ -88,7 +88,7 @@ def run(config: Config, options: Namespace) -> tuple[str, str]:
     built = build(config, accelerator, data, task, course, origin)
     with tempfile.TemporaryDirectory(prefix="warmup-test-") as scratch:
         wanted = origin.run_dir or (str(Path(scratch) / "run") if options.test else None)
-        folder = training.engine.on_main(accelerator, lambda: training.run_directory.enter(wanted, config.task, origin))
+        folder = training.ranks.on_main(accelerator, lambda: training.run_directory.enter(wanted, config.task, origin))
         job = training.job.Job(
             config=config,
             data=data,
@@ -109,7 +109,7 @@ def run(config: Config, options: Namespace) -> tuple[str, str]:
             job.trainer.hang.stop()
             job.trainer.saver.wait(limit=20)  # what is being written gets whole, whatever went wrong
             job.log.close()
-    training.engine.stop()
+    training.ranks.stop()
     return ended
 
 
@@ -117,8 +117,8 @@ def start(config: Config, options: Namespace) -> tuple[Accelerator, int | None]:
     """Accelerate on all ranks, holding one configuration; and the world size to simulate, None for the real one."""
     simulated = options.as_world_size or (config.launch.world_size if options.test else None)
     wanted = None if simulated else config.launch.world_size
-    accelerator = training.engine.start(wanted, config.launch.device, config.launch.start_timeout, config.log.trackers)
-    training.engine.require_same(
+    accelerator = training.ranks.start(wanted, config.launch.device, config.launch.start_timeout, config.log.trackers)
+    training.ranks.require_same(
         dict(commandline.leaves(asdict(config)))
         | {"test": options.test, "as_world_size": simulated, "resume": options.resume}
     )
@@ -147,7 +147,7 @@ def make_plan(config: Config, world_size: int, data: Prepared, origin: Origin) -
     errors = [finding.message for finding in findings if finding.level == "error"]
     if plan is None or errors:
         raise outcome.UserError("; ".join(errors))
-    training.engine.require_same(plan.to_dict() | {"data": data.key, **training.reporting.versions()})
+    training.ranks.require_same(plan.to_dict() | {"data": data.key, **training.reporting.versions()})
     if not origin.checkpoint:
         return plan, Course(plan), findings
     topology, samples = Topology.cut(config.batch, world_size), origin.state["clock"]["samples"]
@@ -280,7 +280,7 @@ def describe(job: Job, findings: list[Finding], new_weights: list[str], changes:
         training.run_directory.write(folder / "config.yaml", commandline.to_yaml(replace(config, run_dir=None)))
         training.run_directory.write_json(folder / "plan.json", plan.to_dict())
 
-    training.engine.on_main(job.trainer.accelerator, write)
+    training.ranks.on_main(job.trainer.accelerator, write)
     job.log.say(training.reporting.plan_table(plan, findings, facts))
 
 

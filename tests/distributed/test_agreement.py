@@ -154,16 +154,16 @@ def _wait_for_a_late_rank(rank: int, seconds: float) -> float:
     import torch
     import torch.distributed as dist
 
-    from warmup.training import engine
+    from warmup.training import ranks
 
     dist.init_process_group("gloo", timeout=timedelta(seconds=60))
-    engine.total(torch.ones(1))
-    engine.set_timeout(seconds)
+    ranks.total(torch.ones(1))
+    ranks.set_timeout(seconds)
     began = time.monotonic()
     if rank == 1:
         time.sleep(10)
     with contextlib.suppress(RuntimeError):
-        engine.total(torch.ones(1))
+        ranks.total(torch.ones(1))
     return time.monotonic() - began
 
 

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from transformers import PreTrainedModel
 
-from warmup.training import engine
+from warmup.training import ranks
 
 
 def by_rows(model: PreTrainedModel, device: torch.device) -> WordEmbedding | None:
@@ -55,7 +55,7 @@ class WordEmbedding:
         ids: the rows that this rank touched, each once. most: at least as many as any rank touched, the same on all.
         """
         grad_VD, touched_N = self._grad_VD, torch.from_numpy(ids)
-        if not engine.distributed():
+        if not ranks.distributed():
             self._touched = touched_N
             return
         world_size = dist.get_world_size()

@@ -9,7 +9,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from warmup.training import engine, tasks
+from warmup.training import ranks, tasks
 from warmup.training.model import Reading
 from warmup.training.tokens import Samples
 
@@ -44,4 +44,4 @@ def evaluate(
         table[number, 2] = batch.target_count
     model.train()
     mark("the sum of the evaluation", waits=True)
-    return task.metrics(*engine.total(table).sum(0).tolist())
+    return task.metrics(*ranks.total(table).sum(0).tolist())

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from warmup.config import Config
-from warmup.training import engine, evaluation, export, reporting, run_directory, spikes
+from warmup.training import evaluation, export, ranks, reporting, run_directory, spikes
 from warmup.training.loop import Step, Trainer
 from warmup.training.reporting import Log
 from warmup.training.resuming import History
@@ -51,7 +51,7 @@ def train(job: Job) -> bool:
 def watch_ranks(job: Job) -> None:
     """From here on a rank that is late ends the job: by the hang watch, which can name it, before the timeout."""
     job.trainer.hang.start()
-    engine.set_timeout(job.config.launch.timeout + 30)
+    ranks.set_timeout(job.config.launch.timeout + 30)
 
 
 def report(job: Job, step: Step, detector: spikes.SpikeDetector, last: bool) -> None:
@@ -104,7 +104,7 @@ def finish(job: Job, stopped: bool, began: float) -> tuple[str, str]:
     if not stopped and history.evaluated_at != clock.drawn:
         evaluate(job)
     trainer.hang.stop()
-    engine.set_timeout(job.config.launch.start_timeout)  # for a disk that is slow
+    ranks.set_timeout(job.config.launch.start_timeout)  # for a disk that is slow
     if trainer.saver.saved_step != clock.step:
         save(job)
     trainer.saver.wait()
@@ -126,7 +126,7 @@ def finish(job: Job, stopped: bool, began: float) -> tuple[str, str]:
             )
         run_directory.write_json(job.folder / "result.json", result)
 
-    engine.on_main(trainer.accelerator, write)
+    ranks.on_main(trainer.accelerator, write)
     if trainer.accelerator.is_main_process:  # the folder is on its machine
         job.log.say(reporting.summary(job.folder, result))
     more = f"; go on with --resume auto --run_dir {job.folder}" if stopped else ""

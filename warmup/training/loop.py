@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from warmup.clock import StepClock
 from warmup.plan import Plan
 from warmup.scheduler import WarmupScheduler
-from warmup.training import engine, order, saving, tasks
+from warmup.training import order, ranks, saving, tasks
 from warmup.training.embedding import WordEmbedding
 from warmup.training.hang import HangWatch
 from warmup.training.meters import Meters
@@ -158,7 +158,7 @@ class Trainer:
         )
         counts = torch.tensor(mine, dtype=torch.float64).to(self.accelerator.device, non_blocking=True)
         before = self._before[0] if self._before else counts.new_zeros(())
-        return engine.total(torch.cat([counts, before.reshape(1)]))
+        return ranks.total(torch.cat([counts, before.reshape(1)]))
 
     def _forward_backward(self, batch: tasks.MicroBatch, targets: torch.Tensor) -> torch.Tensor:
         """The micro-batch's loss sum; its gradient is that of sum / (targets of all ranks and micro-batches)."""
@@ -205,7 +205,7 @@ class Trainer:
         start = self.clock.drawn - self.plan.global_batch_size
         mine = [(start + step.own_positions).tolist(), step.own_indices.tolist()]
         self.hang.mark("the list of samples", waits=True)
-        everyone = engine.gather(mine)
+        everyone = ranks.gather(mine)
         return [place for places, _ in everyone for place in places], [number for _, ids in everyone for number in ids]
 
     def refuse_skipping(self, limit: int, step: Step) -> None:
@@ -220,4 +220,4 @@ class Trainer:
             )
 
         if self.clock.skipped_in_a_row >= limit:
-            engine.on_main(self.accelerator, refuse)
+            ranks.on_main(self.accelerator, refuse)

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from warmup.clock import StepClock
 from warmup.config import interval
-from warmup.training import checkpoint, engine
+from warmup.training import checkpoint, ranks
 from warmup.training.export import with_length
 from warmup.training.outcome import UserError
 
@@ -108,7 +108,7 @@ class Saver:
                 folder = self.run / "checkpoints"
                 raise UserError(f"checkpoint: {folder} cannot be written: {reason}; {last_good(self.run)}")
 
-        engine.on_main(self.accelerator, look)
+        ranks.on_main(self.accelerator, look)
 
     def _tensors(self) -> dict[tuple[str, str], torch.Tensor]:
         """(file, name) -> tensor. Weights that share memory once; optimizer state as "weight/what"."""

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from warmup.training import engine, order
+from warmup.training import order, ranks
 from warmup.training.export import export
 from warmup.training.job import Job, evaluate, watch_ranks
 from warmup.training.loop import Step, Trainer
@@ -42,7 +42,7 @@ def run(job: Job) -> tuple[str, str]:
         saved = export(job.folder, model, job.data.tokenizer, job.config.task, trainer.plan, metrics)
         return check_export(saved, model, trainer.shares.task.auto_class)
 
-    wrong += engine.on_main(trainer.accelerator, save_and_load)
+    wrong += ranks.on_main(trainer.accelerator, save_and_load)
     for line in wrong:
         log.tell(f"FAIL  {line}")
     if wrong:
@@ -64,7 +64,7 @@ class RateProbe:
 
 def sample_hash(step: Step) -> str:
     """SHA-256 of the ids of the samples that all ranks together computed, in ascending order. A collective call."""
-    ids = np.sort(np.concatenate(engine.gather(step.own_indices)))
+    ids = np.sort(np.concatenate(ranks.gather(step.own_indices)))
     return hashlib.sha256(ids.astype("<i8").tobytes()).hexdigest()
 
 
