@@ -25,10 +25,8 @@ from warmup.training import outcome
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-    from torch.nn import Module
-    from torch.optim import Optimizer
 
-    from warmup.training.embedding import WordEmbedding
+    from warmup.training.engine import Engine
     from warmup.training.job import Job
     from warmup.training.loop import Trainer
     from warmup.training.model import Reading
@@ -36,6 +34,7 @@ if TYPE_CHECKING:
     from warmup.training.stopping import StopWatch
     from warmup.training.tasks import Task
     from warmup.training.tokens import Prepared
+    from warmup.training.zero import ZeRO
 
 QUICKSTART = Path(__file__).parent / "configs" / "quickstart_pretrain.yaml"
 
@@ -85,7 +84,7 @@ def run(config: Config, options: Namespace) -> tuple[str, str]:
     training.resuming.refuse_other_data(origin, data.key)
     plan, course, findings = make_plan(config, world_size, data, origin)
     task = training.tasks.build(config.task, data, config.data.mask_rate)
-    built = build(config, accelerator, data, task, course, origin)
+    built = build(config, accelerator, data, task, plan, course, origin)
     with tempfile.TemporaryDirectory(prefix="warmup-test-") as scratch:
         wanted = origin.run_dir or (str(Path(scratch) / "run") if options.test else None)
         folder = training.ranks.on_main(accelerator, lambda: training.run_directory.enter(wanted, config.task, origin))
@@ -117,7 +116,9 @@ def start(config: Config, options: Namespace) -> tuple[Accelerator, int | None]:
     """Accelerate on all ranks, holding one configuration; and the world size to simulate, None for the real one."""
     simulated = options.as_world_size or (config.launch.world_size if options.test else None)
     wanted = None if simulated else config.launch.world_size
-    accelerator = training.ranks.start(wanted, config.launch.device, config.launch.start_timeout, config.log.trackers)
+    accelerator = training.starting.start(
+        wanted, config.launch.device, config.launch.start_timeout, config.log.trackers
+    )
     training.ranks.require_same(
         dict(commandline.leaves(asdict(config)))
         | {"test": options.test, "as_world_size": simulated, "resume": options.resume}
@@ -159,17 +160,15 @@ def make_plan(config: Config, world_size: int, data: Prepared, origin: Origin) -
 
 
 class Built(NamedTuple):
-    """Model and optimizer as Accelerate prepared them, what the model can be asked for, and which weights are new."""
+    """What holds the weights, what the model can be asked for, and which weights are new."""
 
-    model: Module
-    optimizer: Optimizer
-    word_embedding: WordEmbedding | None
+    engine: Engine | ZeRO
     reading: Reading
     new_weights: list[str]
 
 
 def build(
-    config: Config, accelerator: Accelerator, data: Prepared, task: Task, course: Course, origin: Origin
+    config: Config, accelerator: Accelerator, data: Prepared, task: Task, plan: Plan, course: Course, origin: Origin
 ) -> Built:
     """Model and optimizer on all ranks, with the checkpoint's weights if there is one."""
     source, length, speed = str(origin.checkpoint or config.model), config.data.max_length, config.speed
@@ -179,12 +178,10 @@ def build(
     if origin.checkpoint and new_weights:
         raise outcome.UserError(f"--resume: {source} lacks the weights {', '.join(new_weights)}")
     optimizer = training.optimizer.build(model, course.plan)
-    word_embedding = training.embedding.by_rows(model, accelerator.device)
-    wrapped, prepared = accelerator.prepare(model, optimizer)
-    if origin.checkpoint:
-        training.saving.restore_optimizer(optimizer, model, origin.checkpoint / training.checkpoint.OPTIMIZER)
+    kinds = {"DEEPSPEED": training.zero.ZeRO, "FSDP": training.fsdp.FSDP2}
+    engine = kinds.get(accelerator.distributed_type.value, training.engine.Engine)(accelerator, model, optimizer, plan)
     reading = training.model.read_only_where_asked(model, config.task == "mlm", speed.packing, speed.masked_only)
-    return Built(wrapped, prepared, word_embedding, reading, new_weights)
+    return Built(engine, reading, new_weights)
 
 
 def assemble(
@@ -201,8 +198,7 @@ def assemble(
     """All that a step needs, at the start of the data stream."""
     from warmup import StepClock, WarmupScheduler
 
-    scheduler = WarmupScheduler(built.optimizer, course)
-    bare, size, device = accelerator.unwrap_model(built.model), accelerator.num_processes, accelerator.device
+    engine, size, device = built.engine, accelerator.num_processes, accelerator.device
     shares = training.shares.Shares(
         samples=data.train,
         task=task,
@@ -214,25 +210,22 @@ def assemble(
         world_size=size,
         pinned=device.type == "cuda",
     )
-    classes = len(task.labels) or bare.config.vocab_size
+    classes = len(task.labels) or engine.bare.config.vocab_size
     peak = training.meters.peak_flops(device, accelerator.mixed_precision)
     return training.loop.Trainer(
         accelerator=accelerator,
-        model=built.model,
-        optimizer=built.optimizer,
-        scheduler=scheduler,
+        engine=engine,
+        scheduler=WarmupScheduler(engine.optimizer, course, counts=False),
         clock=StepClock(plan.global_batch_size, len(data.train), device),
         plan=plan,
         shares=shares,
-        meters=training.meters.Meters(built.model, bare.config, classes, size, peak),
-        word_embedding=built.word_embedding,
+        meters=training.meters.Meters(engine.model, engine.bare.config, classes, size, peak),
         watch=watch,
         hang=training.hang.HangWatch(config.launch.timeout, outcome.fail),
         saver=training.saving.Saver(
             run=folder,
             accelerator=accelerator,
-            model=bare,
-            optimizer=scheduler.optimizer,
+            engine=engine,
             tokenizer=data.tokenizer,
             every=config.checkpoint.every,
             keep=config.checkpoint.keep,
@@ -245,6 +238,8 @@ def begin(job: Job, origin: Origin, began: float) -> None:
     """Go to the position that training goes on from. `began`: perf_counter at the start of this process's run."""
     trainer, config, log = job.trainer, job.config, job.log
     trainer.settle()
+    if origin.checkpoint:
+        trainer.engine.restore(origin.checkpoint)
     for note in origin.notes:
         log.say(f"--resume: {note}")
     if origin.checkpoint:
@@ -268,7 +263,8 @@ def describe(job: Job, findings: list[Finding], new_weights: list[str], changes:
     facts = {
         "data": f"{len(data.train)} samples to train on, {len(data.validation)} held out ({data.folder})",
         "model": config.model + (f", new: {', '.join(new_weights)}" if new_weights else ""),
-        "attention": training.model.attention(job.trainer.saver.model, job.trainer.shares.reading),
+        "engine": job.trainer.engine.name,
+        "attention": training.model.attention(job.trainer.engine.bare, job.trainer.shares.reading),
         "run directory": str(folder),
     }
     if data.bad_rows:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import signal
 import socket
 import sys
 import time
@@ -187,6 +188,45 @@ def ended(ranks: Ranks, folder: Path, timeout_s: float = TIMEOUT_S) -> Ended:
         stdout=_read(folder.with_name(folder.name + ".stdout")),
         stderr=_read(folder.with_name(folder.name + ".stderr")),
     )
+
+
+def killed_after(step: int | None) -> Callable[[int], None]:
+    """For `before`: all ranks are killed at the beginning of the step after this one, once what is being written is
+    there; None: they are not.
+    """
+
+    def before(rank: int) -> None:
+        from warmup.training.loop import Trainer
+
+        whole_step = Trainer._step
+
+        def killed(self: Trainer) -> object:
+            if self.clock.step == step:
+                self.saver.wait()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return whole_step(self)
+
+        Trainer._step = killed
+
+    return before
+
+
+def assert_killed(run: Ended, step: int) -> None:
+    """All ranks, after this step."""
+    assert run.codes == [-signal.SIGKILL] * len(run.codes), (run.status, run.stderr[-2000:])
+    assert run.column("step")[-1] == step
+
+
+def assert_same_training(run: Ended, reference: Ended, steps: int, rel: float) -> None:
+    """The same numbers in every line of the log, and in the evaluation at its end."""
+    import pytest
+
+    assert run.codes == [0] * len(run.codes), (run.status, run.stderr[-2000:])
+    assert len(reference.column("step")) == len(run.column("step")) == steps
+    for field_ in LOGGED:
+        assert run.column(field_) == pytest.approx(reference.column(field_), rel=rel), field_
+    ours, theirs = (ended.of_kind("eval")[-1]["loss"] for ended in (run, reference))
+    assert ours == pytest.approx(theirs, rel=1e-4)
 
 
 def assert_same_end(run: Path, reference: Path) -> None:

@@ -22,15 +22,18 @@ class WarmupScheduler(LRScheduler):
     Args:
         optimizer: a torch optimizer, or one that Accelerate prepared.
         plan: what `make_plan` returned. One applied step is `plan.global_batch_size` samples.
+        counts: False where `seek` alone sets the position. DeepSpeed's ZeRO needs that: it calls the optimizer's step
+            once for each parameter group.
     """
 
-    def __init__(self, optimizer: Optimizer, plan: Plan):
+    def __init__(self, optimizer: Optimizer, plan: Plan, counts: bool = True):
         while isinstance(getattr(optimizer, "optimizer", None), Optimizer):  # Accelerate's wrapper
             optimizer = optimizer.optimizer
         self.plan = plan
         self.samples = 0
         self._ratios = [self._share(optimizer, group) for group in optimizer.param_groups]
-        self._hook = optimizer.register_step_post_hook(self._count)
+        if counts:
+            optimizer.register_step_post_hook(self._count)
         super().__init__(optimizer)
 
     def step(self, epoch: int | None = None) -> None:

@@ -10,7 +10,7 @@ import torch
 from harness import run_ranks
 
 from warmup.config import Config, Data
-from warmup.training import evaluation, model, ranks, tasks, tokens
+from warmup.training import evaluation, model, starting, tasks, tokens
 
 BATCH = 7  # which divides neither set
 
@@ -36,7 +36,7 @@ def _build(config: Config):
 
 def _evaluate(rank: int, world_size: int, config: Config, batch_size: int) -> tuple[int, dict, list[int], bool]:
     """(world size, metrics, the samples that this rank computed, whether the model is back in training)."""
-    accelerator = ranks.start(world_size, None, 20, ())
+    accelerator = starting.start(world_size, None, 20, ())
     torch.set_num_threads(1)  # how many threads add up a product may change its last bits
     data, task, built = _build(config)
     reading = model.read_only_where_asked(built, config.task == "mlm", packs=True, masked_only=True)

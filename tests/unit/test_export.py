@@ -86,7 +86,7 @@ class Failing:
     def __init__(self, error: Exception):
         self.error = error
 
-    def save_pretrained(self, folder: Path) -> None:
+    def save_pretrained(self, folder: Path, state_dict: object = None) -> None:
         folder.mkdir()
         (folder / "model.safetensors").write_bytes(b"half")
         raise self.error

@@ -28,8 +28,9 @@ from warmup.config import Recipe
 from warmup.plan import Topology, make_plan
 from warmup.training import checkpoint, optimizer, saving
 from warmup.training import model as models
+from warmup.training.engine import Engine
 from warmup.training.outcome import UserError
-from warmup.training.saving import Saver, restore_optimizer
+from warmup.training.saving import Saver
 
 OPTIMIZERS = [
     ("adamw", {}),
@@ -87,8 +88,14 @@ def clock_at(step: int, batch: int = 32, num_samples: int | None = 1000) -> Step
     return made
 
 
+def engine_of(model: PreTrainedModel, optimizer_: Optimizer) -> Engine:
+    """Of one process; on the device meta, for which nothing is special."""
+    accelerator = SimpleNamespace(num_processes=1, device=torch.device("meta"), prepare=lambda *parts: parts)
+    return Engine(accelerator, model, optimizer_, make_plan(Recipe(duration="1 steps", scaling="none"), Topology(1, 8)))
+
+
 def saver_of(run: Path, every: str | None = None, main: bool = True, **given: object) -> Saver:
-    fields = dict(model=None, optimizer=None, tokenizer=None, keep=2, duration_samples=1000)
+    fields = dict(engine=None, tokenizer=None, keep=2, duration_samples=1000)
     return Saver(run=run, accelerator=SimpleNamespace(is_main_process=main), every=every, **(fields | given))
 
 
@@ -98,7 +105,7 @@ def saver(tokenizer: BertTokenizerFast, tmp_path: Path) -> Saver:
     model = small(tokenizer)
     trained = optimizer_of(model)
     train(model, trained, 3)
-    return saver_of(tmp_path, model=model, optimizer=trained, tokenizer=tokenizer)
+    return saver_of(tmp_path, engine=engine_of(model, trained), tokenizer=tokenizer)
 
 
 @pytest.fixture
@@ -199,12 +206,12 @@ def test_model_and_optimizer_come_back_to_the_bit_and_go_on_alike(
     model = small(tokenizer)
     original = optimizer_of(model, name, **recipe)
     train(model, original, 3)
-    folder = saved(saver_of(tmp_path, model=model, optimizer=original, tokenizer=tokenizer))
+    folder = saved(saver_of(tmp_path, engine=engine_of(model, original), tokenizer=tokenizer))
     checkpoint.verify(folder)
 
     again = small(tokenizer, str(folder))
     restored = optimizer_of(again, name, **recipe)
-    restore_optimizer(restored, again, folder / checkpoint.OPTIMIZER)
+    engine_of(again, restored).restore(folder)
     assert equal(weights(model), weights(again)) and equal(state_of(original), state_of(restored))
     assert bool(state_of(original)) == (recipe.get("momentum") != 0 or name == "rmsprop")
     assert restored.state_dict()["param_groups"] == original.state_dict()["param_groups"]
@@ -220,15 +227,15 @@ def test_state_that_was_not_restored_makes_a_difference(tokenizer: BertTokenizer
     """So the test above sees it."""
     again = small(tokenizer, str(saved(saver)))
     train(again, optimizer_of(again), 1, seed=1)
-    train(saver.model, saver.optimizer, 1, seed=1)
-    assert not equal(weights(saver.model), weights(again))
+    train(saver.engine.bare, saver.engine.optimizer, 1, seed=1)
+    assert not equal(weights(saver.engine.bare), weights(again))
 
 
 def test_the_weights_are_what_from_pretrained_wants(tokenizer: BertTokenizerFast, saver: Saver) -> None:
     folder = saved(saver)
     loaded, info = AutoModelForMaskedLM.from_pretrained(folder, output_loading_info=True)
     assert not any(info[name] for name in ("missing_keys", "unexpected_keys", "mismatched_keys"))
-    assert equal(weights(saver.model), weights(loaded))
+    assert equal(weights(saver.engine.bare), weights(loaded))
     decoder, words = loaded.get_output_embeddings(), loaded.get_input_embeddings()
     assert decoder.weight is words.weight  # tied again
 
@@ -236,9 +243,9 @@ def test_the_weights_are_what_from_pretrained_wants(tokenizer: BertTokenizerFast
 def test_weights_that_share_memory_are_stored_once(saver: Saver) -> None:
     folder = saved(saver)
     stored = load_file(folder / checkpoint.MODEL)
-    kept = {name for name, _ in saver.model.named_parameters()}
-    assert stored.keys() == kept and len(saver.model.state_dict()) == len(kept) + 2  # decoder weight and bias
-    numbers = sum(parameter.numel() for parameter in saver.model.parameters())
+    kept = {name for name, _ in saver.engine.bare.named_parameters()}
+    assert stored.keys() == kept and len(saver.engine.bare.state_dict()) == len(kept) + 2  # decoder weight and bias
+    numbers = sum(parameter.numel() for parameter in saver.engine.bare.parameters())
     assert (folder / checkpoint.MODEL).stat().st_size < 4 * numbers + 10_000
     assert {name.rpartition("/")[0] for name in load_file(folder / checkpoint.OPTIMIZER)} == kept
 
@@ -261,11 +268,11 @@ def test_the_state_is_json_as_it_was_when_asked(saver: Saver, held: threading.Ev
 
 def test_the_copy_is_a_copy(saver: Saver, held: threading.Event) -> None:
     """Training goes on while the thread writes."""
-    model_before, state_before = weights(saver.model), state_of(saver.optimizer)
+    model_before, state_before = weights(saver.engine.bare), state_of(saver.engine.optimizer)
     waited = saver.save(clock_at(3), {}, None, lambda: None)
     assert 0 < waited < 5 and not checkpoint.listed(saver.run)  # the disk was not waited for
-    train(saver.model, saver.optimizer, 2, seed=1)
-    assert not equal(model_before, weights(saver.model))
+    train(saver.engine.bare, saver.engine.optimizer, 2, seed=1)
+    assert not equal(model_before, weights(saver.engine.bare))
     held.set()
     saver.wait()
     folder = checkpoint.place(saver.run, 3)
@@ -273,16 +280,16 @@ def test_the_copy_is_a_copy(saver: Saver, held: threading.Event) -> None:
     assert all(torch.equal(stored[name], model_before[name]) for name in stored)
     again = small(saver.tokenizer, str(folder))
     restored = optimizer_of(again)
-    restore_optimizer(restored, again, folder / checkpoint.OPTIMIZER)
+    engine_of(again, restored).restore(folder)
     assert equal(state_of(restored), state_before)
 
 
 def test_the_next_one_waits_for_the_one_before(saver: Saver, held: threading.Event) -> None:
     """Whose buffers it uses again; on the way it says that it is alive."""
     saver.save(clock_at(3), {}, None, lambda: None)
-    first = weights(saver.model)
-    train(saver.model, saver.optimizer, 1, seed=1)
-    second = weights(saver.model)
+    first = weights(saver.engine.bare)
+    train(saver.engine.bare, saver.engine.optimizer, 1, seed=1)
+    second = weights(saver.engine.bare)
     ticks = itertools.count(1)
     saver.save(clock_at(4), {}, None, lambda: (next(ticks), held.set()))
     assert next(ticks) > 1
@@ -305,8 +312,8 @@ def test_waiting_may_have_a_limit(saver: Saver, held: threading.Event) -> None:
     assert len(checkpoint.listed(saver.run)) == 1
 
 
-def test_other_ranks_write_nothing(tmp_path: Path) -> None:
-    saver = saver_of(tmp_path, "3 steps", main=False)
+def test_other_ranks_write_nothing(saver: Saver, tmp_path: Path) -> None:
+    saver = saver_of(tmp_path, "3 steps", main=False, engine=saver.engine)
     assert saver.save(clock_at(3), {}, None, lambda: None) < 1
     saver.wait()
     assert saver.saved_step == 3 and not saver.due(clock_at(3)) and list(tmp_path.iterdir()) == []
@@ -384,10 +391,10 @@ def test_the_state_of_another_model_is_refused(tokenizer: BertTokenizerFast, sav
     file = saved(saver) / checkpoint.OPTIMIZER
     other = small(tokenizer, task="classification")
     with pytest.raises(UserError) as caught:
-        restore_optimizer(optimizer_of(other), other, file)
+        engine_of(other, optimizer_of(other)).restore(file.parent)
     text, _, odd = str(caught.value).rpartition(" ")
     assert text == f"--resume: {file} does not fit the model: only one of them has"
-    ours, theirs = ({name for name, _ in model.named_parameters()} for model in (saver.model, other))
+    ours, theirs = ({name for name, _ in model.named_parameters()} for model in (saver.engine.bare, other))
     assert odd in ours ^ theirs
 
 
@@ -396,11 +403,11 @@ def test_frozen_weights_have_no_state_and_need_none(tokenizer: BertTokenizerFast
     model.bert.embeddings.requires_grad_(False)
     trained = optimizer_of(model)
     train(model, trained, 2)
-    folder = saved(saver_of(tmp_path, model=model, optimizer=trained, tokenizer=tokenizer))
+    folder = saved(saver_of(tmp_path, engine=engine_of(model, trained), tokenizer=tokenizer))
     again = small(tokenizer, str(folder))
     again.bert.embeddings.requires_grad_(False)
     restored = optimizer_of(again)
-    restore_optimizer(restored, again, folder / checkpoint.OPTIMIZER)
+    engine_of(again, restored).restore(folder)
     assert equal(state_of(trained), state_of(restored))
 
 
@@ -415,9 +422,9 @@ def test_a_weight_that_never_had_a_gradient(
     trained = optimizer_of(model, name, **recipe)
     train(model, trained, 2)
     assert unused not in trained.state or not any(trained.state[unused].values())
-    folder = saved(saver_of(tmp_path, model=model, optimizer=trained, tokenizer=tokenizer))
+    folder = saved(saver_of(tmp_path, engine=engine_of(model, trained), tokenizer=tokenizer))
     restored = optimizer_of(model, name, **recipe)
-    restore_optimizer(restored, model, folder / checkpoint.OPTIMIZER)
+    engine_of(model, restored).restore(folder)
     assert equal(state_of(trained), state_of(restored))
 
 
@@ -426,7 +433,7 @@ def test_a_restored_state_is_its_own(saver: Saver) -> None:
     folder = saved(saver)
     again = small(saver.tokenizer, str(folder))
     restored = optimizer_of(again)
-    restore_optimizer(restored, again, folder / checkpoint.OPTIMIZER)
+    engine_of(again, restored).restore(folder)
     for values in restored.state.values():
         for tensor in values.values():  # in memory of its own, and as aligned as that of a run that went through
             assert tensor.untyped_storage().nbytes() == tensor.nbytes and tensor.data_ptr() % 16 == 0

@@ -23,8 +23,10 @@ def evaluate(
     batch_size: int,
     accelerator: Accelerator,
     mark: Callable[..., None] = lambda place, waits=False: None,
+    together: bool = False,
 ) -> dict[str, float]:
-    """The task's metrics over all samples. A collective call. `mark` is told of each place that it comes to.
+    """The task's metrics over all samples. A collective call. `mark` is told of each place that it comes to; with
+    `together` all ranks call the model equally often.
 
     The micro-batches are the same for any world size. Ranks fill in the rows of their own, the others stay 0, and a
     sum over ranks makes the table whole without rounding; so adding it up gives the same bits on any
@@ -34,14 +36,19 @@ def evaluate(
     batches = [by_length[start : start + batch_size] for start in range(0, len(by_length), batch_size)]
     table = torch.zeros(len(batches), 3, dtype=torch.float64, device=accelerator.device)
     model.eval()
-    for number in range(accelerator.process_index, len(batches), accelerator.num_processes):
+    for first in range(0, len(batches), accelerator.num_processes):
+        number = first + accelerator.process_index
+        mine = number < len(batches)
+        if not mine and not together:
+            break
         mark("the evaluation")
-        batch = tasks.lay_out(tasks.evaluation_batch(task, samples, batches[number]), reading)
+        batch = tasks.lay_out(tasks.evaluation_batch(task, samples, batches[number if mine else -1]), reading)
         inputs, targets = tasks.on_device(batch, accelerator.device)
         logits = model(**inputs).logits
-        table[number, 0] = tasks.loss_sum(logits, targets)
-        table[number, 1] = tasks.correct(logits, targets)
-        table[number, 2] = batch.target_count
+        if mine:
+            table[number, 0] = tasks.loss_sum(logits, targets)
+            table[number, 1] = tasks.correct(logits, targets)
+            table[number, 2] = batch.target_count
     model.train()
     mark("the sum of the evaluation", waits=True)
     return task.metrics(*ranks.total(table).sum(0).tolist())

@@ -6,6 +6,7 @@ import copy
 import shutil
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -23,13 +24,17 @@ def export(
     task: str,
     plan: Plan,
     metrics: dict[str, float],
+    weights: dict[str, torch.Tensor] | None = None,
 ) -> Path:
-    """Write `folder`/model as a whole: from_pretrained and pipeline load it. Call on rank 0."""
+    """Write `folder`/model as a whole: from_pretrained and pipeline load it. Call on rank 0.
+
+    weights: the model's, those that share memory once, where it may hold a part of them only.
+    """
     target, stage, old = folder / "model", folder / ".model.stage", folder / ".model.old"
     for left in (stage, old):
         shutil.rmtree(left, ignore_errors=True)
     try:
-        model.save_pretrained(stage)
+        model.save_pretrained(stage, state_dict=weights)
         with_length(tokenizer, model).save_pretrained(stage)
         (stage / "README.md").write_text(_card(task, plan, metrics), encoding="utf-8")
         if target.exists():  # of an earlier attempt to end this run

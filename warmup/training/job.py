@@ -73,7 +73,8 @@ def save(job: Job) -> None:
     trainer, history = job.trainer, job.history
 
     def tick() -> None:
-        trainer.hang.mark("the writing of the last checkpoint")
+        waits = not trainer.accelerator.is_main_process
+        trainer.hang.mark("the writing of the last checkpoint", waits=waits)
 
     tick()
     state = history.state(trainer.clock, trainer.accelerator.num_processes)
@@ -85,13 +86,14 @@ def evaluate(job: Job) -> bool:
     """Evaluate on the held-out data, and log it. Returns whether the loss is the lowest so far."""
     trainer = job.trainer
     metrics = evaluation.evaluate(
-        trainer.saver.model,
+        trainer.engine.bare,
         trainer.shares.task,
         trainer.shares.reading,
         job.data.validation,
         job.config.batch.evaluation,
         trainer.accelerator,
         trainer.hang.mark,
+        trainer.engine.together,
     )
     job.log.evaluation(trainer.clock, metrics)
     trainer.meters.restart(trainer.clock)  # its time is not the training's
@@ -119,11 +121,12 @@ def finish(job: Job, stopped: bool, began: float) -> tuple[str, str]:
         "versions": reporting.versions(),
     }
 
+    weights = {} if stopped else trainer.engine.weights()
+
     def write() -> None:
         if not stopped:
-            export.export(
-                job.folder, trainer.saver.model, job.data.tokenizer, job.config.task, trainer.plan, history.metrics
-            )
+            model, tokenizer, task = trainer.engine.bare, job.data.tokenizer, job.config.task
+            export.export(job.folder, model, tokenizer, task, trainer.plan, history.metrics, weights)
         run_directory.write_json(job.folder / "result.json", result)
 
     ranks.on_main(trainer.accelerator, write)

@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from torch import nn
-from torch.optim import Optimizer
 
 from warmup.clock import StepClock
 from warmup.plan import Plan
 from warmup.scheduler import WarmupScheduler
 from warmup.training import order, ranks, saving, tasks
-from warmup.training.embedding import WordEmbedding
+from warmup.training.engine import Engine
 from warmup.training.hang import HangWatch
 from warmup.training.meters import Meters
 from warmup.training.outcome import UserError
 from warmup.training.saving import Saver
 from warmup.training.shares import Share, Shares
 from warmup.training.stopping import StopWatch
+from warmup.training.zero import ZeRO
 
 BETWEEN = "the update, or what comes between two steps"
 
@@ -58,8 +56,7 @@ class Trainer:
     """What a step needs. Built once by train.py."""
 
     accelerator: Accelerator
-    model: nn.Module
-    optimizer: Optimizer
+    engine: Engine | ZeRO
     scheduler: WarmupScheduler
     clock: StepClock
     plan: Plan
@@ -68,16 +65,13 @@ class Trainer:
     watch: StopWatch
     hang: HangWatch
     saver: Saver
-    word_embedding: WordEmbedding | None = None
     _before: tuple[torch.Tensor, int] | None = None  # loss sum and targets of the step before
 
     def settle(self) -> None:
-        """Two passes that change nothing. DistributedDataParallel groups gradients anew after the first one; without
-        them the first step of a resumed run would add up in another order than that of a run that went through.
-        """
-        for _ in range(2):
-            self._forward_backward(self.shares.any(), torch.ones((), device=self.accelerator.device))
-            self._zero_grad()
+        """Passes that change nothing, for what the engine sets up in its first ones."""
+        one = torch.ones((), device=self.accelerator.device)
+        with self.engine.turn(last=True):
+            self.engine.settle(lambda: self._forward_backward(self.shares.any(), one))
 
     def seek(self, position: Mapping[str, int]) -> None:
         """Go to where a clock's state says."""
@@ -96,7 +90,7 @@ class Trainer:
 
     def steps(self) -> Iterator[Step]:
         """Train until the duration is over or a rank wants to stop."""
-        self.model.train()
+        self.engine.model.train()
         while not self.over():
             step = self._step()
             yield step
@@ -115,18 +109,15 @@ class Trainer:
         for turn, (slot, batch) in enumerate(share.slots):
             # What is random about a slot is keyed by it, so that it does not matter which rank computes it.
             torch.manual_seed(int(order.key(self.shares.seed, drawn, slot)) >> 1)
-            with nullcontext() if turn == len(share.slots) - 1 else self.accelerator.no_sync(self.model):
+            with self.engine.turn(last=turn == len(share.slots) - 1):
                 losses += self._forward_backward(batch, counts[0])
-        if self.word_embedding is not None:
-            self.hang.mark("the sum of the word embedding's gradient", waits=True)
-            self.word_embedding.exchange(share.token_ids, share.most_token_ids)
-        norm = self._clip()
-        # The one read of the device per step: everything before it was only enqueued.
-        *flags, before, grad_norm = torch.cat([counts, norm.double().reshape(1)]).tolist()
+        self.engine.exchange(share)
+        lr = float(self.scheduler.optimizer.param_groups[0]["lr"])
+        (*flags, before), grad_norm, applied = self.engine.update(counts)
         self.hang.mark(BETWEEN)
         targets, tokens, places, stop, save, failed = map(int, flags)
-        lr = float(self.scheduler.optimizer.param_groups[0]["lr"])
-        applied = self._update(grad_norm, tokens)
+        self.clock.advance(tokens, applied)
+        self.scheduler.seek(self.clock.samples)
         loss_before = before / max(self._before[1], 1) if self._before else None
         self._before = losses, targets
         self.meters.add(self.shares.samples.lengths[share.indices], targets, places)
@@ -164,32 +155,12 @@ class Trainer:
         """The micro-batch's loss sum; its gradient is that of sum / (targets of all ranks and micro-batches)."""
         self.hang.mark("the forward pass")
         inputs, wanted = tasks.on_device(batch, self.accelerator.device)
-        loss = tasks.loss_sum(self.model(**inputs).logits, wanted)
-        # DistributedDataParallel takes the mean over ranks; times their number it is the sum.
-        scale = (self.accelerator.num_processes / targets).to(loss.dtype)
+        loss = tasks.loss_sum(self.engine.model(**inputs).logits, wanted)
+        scale = (self.engine.gradient_parts / targets).to(loss.dtype)
         # A loss that is not finite can have a gradient that is; x - x makes that not finite too, on all ranks.
         self.hang.mark("the sum of gradients", waits=True)
-        self.accelerator.backward(loss * (scale + (loss.detach() - loss.detach())))
+        self.engine.backward(loss * (scale + (loss.detach() - loss.detach())))
         return loss.detach().double()
-
-    def _clip(self) -> torch.Tensor:
-        """The global gradient norm, before clipping."""
-        limit = self.plan.max_grad_norm or float("inf")
-        return self.accelerator.clip_grad_norm_(self.model.parameters(), limit)
-
-    def _update(self, grad_norm: float, tokens: int) -> bool:
-        applied = bool(np.isfinite(grad_norm))
-        if applied:
-            self.optimizer.step()
-        self._zero_grad()
-        self.clock.advance(tokens, applied)
-        self.scheduler.seek(self.clock.samples)
-        return applied
-
-    def _zero_grad(self) -> None:
-        self.optimizer.zero_grad()
-        if self.word_embedding is not None:
-            self.word_embedding.clear()
 
     def loss(self, step: Step) -> float:
         """The step's exact mean loss over its targets. Checks on the way that all ranks agree. A collective call."""

@@ -12,30 +12,29 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from safetensors.torch import load_file, save_file
-from torch import nn
-from torch.optim import Optimizer
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from safetensors.torch import save_file
+from transformers import PreTrainedTokenizerBase
 
 from warmup.clock import StepClock
 from warmup.config import interval
 from warmup.training import checkpoint, ranks
+from warmup.training.engine import Engine
 from warmup.training.export import with_length
 from warmup.training.outcome import UserError
+from warmup.training.zero import ZeRO
 
 
 @dataclass
 class Saver:
     """Writes a run's checkpoints. Made on every rank; only rank 0 copies and writes.
 
-    model, optimizer: as they are without Accelerate's wrappers. every: as `checkpoint.every`. duration_samples: what
+    every: as `checkpoint.every`. duration_samples: what
     a percentage in it is of. saved_step: step of the newest checkpoint, saved or restored.
     """
 
     run: Path
     accelerator: Accelerator
-    model: PreTrainedModel
-    optimizer: Optimizer
+    engine: Engine | ZeRO
     tokenizer: PreTrainedTokenizerBase
     every: str | None
     keep: int
@@ -74,16 +73,22 @@ class Saver:
         return clock.drawn // size > self._saved_drawn // size
 
     def save(self, clock: StepClock, state: dict, best: int | None, tick: Callable[[], None]) -> float:
-        """Copy weights and optimizer state and start to write them. Returns the seconds that this rank waited.
+        """Copy weights and optimizer state and start to write them. Returns the seconds that this rank waited. A
+        collective call.
 
         state: what else there is to go on from, as JSON. best: step of the checkpoint that is kept besides the
         newest. tick: called every second while the one before is still being written.
         """
         began = time.monotonic()
         self.mark(clock)
-        if self.accelerator.is_main_process:
+        main = self.accelerator.is_main_process
+        if main:
             self.wait(tick)
-            copies = {name: self._copy(name, tensor) for name, tensor in self._tensors().items()}
+        copies = {}
+        for file, name, tensor in self.engine.tensors():  # on all ranks: they may have to put it together
+            if main:
+                copies[file, name] = self._copy((file, name), tensor)
+        if main:
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
             text = json.dumps(state, indent=1)
@@ -110,19 +115,6 @@ class Saver:
 
         ranks.on_main(self.accelerator, look)
 
-    def _tensors(self) -> dict[tuple[str, str], torch.Tensor]:
-        """(file, name) -> tensor. Weights that share memory once; optimizer state as "weight/what"."""
-        tensors, seen = {}, set()
-        for name, tensor in self.model.state_dict().items():
-            if tensor.data_ptr() not in seen:
-                tensors[checkpoint.MODEL, name] = tensor
-            seen.add(tensor.data_ptr())
-        for name, parameter in self.model.named_parameters():
-            for what, value in self.optimizer.state.get(parameter, {}).items():
-                if isinstance(value, torch.Tensor):
-                    tensors[checkpoint.OPTIMIZER, f"{name}/{what}"] = value
-        return tensors
-
     def _copy(self, name: tuple[str, str], tensor: torch.Tensor) -> torch.Tensor:
         """The tensor in host memory, in a buffer that the next checkpoint uses again."""
         if name not in self._buffers:
@@ -136,8 +128,8 @@ class Saver:
                 tensors = {name: tensor for (owner, name), tensor in copies.items() if owner == file}
                 save_file(tensors, stage / file, metadata={"format": "pt"})
             (stage / checkpoint.STATE).write_text(state, encoding="utf-8")
-            self.model.config.save_pretrained(stage)
-            with_length(self.tokenizer, self.model).save_pretrained(stage)
+            self.engine.bare.config.save_pretrained(stage)
+            with_length(self.tokenizer, self.engine.bare).save_pretrained(stage)
 
         try:
             checkpoint.write(target, fill)
@@ -150,18 +142,3 @@ def last_good(run: Path) -> str:
     """What there is to go on from, in words."""
     folder, _ = checkpoint.newest(run)
     return f"the last good checkpoint is {folder}" if folder else "there is no checkpoint yet"
-
-
-def restore_optimizer(optimizer: Optimizer, model: nn.Module, file: Path) -> None:
-    """Give an optimizer the state that `Saver` wrote. Raises UserError where it is of another model."""
-    saved: dict[str, dict[str, torch.Tensor]] = {}
-    for name, tensor in load_file(file).items():
-        weight, _, what = name.rpartition("/")
-        saved.setdefault(weight, {})[what] = tensor.clone()  # memory of its own, aligned as a fresh one's
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    trained = [names[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]
-    if not saved.keys() <= set(trained):
-        odd = sorted(saved.keys() - set(trained))[0]
-        raise UserError(f"--resume: {file} does not fit the model: only one of them has {odd}")
-    state = {number: saved[name] for number, name in enumerate(trained) if name in saved}
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

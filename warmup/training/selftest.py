@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel
 
 from warmup.training import order, ranks
 from warmup.training.export import export
@@ -36,11 +35,11 @@ def run(job: Job) -> tuple[str, str]:
     metrics = job.history.metrics
     log.tell("evaluation  " + "  ".join(f"{name} {value:.9g}" for name, value in metrics.items()))
     wrong += [] if metrics["targets"] > 0 else ["evaluation: no target"]
-    model = trainer.saver.model
+    model, weights = trainer.engine.bare, trainer.engine.weights()
 
     def save_and_load() -> list[str]:
-        saved = export(job.folder, model, job.data.tokenizer, job.config.task, trainer.plan, metrics)
-        return check_export(saved, model, trainer.shares.task.auto_class)
+        saved = export(job.folder, model, job.data.tokenizer, job.config.task, trainer.plan, metrics, weights)
+        return check_export(saved, weights, trainer.shares.task.auto_class)
 
     wrong += ranks.on_main(trainer.accelerator, save_and_load)
     for line in wrong:
@@ -85,10 +84,10 @@ def check_step(trainer: Trainer, step: Step, number: int, used: float, loss: flo
     return wrong
 
 
-def check_export(folder: Path, model: PreTrainedModel, auto_class: type) -> list[str]:
+def check_export(folder: Path, weights: dict[str, torch.Tensor], auto_class: type) -> list[str]:
     """Whether the exported folder gives the model back, weight for weight."""
     loaded = auto_class.from_pretrained(folder).state_dict()
-    for name, tensor in model.state_dict().items():
-        if name not in loaded or not torch.equal(loaded[name], tensor.cpu()):
+    for name, tensor in weights.items():
+        if name not in loaded or not torch.equal(loaded[name], tensor):
             return [f"export: {name} is not what was trained"]
     return []
