@@ -1,4 +1,4 @@
-"""Dependencies point one way: pure files <- scheduler, clock <- training <- train.py."""
+"""Dependencies point one way: pure files <- scheduler, clock <- training <- train.py; and <- callbacks."""
 
 from __future__ import annotations
 
@@ -52,8 +52,18 @@ def test_a_file_imports_only_what_its_layer_may(name):
 
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.glob("*.py")), ids=lambda path: path.name)
-def test_nothing_outside_training_knows_training(path):
-    assert not [module for module in imports(path) if module.startswith(("warmup.training", "train", "tests"))]
+def test_nothing_outside_training_knows_training_or_callbacks(path):
+    upper = ("warmup.training", "warmup.callbacks", "train", "tests")
+    assert not [module for module in imports(path) if module.startswith(upper)]
+
+
+def test_a_callback_needs_its_own_library_and_the_schedule():
+    needed = {"__init__": {"torch"}, "transformers": {"torch", "transformers"}, "lightning": {"lightning"}}
+    files = {path.stem: imports(path) for path in (PACKAGE / "callbacks").glob("*.py")}
+    others = {name: {module.split(".")[0] for module in files[name]} - {"warmup"} for name in files}
+    assert {name: found - set(sys.stdlib_module_names) for name, found in others.items()} == needed
+    ours = {module.split(".")[1] for found in files.values() for module in found if module.startswith("warmup.")}
+    assert ours == {"callbacks", "clock", "plan", "scheduler"}
 
 
 def test_training_does_not_know_the_script():
@@ -67,11 +77,12 @@ def test_training_does_not_know_the_script():
 
 def test_pure_files_and_the_package_itself_do_not_import_torch():
     """Planning answers at once."""
+    heavy = ("torch", "transformers", "accelerate", "datasets", "numpy", "matplotlib", "lightning")
     names = ["warmup", *(f"warmup.{name}" for name in (*PURE, *COMMAND))]
     code = (
         f"import importlib, sys; [importlib.import_module(name) for name in {names}]; "
         "from warmup import PRESETS, Batch, Config, Finding, Plan, PlanError, Recipe, Topology, examine, make_plan; "
-        "print(sorted({'torch', 'transformers', 'accelerate', 'datasets', 'numpy', 'matplotlib'} & set(sys.modules)))"
+        f"print(sorted(set({heavy}) & set(sys.modules)))"
     )
     answer = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert (answer.stdout, answer.stderr) == ("[]\n", "")
