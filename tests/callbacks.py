@@ -7,6 +7,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from accelerate.state import AcceleratorState, GradientState
 from torch.utils.data import DataLoader
 from transformers import BertConfig, BertForSequenceClassification, Trainer, TrainingArguments
 
@@ -43,6 +44,12 @@ def recorded(optimizer: torch.optim.Optimizer) -> list[float]:
     rates: list[float] = []
     optimizer.register_step_pre_hook(lambda inner, args, kwargs: rates.append(float(inner.param_groups[0]["lr"])))
     return rates
+
+
+def forget() -> None:
+    """What Trainer leaves in this process; ranks that are forked later would inherit it."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
 
 
 def trainer_of(folder: Path, plan: Plan, data: list | None = None, **options: Any) -> tuple[Trainer, list[float]]:

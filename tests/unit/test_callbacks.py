@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState, GradientState
-from callbacks import EXPECTED, STEPS, Module, fit, plan_of, samples, trainer_of
+from callbacks import EXPECTED, STEPS, Module, fit, forget, plan_of, samples, trainer_of
 from lightning.pytorch.callbacks import GradientAccumulationScheduler, LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
@@ -19,11 +18,9 @@ CUTS = [(1, 8, 1), (1, 4, 2)]
 
 
 @pytest.fixture(autouse=True)
-def no_state() -> Iterator[None]:
-    """What Trainer leaves in this process would be inherited by ranks that are forked later."""
+def forgotten() -> Iterator[None]:
     yield
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
+    forget()
 
 
 def exactly(rates: list[float]) -> object:
