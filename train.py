@@ -132,7 +132,6 @@ def refuse_hopeless(config: Config, world_size: int) -> None:
     errors = [finding for finding in findings if finding.level == "error" and finding.code != "length-unknown"]
     if errors:
         raise outcome.UserError(errors[0].message)
-    training.optimizer.refuse_unknown(config.recipe.optimizer)
 
 
 def examine_on(config: Config, world_size: int, num_samples: int | None) -> tuple[Plan | None, list[Finding]]:
@@ -177,7 +176,10 @@ def build(
     )
     if origin.checkpoint and new_weights:
         raise outcome.UserError(f"--resume: {source} lacks the weights {', '.join(new_weights)}")
-    optimizer = training.optimizer.build(model, course.plan)
+    if speed.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    recipe = config.recipe
+    optimizer = training.optimizer.build(model, course.plan, recipe.layer_decay, recipe.lr_ratios)
     kinds = {"DEEPSPEED": training.zero.ZeRO, "FSDP": training.fsdp.FSDP2}
     engine = kinds.get(accelerator.distributed_type.value, training.engine.Engine)(accelerator, model, optimizer, plan)
     reading = training.model.read_only_where_asked(model, config.task == "mlm", speed.packing, speed.masked_only)
@@ -267,6 +269,8 @@ def describe(job: Job, findings: list[Finding], new_weights: list[str], changes:
         "attention": training.model.attention(job.trainer.engine.bare, job.trainer.shares.reading),
         "run directory": str(folder),
     }
+    if groups := training.optimizer.describe(job.trainer.engine.bare, job.trainer.engine.optimizer):
+        facts["weights"] = groups
     if data.bad_rows:
         facts["left out"] = f"{len(data.bad_rows)} rows: " + "; ".join(data.bad_rows[:3])
     if changes:

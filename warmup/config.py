@@ -21,8 +21,8 @@ def require(condition: bool, flag: str, value: object, wanted: str) -> None:
 class Recipe:
     """What was tuned, at the reference batch size. Lengths: "10000 steps", "5 epochs", "2.56M samples", "6%"."""
 
-    optimizer: Literal["adamw", "adam", "rmsprop", "sgd", "lamb"] = "adamw"
-    """The optimizer. (lamb can be planned for, not yet trained with.)"""
+    optimizer: Literal["adamw", "adam", "rmsprop", "sgd", "lamb", "adafactor"] = "adamw"
+    """The optimizer."""
     lr: float = 1e-4
     """Learning rate at the reference batch size; the scaling rule makes the peak of it."""
     reference_batch_size: int | None = None
@@ -59,6 +59,11 @@ class Recipe:
     warmup); wsd: length of the final decay (default: 10%)."""
     duration: str = "3 epochs"
     """Length of the run, at the reference batch size."""
+    layer_decay: float = 1.0
+    """Each layer's rate, as a part of that of the layer above it: 0.9, say, for fine-tuning."""
+    lr_ratios: Sequence[str] = ()
+    """Rates of single parts, as a part of the rate, by their names in the model: classifier=10; 0 freezes:
+    embeddings=0 encoder.layer.0=0. The longest name that fits counts."""
     weight_decay: float = 0.01
     """Weight decay; never on biases and norms."""
     max_grad_norm: float = 1.0
@@ -80,6 +85,10 @@ class Recipe:
     def __post_init__(self) -> None:
         object.__setattr__(self, "decay_milestones", tuple(self.decay_milestones))
         object.__setattr__(self, "betas", tuple(self.betas))
+        object.__setattr__(self, "lr_ratios", tuple(self.lr_ratios))
+        for text in self.lr_ratios:
+            ratio_of(text)
+        require(0 < self.layer_decay <= 1, "recipe.layer_decay", self.layer_decay, "in 0 < x <= 1")
         for name in ("lr", "max_lr", "ramp_power", "decay_power", "decay_gamma", "eps"):
             value = getattr(self, name)
             require(value is None or 0 < value < math.inf, f"recipe.{name}", value, "above 0")
@@ -174,6 +183,8 @@ class Speed:
     """Lay several samples end to end in a row, so that almost no padding is computed (BERT, RoBERTa, ELECTRA)."""
     masked_only: bool = True
     """Compute the last layer and a language model's head only where something is asked."""
+    gradient_checkpointing: bool = False
+    """Keep each layer's input alone and compute the layer again for its gradient: less memory, a third more time."""
 
 
 @dataclass(frozen=True)
@@ -287,6 +298,17 @@ def _expand_home(config: object, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
         object.__setattr__(config, name, os.path.expanduser(value) if value else value)
+
+
+def ratio_of(text: str) -> tuple[str, float]:
+    """Name and ratio of one of `recipe.lr_ratios`. Raises ValueError where it is not one."""
+    name, _, number = str(text).partition("=")
+    try:
+        ratio = float(number)
+    except ValueError:
+        ratio = -1.0
+    require(bool(name) and 0 <= ratio < math.inf, "recipe.lr_ratios", text, "a name and a number: classifier=10")
+    return name, ratio
 
 
 def seconds(text: str, flag: str) -> float:

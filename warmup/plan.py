@@ -173,6 +173,7 @@ class Plan:
     def _optimizer_in_words(self) -> str:
         words = {
             "sgd": f"momentum {self.momentum:.6g}",
+            "adafactor": "steps relative to the weights' size, at most 1 / sqrt(step)",
             "rmsprop": f"alpha {self.alpha:.6g}, eps {self.eps:.3g}, momentum {self.momentum:.6g}",
         }
         adam = f"betas {self.betas[0]:.6g}, {self.betas[1]:.6g}, eps {self.eps:.3g}"
@@ -285,6 +286,8 @@ def _moments(recipe: Recipe, k: Fraction) -> dict:
     rule = recipe.beta_scaling
     if rule == "sde" and recipe.optimizer == "sgd":
         raise PlanError("beta-range", "recipe.beta_scaling: sde holds for adaptive optimizers; use half-life for sgd")
+    if rule != "none" and recipe.optimizer == "adafactor":
+        raise PlanError("beta-range", "recipe.beta_scaling: adafactor has no betas to scale; use none")
     used = {"sgd": ("momentum",), "rmsprop": ("alpha", "momentum")}.get(recipe.optimizer, ("betas",))
     used = ("alpha",) if recipe.optimizer == "rmsprop" and rule == "sde" else used  # Malladi et al. have no momentum
     scaled = {"betas": recipe.betas, "momentum": recipe.momentum, "alpha": recipe.alpha}

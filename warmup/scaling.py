@@ -11,7 +11,7 @@ from fractions import Fraction
 
 from warmup.shapes import find
 
-ADAPTIVE = ("adam", "adamw", "rmsprop", "lamb")
+ADAPTIVE = ("adam", "adamw", "rmsprop", "lamb", "adafactor")
 
 
 def linear(k: float) -> float:

@@ -60,3 +60,33 @@ def test_more_slots_than_samples(classification: tuple[str, ...], tmp_path) -> N
     job = (*job, "--recipe.warmup", "32 samples")
     uneven = train(3, tmp_path / "a", *job, "--batch.per_device", 1)
     assert_same_training(uneven, train(1, tmp_path / "b", *job, "--batch.per_device", 5), steps=32, rel=1e-5)
+
+
+def test_with_shares_of_the_rate_and_layers_computed_again(classification: tuple[str, ...], tmp_path) -> None:
+    """Frozen embeddings, less rate for lower layers, more for the head: on 1 rank, and on 2 with checkpointed layers,
+    dropout on. What is frozen stays what it was.
+    """
+    from safetensors.torch import load_file
+
+    ratios = ("--recipe.layer_decay", 0.5, "--recipe.lr_ratios", "embeddings=0", "classifier=5")
+    job = (*classification, *ratios, "--batch.per_device", 8, "--checkpoint.every", "10 steps", "--checkpoint.keep", 9)
+    whole = train(1, tmp_path / "a", *job, "--batch.accumulation", 2, "--recipe.reference_batch_size", 16)
+    checkpointed = ("--speed.gradient_checkpointing", "true", "--recipe.reference_batch_size", 16)
+    run = train(2, tmp_path / "b", *job, *checkpointed)
+    assert_same_training(run, whole, steps=30, rel=1e-5)
+    assert "0.25 to 5 of the rate" in run.stderr and "weights frozen" in run.stderr
+    early, late = (
+        load_file(tmp_path / "b" / "checkpoints" / f"step-{step:08d}" / "model.safetensors") for step in (10, 30)
+    )
+    same = {name for name in early if (early[name] == late[name]).all()}
+    assert same == {name for name in early if ".embeddings." in name}
+
+
+@pytest.mark.parametrize("name", ["lamb", "adafactor"])
+def test_optimizers_of_other_libraries(name: str, classification: tuple[str, ...], tmp_path) -> None:
+    job = (*classification, "--dropout", 0, "--recipe.optimizer", name, "--recipe.reference_batch_size", 16)
+    job = (*job, "--recipe.lr", 1e-2)
+    whole = train(1, tmp_path / "a", *job, "--batch.per_device", 16)
+    assert_same_training(train(2, tmp_path / "b", *job, "--batch.per_device", 8), whole, steps=30, rel=1e-4)
+    losses = whole.column("loss")
+    assert sum(losses[-5:]) < 0.98 * sum(losses[:5])

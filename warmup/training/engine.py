@@ -33,7 +33,7 @@ class Engine:
     together = False
 
     def __init__(self, accelerator: Accelerator, model: nn.Module, optimizer: Optimizer, plan: Plan):
-        self.accelerator, self.bare, self.optimizer = accelerator, model, optimizer
+        self.accelerator, self.bare, self.optimizer, self.plan = accelerator, model, optimizer, plan
         self.gradient_parts = accelerator.num_processes  # DistributedDataParallel takes the mean over ranks
         self._clip_at = plan.max_grad_norm or float("inf")
         self._word_embedding: embedding.WordEmbedding | None = None

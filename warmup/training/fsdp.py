@@ -16,6 +16,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
 from warmup.training.engine import Engine
+from warmup.training.optimizer import refuse_dividing
 from warmup.training.outcome import UserError
 
 
@@ -39,6 +40,7 @@ class FSDP2(Engine):
 
     def _prepare(self, model: nn.Module, optimizer: Optimizer) -> tuple[nn.Module, Optimizer]:
         """Divide the model, and give the optimizer the parts."""
+        refuse_dividing(self.plan.optimizer, self.name)
         names = {id(parameter): name for name, parameter in model.named_parameters()}
         _divide(model, self.accelerator)
         parts = dict(model.named_parameters())

@@ -112,7 +112,8 @@ class Trainer:
             with self.engine.turn(last=turn == len(share.slots) - 1):
                 losses += self._forward_backward(batch, counts[0])
         self.engine.exchange(share)
-        lr = float(self.scheduler.optimizer.param_groups[0]["lr"])
+        group = self.scheduler.optimizer.param_groups[0]
+        lr = float(group["lr"]) / group["lr_ratio"]
         (*flags, before), grad_norm, applied = self.engine.update(counts)
         self.hang.mark(BETWEEN)
         targets, tokens, places, stop, save, failed = map(int, flags)

@@ -58,7 +58,8 @@ class RateProbe:
         trainer.scheduler.optimizer.register_step_pre_hook(self._read)
 
     def _read(self, optimizer: torch.optim.Optimizer, args: tuple, kwargs: dict) -> None:
-        self.rates.append(float(optimizer.param_groups[0]["lr"]))
+        group = optimizer.param_groups[0]
+        self.rates.append(float(group["lr"]) / group["lr_ratio"])
 
 
 def sample_hash(step: Step) -> str:

@@ -22,6 +22,7 @@ from torch.optim import Optimizer
 from warmup.plan import Plan
 from warmup.training import checkpoint
 from warmup.training.engine import Tensors, read_states, saved_tensors
+from warmup.training.optimizer import refuse_dividing
 from warmup.training.outcome import UserError
 from warmup.training.shares import Share
 
@@ -82,6 +83,7 @@ class ZeRO:
     """`engine.Engine` for ranks under DeepSpeed."""
 
     def __init__(self, accelerator: Accelerator, model: nn.Module, optimizer: Optimizer, plan: Plan):
+        refuse_dividing(plan.optimizer, "DeepSpeed's ZeRO")
         config = accelerator.state.deepspeed_plugin.hf_ds_config.config
         config.update(fit(config, plan))
         accelerator.gradient_accumulation_steps = plan.accumulation
