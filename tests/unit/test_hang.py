@@ -257,6 +257,29 @@ def test_a_store_that_does_not_answer(store: HashStore, monkeypatch: pytest.Monk
     assert messages[0] == "the launcher's store does not answer: rank 0 or its machine is stopped or gone"
 
 
+def test_a_store_that_neither_answers_nor_fails(store: HashStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where a cable was cut: the call does not come back. Nothing waits for it, not even the end."""
+    monkeypatch.setattr(hang, "_ANSWER_SECONDS", 0.5)
+    cut, let_go = threading.Event(), threading.Event()
+
+    def stuck(*_: object) -> None:
+        cut.set()
+        let_go.wait(30)
+
+    monkeypatch.setattr(HangWatch, "_tell", stuck)
+    watched, messages, ended = watch(limit=0.4)
+    watched.start()
+    assert cut.wait(10)
+    marking(watched, 1.0)
+    assert messages == []  # this rank moves
+    assert ended.wait(10)
+    began = time.monotonic()
+    watched.stop()
+    assert time.monotonic() - began < 5
+    let_go.set()
+    assert messages[0] == "the launcher's store does not answer: rank 0 or its machine is stopped or gone"
+
+
 def test_after_stop_nothing_is_watched(other: Other) -> None:
     other.is_at(working()).beating()
     watched, messages, _ = watch(limit=0.2)

@@ -17,6 +17,8 @@ import torch.distributed as dist
 
 BEAT_SECONDS = 1.0
 _LOOK_SECONDS = 3.0  # between two looks at a rank, to see whether it moves
+_ANSWER_SECONDS = 10.0  # for a look and the store's answers
+_NO_STORE = "the launcher's store does not answer: rank 0 or its machine is stopped or gone"
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,7 @@ class HangWatch:
         self._beats = self._marks = self._drawn = 0
         self._waits, self._where = False, "the start"
         self._moved = time.monotonic()
+        self._asked: float | None = None  # when the thread began to talk to the store, while it does
         self._thread: threading.Thread | None = None
         self._stopped = threading.Event()
 
@@ -75,23 +78,32 @@ class HangWatch:
             store.set_timeout(timedelta(seconds=5))
             self._thread = threading.Thread(target=self._watch, args=(store,), daemon=True)
             self._thread.start()
+            threading.Thread(target=self._watch_store, daemon=True).start()
 
     def stop(self) -> None:
         """No more watching: what comes may take its time."""
         self._stopped.set()
         if self._thread:
-            self._thread.join()
+            self._thread.join(_ANSWER_SECONDS)  # not without end: the network may have lost the store it asks
 
     def _watch(self, store: dist.Store) -> None:
         while not self._stopped.wait(BEAT_SECONDS):
+            self._asked = time.monotonic()
             try:
                 self._tell(store)
                 late = self._look(store) if self._stands_still() else None
             except (RuntimeError, OSError):  # dist.DistError among them
-                late = "the launcher's store does not answer: rank 0 or its machine is stopped or gone"
-                late = late if self._stands_still() else None
+                late = _NO_STORE if self._stands_still() else None
+            self._asked = None
             if late and not self._stopped.is_set():
                 self._end(late)
+
+    def _watch_store(self) -> None:
+        """Where the network is cut the store neither answers nor fails, whatever its timeout, and `_watch` waits."""
+        while not self._stopped.wait(BEAT_SECONDS):
+            asked = self._asked
+            if asked and time.monotonic() - asked > _ANSWER_SECONDS and self._stands_still():
+                self._end(_NO_STORE)
 
     def _stands_still(self) -> bool:
         return time.monotonic() - self._moved > max(self._limit - _LOOK_SECONDS - BEAT_SECONDS, self._limit / 2)
