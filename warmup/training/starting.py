@@ -51,8 +51,13 @@ def start(world_size: int | None, device: str | None, timeout: int, trackers: tu
         torch.set_float32_matmul_precision("high")  # TF32 where there is no bf16
     if accelerator.device.type == "cpu":
         ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // ranks_here))
+        torch.set_num_threads(max(1, _cores() // ranks_here))
     return accelerator
+
+
+def _cores() -> int:
+    """Those that this process may use; a job of a scheduler or a container may be given a part of the machine's."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _check_launcher(wanted: int | None) -> None:
