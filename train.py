@@ -116,13 +116,10 @@ def start(config: Config, options: Namespace) -> tuple[Accelerator, int | None]:
     """Accelerate on all ranks, holding one configuration; and the world size to simulate, None for the real one."""
     simulated = options.as_world_size or (config.launch.world_size if options.test else None)
     wanted = None if simulated else config.launch.world_size
-    accelerator = training.starting.start(
-        wanted, config.launch.device, config.launch.start_timeout, config.log.trackers
-    )
-    training.ranks.require_same(
-        dict(commandline.leaves(asdict(config)))
-        | {"test": options.test, "as_world_size": simulated, "resume": options.resume}
-    )
+    launch = config.launch
+    accelerator = training.starting.start(wanted, launch.device, launch.start_timeout, config.log.trackers)
+    fields = {name: value for name, value in commandline.leaves(asdict(config)) if name not in training.tokens.PATHS}
+    training.ranks.require_same(fields | {"test": options.test, "as_world_size": simulated, "resume": options.resume})
     return accelerator, simulated
 
 
@@ -147,7 +144,7 @@ def make_plan(config: Config, world_size: int, data: Prepared, origin: Origin) -
     errors = [finding.message for finding in findings if finding.level == "error"]
     if plan is None or errors:
         raise outcome.UserError("; ".join(errors))
-    training.ranks.require_same(plan.to_dict() | {"data": data.key, **training.reporting.versions()})
+    training.ranks.require_same({"data": data.key} | plan.to_dict() | training.reporting.versions())
     if not origin.checkpoint:
         return plan, Course(plan), findings
     topology, samples = Topology.cut(config.batch, world_size), origin.state["clock"]["samples"]

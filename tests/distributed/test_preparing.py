@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from harness import run_ranks
+from harness import run_ranks, train
 
 from warmup.config import Config, Data
 from warmup.training import tokens
@@ -84,6 +84,42 @@ def test_caches_of_several_machines_hold_the_same(config: Config, tmp_path: Path
 def _prepare_on_a_disk_of_its_own(rank: int, config: Config, folder: Path) -> tuple:
     own = dataclasses.replace(config.data, cache_dir=str(folder / f"disk{rank}"))
     return _prepare(rank, dataclasses.replace(config, data=own), folder / f"calls{rank}")
+
+
+def _on_own_disks(classification: tuple[str, ...], tmp_path: Path) -> list[list[str]]:
+    """Arguments of two ranks that each have a copy of the files and a cache under a path of their own."""
+    flags = dict(zip(classification[::2], classification[1::2], strict=True))
+    arguments = []
+    for rank in range(2):
+        disk = tmp_path / f"disk{rank}"
+        arguments.append(["--data.cache_dir", str(disk / "cache")])
+        for flag in ("--data.train_files", "--data.validation_files"):
+            path = disk / f"{flag[7:]}.csv"
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(Path(flags[flag]).read_bytes())
+            arguments[-1] += [flag, str(path)]
+    return arguments
+
+
+def test_machines_may_keep_files_and_cache_under_paths_of_their_own(classification, tmp_path: Path) -> None:
+    per_rank = _on_own_disks(classification, tmp_path)
+    ended = train(2, tmp_path / "run", *classification, per_rank=per_rank)
+    assert ended.codes == [0, 0], ended.status
+    keys = [{path.name for path in (tmp_path / f"disk{rank}" / "cache").iterdir()} for rank in range(2)]
+    assert keys[0] == keys[1] and len(keys[0]) == 2  # a folder and its lock: each prepared its own
+    alike = train(2, tmp_path / "alike", *classification)
+    assert ended.column("loss") == alike.column("loss") and len(alike.column("loss")) == 15
+
+
+@pytest.mark.parametrize("flag", ["--data.train_files", "--data.validation_files"])
+def test_files_that_are_not_alike_end_the_run(flag: str, classification, tmp_path: Path) -> None:
+    per_rank = _on_own_disks(classification, tmp_path)
+    path = Path(per_rank[1][per_rank[1].index(flag) + 1])
+    path.write_text(path.read_text().replace("ran", "run", 1))  # as many rows and tokens
+    ended = train(2, tmp_path / "run", *classification, per_rank=per_rank)
+    assert ended.codes == [2, 2]
+    assert ended.status["message"].startswith("ranks disagree on data: rank 0 has '"), ended.status
+    assert not ended.folder.exists()
 
 
 def test_bad_data_is_the_same_error_on_every_rank(config: Config, tmp_path: Path) -> None:

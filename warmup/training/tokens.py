@@ -30,6 +30,8 @@ from warmup.training.outcome import UserError
 from warmup.training.rows import BadRow, Columns, read_rows
 
 FORMAT = 2  # raise it where the same content would be tokenised differently
+PATHS = ("data.train_files", "data.validation_files", "data.tokenizer", "data.cache_dir")
+"""Fields that may differ from machine to machine: the key says whether what is there is the same."""
 _SPLIT_KEY = 0x5B117  # the held-out rows are the same for every seed
 
 
