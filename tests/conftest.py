@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from launching import Launched
     from transformers import BertTokenizerFast
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -89,6 +90,16 @@ def documents(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for number in range(400):
             file.write(json.dumps({"text": _sentence(random_, number % 2)}) + "\n")
     return path
+
+
+@pytest.fixture
+def launch(tmp_path: Path) -> Iterator[Launched]:
+    """Starts launch scripts in `tmp_path`."""
+    from launching import Launched
+
+    launched = Launched(tmp_path)
+    yield launched
+    launched.end()
 
 
 TINY = ("--model", "tiny", "--data.vocab_size", "200", "--log.every", "1", "--recipe.reference_batch_size", "32")

@@ -6,98 +6,16 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from harness import ROOT, assert_each_sample_once, assert_same_end
+from harness import assert_each_sample_once, assert_same_end
+from launching import ended, errors, inside, launcher, rank, steps, wait_until
 
 from warmup.training import checkpoint
 
 ENDLESS = ("--recipe.duration", "100000 steps")
-
-
-@pytest.fixture
-def launch(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen]]:
-    """Starts a launch script in the background, in `tmp_path`; ends with it whatever it left."""
-    started = []
-
-    def start(script: str, *argv: object, **env: str) -> subprocess.Popen:
-        log = open(tmp_path / f"{len(started)}.log", "w+")  # noqa: SIM115 - a pipe would fill
-        variables = dict(os.environ, PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}", **env)
-        command = ["bash", str(ROOT / "launch" / script), *map(str, argv)]
-        process = subprocess.Popen(command, cwd=tmp_path, env=variables, stderr=log, stdout=log, text=True)
-        process.log = log.name
-        started.append(process)
-        return process
-
-    yield start
-    for process in started:
-        process.kill()
-        process.wait()
-    for pid in _inside(tmp_path):
-        os.kill(pid, signal.SIGKILL)
-
-
-def _inside(folder: Path, *environment: str) -> list[int]:
-    """Processes that were started in a folder and have these in their environment."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            variables = (process / "environ").read_bytes().split(b"\0")
-            if (process / "cwd").resolve() == folder and {part.encode() for part in environment} <= set(variables):
-                found.append(int(process.name))
-        except OSError:
-            continue
-    return found
-
-
-def rank(folder: Path, number: int) -> int:
-    """The process of a rank."""
-    (pid,) = [pid for pid in _inside(folder, f"RANK={number}") if b"train.py" in _command(pid)]
-    return pid
-
-
-def launcher(folder: Path) -> int:
-    """The process of `accelerate launch`."""
-    (pid,) = [pid for pid in _inside(folder) if b"/accelerate\0launch\0" in _command(pid)]
-    return pid
-
-
-def _command(pid: int) -> bytes:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:  # it has ended since
-        return b""
-
-
-def steps(run: Path) -> int:
-    """The last step in the log, 0 before the first."""
-    log = run / "metrics.jsonl"  # made a moment after its directory
-    found = re.findall(r'"step": (\d+)', log.read_text()) if log.exists() else []
-    return int(found[-1]) if found else 0
-
-
-def wait_until(done: Callable[[], object], process: subprocess.Popen, seconds: float = 90) -> None:
-    deadline = time.monotonic() + seconds
-    while not done():
-        assert time.monotonic() < deadline and process.poll() is None, Path(process.log).read_text()
-        time.sleep(0.01)
-
-
-def ended(process: subprocess.Popen, seconds: float = 120) -> tuple[int, str]:
-    """Exit code and output."""
-    code = process.wait(timeout=seconds)
-    text = Path(process.log).read_text()
-    assert "Traceback" not in text
-    return code, text
-
-
-def errors(text: str) -> list[str]:
-    return re.findall(r"(?:^|\r)[^\n]*?(error: .*)$", text, re.MULTILINE)
 
 
 def test_sigterm_stops_and_the_next_start_goes_on(classification, tmp_path: Path, launch) -> None:
@@ -148,7 +66,7 @@ def test_a_peers_death_is_no_preemption_and_a_run_directory_has_one_run(classifi
     assert len(errors(text)) == 1
     assert "lost contact with another rank" in text or "killed by signal 9" in text or "exit code -9" in text
     newest, _ = checkpoint.newest(run)
-    assert newest and not _inside(tmp_path, "RANK=0")
+    assert newest and not inside(tmp_path, "RANK=0")
 
 
 @pytest.mark.parametrize("number", [pytest.param(0, marks=pytest.mark.slow), 1])
@@ -171,7 +89,7 @@ def test_a_killed_launcher_leaves_no_ranks_behind(classification, tmp_path: Path
     os.kill(launcher(tmp_path), signal.SIGKILL)
     code, text = ended(process)
     assert code == 1 and len(errors(text)) == 1, text
-    assert not _inside(tmp_path, "RANK=0") and not _inside(tmp_path, "RANK=1")
+    assert not inside(tmp_path, "RANK=0") and not inside(tmp_path, "RANK=1")
 
 
 def elastic_job(mlm: tuple[str, ...]) -> tuple[object, ...]:
@@ -191,7 +109,7 @@ def test_ten_killed_ranks_in_a_row(mlm, tmp_path: Path, launch) -> None:
     for number in range(10):
         wait_until(lambda number=number: steps(run) >= 7 * number + 5, process)
         os.kill(rank(tmp_path, number % 2), signal.SIGKILL)
-        wait_until(lambda: not _inside(tmp_path, "RANK=0") and not _inside(tmp_path, "RANK=1"), process)
+        wait_until(lambda: not inside(tmp_path, "RANK=0") and not inside(tmp_path, "RANK=1"), process)
     code, text = ended(process)
     assert code == 0, text
     assert len(re.findall("elastic: 2 ranks failed; starting again in 1 s from run/checkpoints/step-", text)) == 10

@@ -1,0 +1,99 @@
+"""The real launch scripts in the background, for tests: started, watched, and ended with all that they left."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from harness import ROOT
+
+
+class Launched:
+    """Launch scripts in the background, started in a folder. `end` ends whatever they left."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.started = folder, []
+
+    def __call__(self, script: str | Path, *argv: object, within: Sequence[str] = (), **env: str) -> subprocess.Popen:
+        """Start a script of launch/ under the command `within`, which replaces itself by what it is given."""
+        log = open(self.folder / f"{len(self.started)}.log", "w+")  # noqa: SIM115 - a pipe would fill
+        variables = dict(os.environ, PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+        variables |= env
+        command = [*within, "bash", str(ROOT / "launch" / script), *map(str, argv)]
+        process = subprocess.Popen(command, cwd=self.folder, env=variables, stderr=log, stdout=log, text=True)
+        process.log = log.name
+        self.started.append(process)
+        return process
+
+    def end(self) -> None:
+        for process in self.started:
+            process.kill()
+            process.wait()
+        for pid in inside(self.folder):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def inside(folder: Path, *environment: str) -> list[int]:
+    """Processes that were started in a folder and have these in their environment."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            variables = (process / "environ").read_bytes().split(b"\0")
+            if (process / "cwd").resolve() == folder and {part.encode() for part in environment} <= set(variables):
+                found.append(int(process.name))
+        except OSError:
+            continue
+    return found
+
+
+def rank(folder: Path, number: int) -> int:
+    """The process of a rank."""
+    (pid,) = [pid for pid in inside(folder, f"RANK={number}") if b"train.py" in _command(pid)]
+    return pid
+
+
+def launcher(folder: Path) -> int:
+    """The process of `accelerate launch`."""
+    (pid,) = [pid for pid in inside(folder) if b"/accelerate\0launch\0" in _command(pid)]
+    return pid
+
+
+def _command(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:  # it has ended since
+        return b""
+
+
+def steps(run: Path) -> int:
+    """The last step in the log, 0 before the first."""
+    log = run / "metrics.jsonl"  # made a moment after its directory
+    found = re.findall(r'"step": (\d+)', log.read_text()) if log.exists() else []
+    return int(found[-1]) if found else 0
+
+
+def wait_until(done: Callable[[], object], process: subprocess.Popen, seconds: float = 90) -> None:
+    deadline = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < deadline and process.poll() is None, Path(process.log).read_text()
+        time.sleep(0.01)
+
+
+def ended(process: subprocess.Popen, seconds: float = 120) -> tuple[int, str]:
+    """Exit code and output."""
+    code = process.wait(timeout=seconds)
+    text = Path(process.log).read_text()
+    assert "Traceback" not in text
+    return code, text
+
+
+def errors(text: str) -> list[str]:
+    return re.findall(r"(?:^|\r)[^\n]*?(error: .*)$", text, re.MULTILINE)
