@@ -15,7 +15,7 @@ esac
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 # shellcheck source=/dev/null
-source "$root/launch/environment.sh"
+if [ -z "${WARMUP_DRY_RUN:-}" ]; then source "$root/launch/environment.sh"; fi
 
 out=runs/quickstart-$(date -u +%Y%m%dT%H%M%SZ)
 train=(bash "$root/launch/cpu.sh" 2)
@@ -30,6 +30,7 @@ echo "== 2/3 fine-tune the pretrained model"
 echo "== 3/3 fine-tune from scratch, for comparison"
 "${train[@]}" --config "$root/configs/quickstart_finetune.yaml" --model tiny --data.tokenizer "$out/pretrain/model" \
     --run_dir "$out/from_scratch" "$@"
+if [ -n "${WARMUP_DRY_RUN:-}" ]; then exit 0; fi
 
 python - "$out" "$SECONDS" <<'EOF'
 import json

@@ -4,6 +4,7 @@
 # Usage:  bash launch/run.sh [accelerate launch options] train.py [train.py options]
 #   e.g.  bash launch/run.sh --config_file configs/accelerate/cpu_2.yaml train.py --config configs/quickstart_pretrain.yaml
 # Exit code:  0 done, 75 stopped by a signal (start it again to go on), 2 user error, 1 failed.
+# To look first:  WARMUP_DRY_RUN=1 prints the command and starts nothing, here and in every script that ends here.
 # To debug:  add --traceback, or set WARMUP_TRACEBACK=1: the launcher's own output comes through untouched.
 # Nothing to edit here. Paths are relative to where you are; the environment is the active one, else the repository's .venv.
 set -euo pipefail
@@ -22,6 +23,16 @@ done
 
 # The launcher of several processes does not tell its ranks of `use_cpu: true`: without this each would train alone.
 if [ -f "$config" ] && grep -Eq '^use_cpu: *true' "$config"; then export ACCELERATE_USE_CPU=true; fi
+
+if [ -n "${WARMUP_DRY_RUN:-}" ]; then
+    command=""
+    for name in ACCELERATE_USE_CPU GLOO_SOCKET_IFNAME OMP_NUM_THREADS; do
+        if [ -n "${!name:-}" ]; then command+="$name=$(printf %q "${!name}") "; fi
+    done
+    printf -v words ' %q' "$@"
+    echo "${command}accelerate launch$words"
+    exit 0
+fi
 
 # train.py: the first rank that ends writes here how it ended.
 export WARMUP_STATUS_FILE="$tmp/status.json"
