@@ -3,10 +3,16 @@
 #
 # Usage:  bash launch/gpus.sh [N] [train.py options]
 #   e.g.  bash launch/gpus.sh --config configs/quickstart_pretrain.yaml
+#         bash launch/gpus.sh --count [N]        prints the number of ranks, for scripts
 # To edit: nothing here; mixed precision is in configs/accelerate/{one_gpu,multi_gpu}.yaml.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+count=""
+if [ "${1:-}" = --count ]; then
+    count=1
+    shift
+fi
 found=$(nvidia-smi -L 2>/dev/null | grep -c '^GPU ' || true)
 if [ "$found" -gt 0 ] && [ -n "${CUDA_VISIBLE_DEVICES+set}" ]; then
     found=$(tr ',' '\n' <<<"$CUDA_VISIBLE_DEVICES" | grep -c . || true)
@@ -24,6 +30,10 @@ fi
 if [ "$ranks" -gt "$found" ]; then
     echo "error: $ranks GPUs asked for, $found found" >&2
     exit 2
+fi
+if [ -n "$count" ]; then
+    echo "$ranks"
+    exit 0
 fi
 
 threads=$(($(nproc) / ranks))
