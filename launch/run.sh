@@ -61,14 +61,15 @@ forward() {
     signalled=$1 caught=1
     ranks=$(cat "/proc/$launcher/task/"*/children 2>/dev/null) || true
     # shellcheck disable=SC2086 # a list of process ids
-    kill -s "$1" ${ranks:-$launcher} 2>/dev/null || true
+    if [ -n "$ranks" ]; then kill -s "$1" $ranks 2>/dev/null || true; else kill "$launcher" 2>/dev/null || true; fi
 }
 
 set -m # its own process group: Ctrl-C reaches it through `forward` only
+# A cluster may send SIGUSR1 to every process of a job; the launcher would die of it, before its ranks have saved.
 if [ "$traceback" = 1 ]; then
-    accelerate launch "$@" </dev/null &
+    (trap '' USR1 && exec accelerate launch "$@" </dev/null) &
 else
-    accelerate launch "$@" </dev/null 2>"$log" &
+    (trap '' USR1 && exec accelerate launch "$@" </dev/null 2>"$log") &
 fi
 launcher=$!
 set +m

@@ -21,11 +21,15 @@ class Launched:
     def __init__(self, folder: Path):
         self.folder, self.started = folder, []
 
-    def __call__(self, script: str | Path, *argv: object, within: Sequence[str] = (), **env: str) -> subprocess.Popen:
-        """Start a script of launch/ under the command `within`, which replaces itself by what it is given."""
+    def __call__(
+        self, script: str | Path, *argv: object, within: Sequence[str] = (), bin: Path | None = None, **env: str
+    ) -> subprocess.Popen:
+        """Start a script of launch/ under the command `within`, which replaces itself by what it is given. Commands
+        in `bin` come before others of their name.
+        """
         log = open(self.folder / f"{len(self.started)}.log", "w+")  # noqa: SIM115 - a pipe would fill
-        variables = dict(os.environ, PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
-        variables |= env
+        path = [*([str(bin)] if bin else []), str(Path(sys.executable).parent), os.environ["PATH"]]
+        variables = dict(os.environ, PATH=":".join(path)) | env
         command = [*within, "bash", str(ROOT / "launch" / script), *map(str, argv)]
         process = subprocess.Popen(command, cwd=self.folder, env=variables, stderr=log, stdout=log, text=True)
         process.log = log.name
