@@ -26,7 +26,7 @@ if [ -f "$config" ] && grep -Eq '^use_cpu: *true' "$config"; then export ACCELER
 
 if [ -n "${WARMUP_DRY_RUN:-}" ]; then
     command=""
-    for name in ACCELERATE_USE_CPU GLOO_SOCKET_IFNAME OMP_NUM_THREADS; do
+    for name in ACCELERATE_USE_CPU DS_ACCELERATOR GLOO_SOCKET_IFNAME OMP_NUM_THREADS; do
         if [ -n "${!name:-}" ]; then command+="$name=$(printf %q "${!name}") "; fi
     done
     printf -v words ' %q' "$@"

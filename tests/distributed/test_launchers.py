@@ -54,6 +54,16 @@ def test_accelerate_torchrun_and_one_process_train_the_same(job: tuple[str, ...]
     assert not list(tmp_path.iterdir())  # the test mode leaves nothing behind
 
 
+def test_deepspeed_trains_the_same(job: tuple[str, ...], tmp_path: Path) -> None:
+    plain = shell("bash", ROOT / "launch" / "cpu.sh", 2, *job, folder=tmp_path)
+    zero = shell("bash", ROOT / "launch" / "deepspeed.sh", 2, "--cpu", 2, *job, folder=tmp_path)
+    for ended, name in ((plain, "DistributedDataParallel"), (zero, "DeepSpeed, ZeRO stage 2")):
+        assert ended.returncode == 0, ended.stderr
+        assert "PASS" in ended.stdout and f"engine           {name}\n" in ended.stderr
+    found = [[float(loss) for loss in losses(ended.stdout)] for ended in (zero, plain)]
+    assert found[0] == pytest.approx(found[1], rel=1e-6)
+
+
 def test_without_arguments_it_is_the_quickstarts_pretraining(tmp_path: Path) -> None:
     ended = shell(BIN / "accelerate", "launch", "--cpu", TRAIN, "--test", folder=tmp_path)
     assert ended.returncode == 0, ended.stderr
@@ -78,10 +88,11 @@ def test_ranks_that_do_not_see_each_other(job: tuple[str, ...], tmp_path: Path) 
     ended = shell(sys.executable, TRAIN, *job, folder=tmp_path, WORLD_SIZE="2")
     assert ended.returncode == 2
     assert "error: launcher: WORLD_SIZE is 2, but RANK or MASTER_ADDR is missing" in ended.stderr
-    for name in ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP"):
+    refused = {"ACCELERATE_USE_DEEPSPEED": "no ranks were started", "ACCELERATE_USE_FSDP": "FSDP needs GPUs"}
+    for name, message in refused.items():
         ended = shell(sys.executable, TRAIN, *job, folder=tmp_path, **{name: "true"})
         assert ended.returncode == 2
-        assert "error: launcher: " in ended.stderr and "is not supported" in ended.stderr
+        assert "error: launcher: " in ended.stderr and message in ended.stderr
 
 
 def test_tensorboard_through_accelerate(classification: tuple[str, ...], tmp_path: Path) -> None:

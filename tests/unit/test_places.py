@@ -16,7 +16,14 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 LAUNCH, ACCELERATE, TRAIN = ROOT / "launch", ROOT / "configs" / "accelerate", str(ROOT / "train.py")
-OURS = ("OMP_NUM_THREADS", "GLOO_SOCKET_IFNAME", "ACCELERATE_USE_CPU", "CUDA_VISIBLE_DEVICES", "WARMUP_TRACEBACK")
+OURS = (
+    "OMP_NUM_THREADS",
+    "GLOO_SOCKET_IFNAME",
+    "ACCELERATE_USE_CPU",
+    "CUDA_VISIBLE_DEVICES",
+    "DS_ACCELERATOR",
+    "WARMUP_TRACEBACK",
+)
 
 
 @pytest.fixture
@@ -69,6 +76,26 @@ def test_gpus_of_this_machine(run) -> None:
         assert words[-2:] == ["--task", "mlm"] and "ACCELERATE_USE_CPU=true" not in words
     (words,) = printed(run("bash", LAUNCH / "gpus.sh", CUDA_VISIBLE_DEVICES="1,3"))
     assert options(words)["--num_processes"] == "2"
+
+
+def test_deepspeed_on_gpus_and_on_cpu_ranks(run) -> None:
+    for stage, given, ranks, name in (
+        ("2", (), "4", "deepspeed_zero2.yaml"),
+        ("3", (2,), "2", "deepspeed_zero3.yaml"),
+        ("1", ("--cpu", 3), "3", "deepspeed_zero1_cpu.yaml"),
+    ):
+        (words,) = printed(run("bash", LAUNCH / "deepspeed.sh", stage, *given, "--task", "mlm"))
+        assert options(words)["--config_file"] == str(ACCELERATE / name)
+        assert options(words)["--num_processes"] == options(words)["--launch.world_size"] == ranks
+        assert options(words)["--launch.device"] == ("cpu" if "--cpu" in given else "cuda")
+        assert ("DS_ACCELERATOR=cpu" in words) == ("--cpu" in given) and words[-2:] == ["--task", "mlm"]
+        content = yaml.safe_load((ACCELERATE / name).read_text())
+        assert content["distributed_type"] == "DEEPSPEED"
+        assert content["deepspeed_config"]["zero_stage"] == int(stage)
+        assert not content["use_cpu"]  # with it Accelerate leaves DeepSpeed out
+    for given, message in ((("4",), "give the stage first"), (("2", "--cpu", "many"), "--cpu: 'many' is not a number")):
+        ended = run("bash", LAUNCH / "deepspeed.sh", *given)
+        assert ended.returncode == 2 and ended.stderr.startswith(f"error: {message}")
 
 
 def test_the_first_attempt_of_the_elastic_script(run) -> None:
@@ -137,7 +164,7 @@ def test_the_cores_that_a_scheduler_gave(tmp_path: Path) -> None:
     if len(os.sched_getaffinity(0)) < 2:
         pytest.skip("needs a machine of 2 cores")
     code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
-    code += "from warmup.training import engine; engine.start(1, 'cpu', 60, ())\n"
+    code += "from warmup.training import starting; starting.start(1, 'cpu', 60, ())\n"
     code += "import torch; print('threads', torch.get_num_threads())"
     ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert "threads 1\n" in ended.stdout, ended.stderr

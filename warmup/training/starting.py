@@ -25,8 +25,12 @@ def start(world_size: int | None, device: str | None, timeout: int, trackers: tu
     warnings.filterwarnings("ignore", message=".*broadcast_buffers", category=FutureWarning)
     on_cpu = device == "cpu" or not torch.cuda.is_available()
     fsdp.refuse(on_cpu)
+    # DeepSpeed's ranks on CPUs would each be alone with the backend that Accelerate chooses.
+    backend = {"backend": "gloo"} if zero.wanted() and on_cpu else {}
+    if on_cpu:  # transformers imports DeepSpeed where it is installed, which else looks for GPUs and tells of it
+        os.environ["DS_ACCELERATOR"] = "cpu"
     if zero.wanted():
-        zero.before_start(on_cpu)
+        zero.before_start()
     try:
         accelerator = Accelerator(
             # Without it, ranks on CPUs started by torchrun each train alone; with it, DeepSpeed is left out.
@@ -34,8 +38,7 @@ def start(world_size: int | None, device: str | None, timeout: int, trackers: tu
             log_with=list(trackers) or None,
             project_dir=".",  # Accelerate wants one now; the run directory takes its place once there is one
             kwargs_handlers=[
-                # DeepSpeed's ranks on CPUs would each be alone with the backend that it chooses.
-                InitProcessGroupKwargs(backend="gloo" if on_cpu else None, timeout=timedelta(seconds=timeout)),
+                InitProcessGroupKwargs(timeout=timedelta(seconds=timeout), **backend),
                 # Buffers of BERT (position ids) never change; one copy of the gradients less.
                 DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
             ],

@@ -32,10 +32,10 @@ def wanted() -> bool:
     return os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() in ("true", "1")
 
 
-def before_start(on_cpu: bool) -> None:
-    """What has to be so before DeepSpeed is imported. Raises UserError where it is not installed."""
-    if on_cpu:
-        os.environ["DS_ACCELERATOR"] = "cpu"
+def before_start() -> None:
+    """Import DeepSpeed, and have it as it should be. Raises UserError where it cannot start."""
+    if "RANK" not in os.environ:
+        raise UserError("launcher: DeepSpeed is asked for and no ranks were started; use bash launch/deepspeed.sh")
     try:
         import deepspeed
     except ImportError as error:
