@@ -136,3 +136,12 @@ def test_state_in_host_memory(job: tuple, whole: Ended, tmp_path: Path) -> None:
     run = train(2, tmp_path / "run", *job, env=env, before=killed_after(8))
     assert_killed(run, 8)
     assert_same_training(train(2, tmp_path / "run", *job, env=env), whole, steps=20, rel=1e-4)
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+def test_frozen_weights_and_rates_by_layer(stage: int, job: tuple, tmp_path: Path) -> None:
+    """Killed and resumed; what is frozen has neither state nor a copy in full precision."""
+    job = (*job, "--recipe.layer_decay", 0.5, "--recipe.lr_ratios", "position_embeddings=0", "layer.0=0")
+    reference = train(2, tmp_path / "ddp", *job)
+    assert_killed(train(2, tmp_path / "run", *job, env=zero(stage), before=killed_after(8)), 8)
+    assert_same_training(train(2, tmp_path / "run", *job, env=zero(stage)), reference, steps=20, rel=1e-4)

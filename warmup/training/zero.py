@@ -136,13 +136,12 @@ class ZeRO:
 
     def tensors(self) -> Tensors:
         """Weights, in full precision, and optimizer state, put together from all ranks. A collective call."""
-        from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
+        from deepspeed.utils import safe_get_full_optimizer_state
 
         for name, tensor in saved_tensors(self.bare):
-            whole = safe_get_full_fp32_param(tensor) if isinstance(tensor, nn.Parameter) else tensor
-            yield checkpoint.MODEL, name, whole
+            yield checkpoint.MODEL, name, self._whole(tensor)
         parts, numbers = self._state_names()
-        for name, parameter in self.bare.named_parameters():
+        for name, parameter in self._trained():
             for what in parts:
                 yield checkpoint.OPTIMIZER, f"{name}/{what}", safe_get_full_optimizer_state(parameter, what)
             for what, value in numbers.items():
@@ -158,7 +157,7 @@ class ZeRO:
         """
         saved, weights = read_states(folder / checkpoint.OPTIMIZER, self.bare), load_file(folder / checkpoint.MODEL)
         parts, numbers = self._state_names()
-        for name, parameter in self.bare.named_parameters():
+        for name, parameter in self._trained():
             if parameter.dtype != torch.float32:
                 self._set(parameter, weights[name], None)
             for what in parts:
@@ -168,6 +167,18 @@ class ZeRO:
             value = next((state[what] for state in saved.values() if what in state), torch.zeros(()))
             for state in self.optimizer.state.values():
                 state[what].copy_(value)
+
+    def _trained(self) -> Iterator[tuple[str, nn.Parameter]]:
+        return ((name, parameter) for name, parameter in self.bare.named_parameters() if parameter.requires_grad)
+
+    def _whole(self, tensor: torch.Tensor) -> torch.Tensor:
+        """A weight put together from all ranks, in full precision where that is kept: not of frozen ones."""
+        from deepspeed import utils, zero
+
+        if tensor.requires_grad:
+            return utils.safe_get_full_fp32_param(tensor)
+        with zero.GatheredParameters([tensor], enabled=hasattr(tensor, "ds_id")):
+            return tensor.detach().clone()
 
     def _set(self, parameter: nn.Parameter, value: torch.Tensor, what: str | None) -> None:
         """Set what the ranks hold in parts: a weight's state of that name; its value in full precision for None."""
