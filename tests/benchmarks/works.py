@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,7 +64,7 @@ def build(
         "recipe.warmup": "0 steps",
         "recipe.weight_decay": 0.0,
         "data.train_files": text,
-        "data.validation_files": text,  # not looked at
+        "data.validation_files": shutil.copy(text, folder / f"validation{text.suffix}"),  # not looked at
         "data.max_length": 128,
         "data.max_bad_rows": 100,
         "data.cache_dir": folder / "cache",

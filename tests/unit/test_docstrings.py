@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from warmup.training import docstrings
+from warmup.training.columns import Columns
 from warmup.training.docstrings import ALIASES, docstring_files
 from warmup.training.outcome import UserError
-from warmup.training.rows import Columns, read_rows
+from warmup.training.rows import read_rows
+from warmup.training.sources import resolve
 
 PACKAGES = ("apple", "pear")
 
@@ -127,7 +129,7 @@ def test_installed_packages_give_rows_that_can_be_read(tmp_path):
     packages = ("numpy", "pandas", "python")
     files = docstring_files(tmp_path, True, packages, max_files=60)
     bad = []
-    found = list(read_rows(files, Columns(), True, bad, 0))
+    found = list(read_rows(resolve(files, (), True)[0], Columns(), True, bad, 0))
     labels = Counter(row["label"] for row in found)
     assert len(labels) >= 2 and set(labels) <= set(packages) and len(set(labels.values())) == 1
     names = re.compile(rf"\b({'|'.join((*packages, *ALIASES))})\b", re.IGNORECASE)

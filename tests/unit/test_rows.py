@@ -7,8 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from warmup.training.columns import BadRow, Columns
 from warmup.training.outcome import UserError
-from warmup.training.rows import BadRow, Columns, read_rows
+from warmup.training.rows import read_rows
+from warmup.training.sources import resolve
 
 
 def write(folder, name, content):
@@ -20,8 +22,9 @@ def write(folder, name, content):
 def read(*files, columns=None, labelled=False, max_bad_rows=100):
     """Return the rows, and (line, reason) of the bad ones."""
     bad: list[BadRow] = []
-    rows = list(read_rows(files, columns or Columns(), labelled, bad, max_bad_rows))
-    return rows, [(row.line, row.reason) for row in bad]
+    sources, _ = resolve(files, (), labelled)
+    rows = list(read_rows(sources, columns or Columns(), labelled, bad, max_bad_rows))
+    return rows, [(row.number, row.reason) for row in bad]
 
 
 def texts(*files, **options):
@@ -311,18 +314,21 @@ def test_a_missing_file_and_the_nearest_name(tmp_path):
 
 
 def test_a_later_file_is_missed_before_the_first_is_read(tmp_path):
-    rows = read_rows([write(tmp_path, "a.txt", "x"), str(tmp_path / "b.txt")], Columns(), False, [], 0)
     with pytest.raises(UserError, match="does not exist"):
-        next(rows)
+        resolve([write(tmp_path, "a.txt", "x"), str(tmp_path / "b.txt")], (), False)
+    with pytest.raises(UserError, match="does not exist"):
+        resolve([str(tmp_path / "a.txt")], [str(tmp_path / "c.txt")], False)
 
 
 def test_a_folder(tmp_path):
     assert "is a folder" in refusal(str(tmp_path))
 
 
-@pytest.mark.parametrize("name", ["a.parquet", "a"])
+@pytest.mark.parametrize("name", ["a.doc", "a", "a.gz", "a.parquet.gz", "a.csv.zip", "a.gz.gz"])
 def test_an_unknown_suffix(tmp_path, name):
-    assert refusal(write(tmp_path, name, "x")).endswith("known are .csv, .jsonl, .json, .txt")
+    assert refusal(write(tmp_path, name, "x")).endswith(
+        "known are .csv, .tsv, .jsonl, .json, .txt (also with .gz, .bz2, .xz, .zst after it) and .parquet"
+    )
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")

@@ -51,6 +51,11 @@ def labelled(path: Path, labels: list, pairs: bool = False) -> str:
     return jsonl(path, [row | ({"text_pair": pair} if pairs else {}) for row, pair in zip(rows, second, strict=True)])
 
 
+def copy(file: str) -> str:
+    """The same content beside the file; the file itself may be read only once."""
+    return shutil.copy(file, file.replace(".jsonl", "_copy.jsonl"))
+
+
 def ids(samples: Samples) -> list[list[int]]:
     ids_BT, mask_BT, _ = samples.take(np.arange(len(samples)))
     return [row[mask].tolist() for row, mask in zip(ids_BT, mask_BT, strict=True)]
@@ -102,7 +107,7 @@ def test_take_gives_rows_in_the_order_asked_for_padded_with_zeros(tmp_path: Path
 @pytest.mark.parametrize("pairs", [False, True])
 def test_texts_and_pairs_are_the_tokenizers_own(tmp_path: Path, pairs: bool, limit: int) -> None:
     train = labelled(tmp_path / "train.jsonl", [0, 1] * 20, pairs)
-    data = prepare(config(train, task="classification", max_length=limit, validation_files=(train,)))
+    data = prepare(config(train, task="classification", max_length=limit, validation_files=(copy(train),)))
     rows = [json.loads(line) for line in Path(train).read_text().splitlines()]
     first = data.train.take(np.arange(40))[2]["first"]
     cut = 0
@@ -119,9 +124,9 @@ def test_texts_and_pairs_are_the_tokenizers_own(tmp_path: Path, pairs: bool, lim
 def test_a_text_without_tokens_is_no_window_but_a_sample_to_classify(tmp_path: Path) -> None:
     rows = [{"text": text, "label": number % 2} for number, text in enumerate(["\u200b", *texts(9)])]
     file = jsonl(tmp_path / "a.jsonl", rows)
-    data = prepare(config(file, validation_files=(file,), max_length=64))
+    data = prepare(config(file, validation_files=(copy(file),), max_length=64))
     assert len(data.train) == 9
-    data = prepare(config(file, validation_files=(file,), max_length=64, task="classification"))
+    data = prepare(config(file, validation_files=(copy(file),), max_length=64, task="classification"))
     assert ids(data.train)[0] == [data.tokenizer.cls_token_id, data.tokenizer.sep_token_id]
     empty = jsonl(tmp_path / "empty.jsonl", [{"text": "\u200b"}] * 3)
     with pytest.raises(UserError, match="data: no token in the validation texts"):
@@ -191,7 +196,7 @@ def test_what_changes_the_data_changes_its_key(tmp_path: Path) -> None:
     base = config(file)
     changed = [
         {"vocab_size": 160}, {"max_length": 13}, {"validation_fraction": 0.2}, {"text_column": "text"},
-        {"max_bad_rows": 3}, {"validation_files": (file,)}, {"train_files": (file, file)},
+        {"max_bad_rows": 3}, {"validation_files": (copy(file),)}, {"train_files": (file, copy(file))},
     ]  # fmt: skip
     keys = [key(base), key(dataclasses.replace(base, task="classification"))]
     keys += [key(dataclasses.replace(base, data=dataclasses.replace(base.data, **change))) for change in changed]
@@ -283,7 +288,7 @@ def test_one_row_is_too_few_to_split(tmp_path: Path) -> None:
     file = jsonl(tmp_path / "a.jsonl", [{"text": "alone"}])
     with pytest.raises(UserError, match="data.train_files: 1 row is too few"):
         prepare(config(file))
-    assert len(prepare(config(file, validation_files=(file,))).train) == 1
+    assert len(prepare(config(file, validation_files=(copy(file),))).train) == 1
 
 
 @pytest.mark.parametrize(("given", "order"), [
@@ -293,7 +298,7 @@ def test_one_row_is_too_few_to_split(tmp_path: Path) -> None:
 ])  # fmt: skip
 def test_labels_are_numbers_by_value_or_names_by_the_alphabet(tmp_path: Path, given: list, order: tuple) -> None:
     train = labelled(tmp_path / "a.jsonl", given * 4)
-    data = prepare(config(train, task="classification", validation_files=(train,)))
+    data = prepare(config(train, task="classification", validation_files=(copy(train),)))
     assert data.labels == order
     numbers = data.train.take(np.arange(len(given) * 4))[2]["label"]
     assert [order[number] for number in numbers] == [str(label) for label in given * 4]
@@ -326,7 +331,7 @@ def test_the_trained_tokenizer(tmp_path: Path) -> None:
     random = np.random.default_rng(5)
     documents = ["".join(random.choice(list("abcdelmru "), 30)) for _ in range(80)] + ["Crème BRÛLÉE!"]
     file = jsonl(tmp_path / "a.jsonl", [{"text": text} for text in documents])
-    data = prepare(config(file, vocab_size=120, validation_files=(file,)))
+    data = prepare(config(file, vocab_size=120, validation_files=(copy(file),)))
     vocabulary = data.tokenizer.get_vocab()
     assert sorted(vocabulary.values()) == list(range(120)) and len(data.tokenizer) == 120
     special = [data.tokenizer.pad_token_id, data.tokenizer.unk_token_id, data.tokenizer.cls_token_id]

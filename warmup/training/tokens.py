@@ -12,7 +12,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -24,15 +24,18 @@ from transformers import PreTrainedTokenizerBase
 
 from warmup.config import Config, Data
 from warmup.training import order, wordpiece
+from warmup.training.columns import BadRow, Columns
 from warmup.training.docstrings import docstring_files
 from warmup.training.model import is_new, label_names, load_tokenizer
 from warmup.training.outcome import UserError
-from warmup.training.rows import BadRow, Columns, read_rows
+from warmup.training.rows import read_rows
+from warmup.training.sources import Source, resolve
 
 FORMAT = 2  # raise it where the same content would be tokenised differently
 PATHS = ("data.train_files", "data.validation_files", "data.tokenizer", "data.cache_dir")
 """Fields that may differ from machine to machine: the key says whether what is there is the same."""
 _SPLIT_KEY = 0x5B117  # the held-out rows are the same for every seed
+Sources = tuple[Sequence[Source], Sequence[Source]]  # of training and of validation rows
 
 
 @dataclass(frozen=True)
@@ -78,17 +81,18 @@ def prepare(config: Config) -> Prepared:
     try:
         cache.mkdir(parents=True, exist_ok=True)
         labelled = config.task == "classification"
-        files = config.data.train_files or docstring_files(cache, labelled)
+        train_files = config.data.train_files or docstring_files(cache, labelled)
+        sources = resolve(train_files, config.data.validation_files, labelled)
         name = config.data.tokenizer or (None if is_new(config.model) else config.model)
         tokenizer = load_tokenizer(name, "data.tokenizer" if config.data.tokenizer else "model") if name else None
         known_labels = label_names(config.model) if labelled else []
-        key = _key(config, files, tokenizer, known_labels)
+        key = _key(config, sources, tokenizer, known_labels)
         folder = cache / key
         if not _complete(folder, tokenizer):
             with FileLock(cache / f"{key}.lock"):
                 if not _complete(folder, tokenizer):
                     # A copy, because tokenising changes its settings.
-                    _build(folder, config, files, copy.deepcopy(tokenizer), known_labels)
+                    _build(folder, config, sources, copy.deepcopy(tokenizer), known_labels)
     except OSError as error:
         raise UserError(f"data.cache_dir: {error.filename or cache}: {error.strerror or error}") from error
     facts = json.loads((folder / "facts.json").read_text())
@@ -116,34 +120,21 @@ def _complete(folder: Path, tokenizer: PreTrainedTokenizerBase | None) -> bool:
     return True
 
 
-def _key(
-    config: Config, files: Iterable[str], tokenizer: PreTrainedTokenizerBase | None, known_labels: list[str]
-) -> str:
+def _key(config: Config, sources: Sources, tokenizer: PreTrainedTokenizerBase | None, known_labels: list[str]) -> str:
     """A hash of everything that the tokenised data depends on: contents, not names or times."""
     data = {name: value for name, value in asdict(config.data).items() if name not in ("cache_dir", "tokenizer")}
-    data |= {"train_files": _hash_files(files), "validation_files": _hash_files(config.data.validation_files)}
+    train, validation = ([source.content() for source in part] for part in sources)
+    data |= {"train_files": train, "validation_files": validation}
     for irrelevant in ("mask_rate", *(("vocab_size",) if tokenizer else ())):
         del data[irrelevant]
     parts = [FORMAT, config.task, known_labels, data, tokenizer.backend_tokenizer.to_str() if tokenizer else None]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:20]
 
 
-def _hash_files(files: Iterable[str]) -> list[str]:
-    hashes = []
-    for path in files:
-        digest = hashlib.sha256(Path(path).suffix.encode())
-        if Path(path).is_file():  # what is wrong with it otherwise, the reader says
-            with open(path, "rb") as file:
-                while block := file.read(1 << 20):
-                    digest.update(block)
-        hashes.append(digest.hexdigest())
-    return hashes
-
-
 def _build(
     folder: Path,
     config: Config,
-    files: Iterable[str],
+    sources: Sources,
     tokenizer: PreTrainedTokenizerBase | None,
     known_labels: list[str],
 ) -> None:
@@ -153,7 +144,7 @@ def _build(
     stage.mkdir()
     try:
         bad: list[BadRow] = []
-        train, validation = _read(config, list(files), stage, bad)
+        train, validation = _read(config, sources, stage, bad)
         labels = _labels(train, validation, known_labels) if config.task == "classification" else []
         if labels:
             _refuse_mixed_pairs(train, validation)
@@ -173,25 +164,26 @@ def _build(
 
 
 def _read(
-    config: Config, files: list[str], stage: Path, bad: list[BadRow]
+    config: Config, sources: Sources, stage: Path, bad: list[BadRow]
 ) -> tuple[datasets.Dataset, datasets.Dataset]:
     """Training and held-out rows {text, pair, label}."""
     data = config.data
     columns = Columns(data.text_column, data.pair_column, data.label_column)
     labelled = config.task == "classification"
 
-    def rows_of(paths: list[str], name: str) -> datasets.Dataset:
+    def rows_of(part: Sequence[Source], name: str) -> datasets.Dataset:
         def generate() -> Iterator[dict]:
-            rows = read_rows(paths, columns, labelled, bad, data.max_bad_rows)
+            rows = read_rows(part, columns, labelled, bad, data.max_bad_rows)
             return rows if labelled else ({**row, "pair": None} for row in rows)
 
         return _table(generate, stage / "rows" / name)
 
     if data.pair_column and not labelled:
         raise UserError("data.pair_column: task mlm reads one text of a row; leave it out")
-    rows = rows_of(files, "train")
-    if data.validation_files:
-        return rows, rows_of(list(data.validation_files), "validation")
+    train, validation = sources
+    rows = rows_of(train, "train")
+    if validation:
+        return rows, rows_of(validation, "validation")
     if len(rows) < 2:
         raise UserError(f"data.train_files: {len(rows)} row is too few to train on and hold some out")
     held_out = _hold_out(rows, data.validation_fraction)

@@ -1,0 +1,91 @@
+"""Rows of Arrow tables: parquet files, and data sets of the `datasets` library."""
+
+from collections.abc import Iterable, Iterator
+
+import datasets
+import pyarrow
+import pyarrow.parquet
+
+from warmup.training.columns import BadRow, Choose, Columns, take
+from warmup.training.outcome import UserError
+
+ROWS = 1024  # that are in memory at once
+_UNREADABLE = (OSError, ValueError, KeyError, pyarrow.ArrowException)
+
+
+def parquet_rows(file: str, choose: Choose) -> Iterator[dict | BadRow]:
+    try:
+        with pyarrow.parquet.ParquetFile(file, page_checksum_verification=True) as parquet:
+            schema = parquet.schema_arrow
+            chosen = choose(schema.names)
+            batches = parquet.iter_batches(ROWS, columns=list(chosen.names))
+            yield from _rows(file, batches, chosen, _features(schema, chosen))
+    except _UNREADABLE as error:
+        raise UserError(f"{file}: damaged, or no parquet file ({one_line(error)})") from error
+
+
+def dataset_rows(name: str, table: datasets.Dataset, choose: Choose) -> Iterator[dict | BadRow]:
+    chosen = choose(table.column_names)
+    try:
+        batches = table.select_columns(list(chosen.names)).with_format("arrow").iter(ROWS)
+        yield from _rows(name, batches, chosen, table.features)
+    except _UNREADABLE as error:
+        raise UserError(f"{name}: damaged data ({one_line(error)})") from error
+
+
+def one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+def _features(schema: pyarrow.Schema, chosen: Columns) -> datasets.Features | dict:
+    """What `Dataset.to_parquet` notes of the columns, such as the names of classes; {} in a file without such notes."""
+    if b"huggingface" not in (schema.metadata or {}):
+        return {}
+    fields = [schema.field(name) for name in chosen.names]
+    return datasets.Features.from_arrow_schema(pyarrow.schema(fields, metadata=schema.metadata))
+
+
+def _rows(
+    name: str, batches: Iterable[pyarrow.RecordBatch | pyarrow.Table], chosen: Columns, features: dict
+) -> Iterator[dict | BadRow]:
+    number = 0
+    for batch in batches:
+        columns = {column: _values(batch.column(column), features.get(column)) for column in chosen.names}
+        for values in zip(*columns.values(), strict=True):
+            number += 1
+            try:
+                yield take(_decoded(dict(zip(columns, values, strict=True))), chosen)
+            except ValueError as error:
+                yield BadRow(name, number, str(error), unit="row")
+
+
+def _values(column: pyarrow.Array | pyarrow.ChunkedArray, feature: object) -> list:
+    """A column's values: strings as bytes yet to be decoded, so that a bad one spoils its own row alone."""
+    kinds = pyarrow.types
+    if kinds.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    if kinds.is_string(column.type) or kinds.is_large_string(column.type) or kinds.is_string_view(column.type):
+        column = column.cast(pyarrow.large_binary())
+        column.validate(full=True)  # offsets that point outside would be read all the same
+        return column.to_pylist()
+    if not (kinds.is_integer(column.type) or kinds.is_floating(column.type) or kinds.is_boolean(column.type)):
+        return [() if valid else None for valid in column.is_valid().to_pylist()]  # neither text nor number
+    if isinstance(feature, datasets.ClassLabel):
+        return [_class_name(feature, value) for value in column.to_pylist()]
+    return column.to_pylist()
+
+
+def _class_name(feature: datasets.ClassLabel, value: int | None) -> str | None:
+    """The name of a class. -1 is how published data sets write that a row has no label."""
+    return None if value is None or value < 0 else feature.int2str(value)
+
+
+def _decoded(record: dict) -> dict:
+    for column, value in record.items():
+        if isinstance(value, bytes):
+            try:
+                record[column] = value.decode("utf-8")
+            except UnicodeDecodeError as error:
+                where = f"byte 0x{value[error.start]:02x} at position {error.start + 1} of {column!r}"
+                raise ValueError(f"not UTF-8 ({where})") from error
+    return record

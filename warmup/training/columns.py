@@ -1,0 +1,131 @@
+"""Which columns of a file are read, and what can be used of a row."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, NoReturn
+
+from warmup.training.outcome import UserError
+
+TEXT_NAMES = (
+    "text",
+    "sentence1",
+    "premise",
+    "question1",
+    "question",  # before "sentence", or a question/sentence pair would be read as a lone sentence
+    "sentence",
+    "review",
+    "content",
+    "document",
+    "body",
+    "comment",
+    "tweet",
+)
+PAIR_NAMES = {
+    "text": ("text_pair",),
+    "sentence1": ("sentence2",),
+    "premise": ("hypothesis",),
+    "question1": ("question2",),
+    "question": ("sentence", "answer"),
+}
+LABEL_NAMES = ("label", "labels", "class", "target", "category", "sentiment", "stars", "score")
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Column names; None means inferred (or, once chosen, not there)."""
+
+    text: str | None = None
+    pair: str | None = None
+    label: str | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(name for name in (self.text, self.pair, self.label) if name is not None))
+
+
+Choose = Callable[[list[str]], Columns]  # of the names that a file has
+
+
+@dataclass(frozen=True)
+class BadRow:
+    """A row left out, and why. Text is counted in lines; where there are none, rows are counted, from 1 too."""
+
+    file: str
+    number: int
+    reason: str
+    unit: Literal["line", "row"] = "line"
+
+    def __str__(self) -> str:
+        place = self.number if self.unit == "line" else f"row {self.number}"
+        return f"{self.file}:{place}: {self.reason}"
+
+
+def take(record: dict, chosen: Columns) -> dict:
+    """Take the chosen columns out of a record; raises ValueError with the reason where one cannot be used."""
+    return {
+        "text": _text(record, chosen.text),
+        "pair": None if chosen.pair is None else _text(record, chosen.pair),
+        "label": None if chosen.label is None else _label(record, chosen.label),
+    }
+
+
+def _text(record: dict, column: str) -> str:
+    value = record.get(column)
+    if value is None:
+        raise ValueError(f"{column!r} is missing")
+    if not isinstance(value, str):
+        raise ValueError(f"{column!r} is not a string")
+    if not value.strip():
+        raise ValueError(f"{column!r} is blank")
+    if "\0" in value:
+        raise ValueError(f"{column!r} holds a NUL byte")
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{column!r} holds a lone surrogate") from error
+    return value
+
+
+def _label(record: dict, column: str) -> str:
+    value = record.get(column)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, int):
+        return str(value)
+    if value is not None and not isinstance(value, str):
+        raise ValueError(f"{column!r} is neither a string nor a whole number")
+    return _text(record, column).strip()
+
+
+def choose_columns(file: str, names: list[str], columns: Columns, labelled: bool) -> Columns:
+    """Settle which columns are read; raises UserError where one that is needed is not there, or there twice."""
+    text = _find(names, columns.text, TEXT_NAMES) or _no_column(file, names, columns.text, "text")
+    pair = _find(names, columns.pair, PAIR_NAMES.get(_folded(text), ()))
+    if pair is None and columns.pair is not None:
+        _no_column(file, names, columns.pair, "pair")
+    label = None
+    if labelled:
+        label = _find(names, columns.label, LABEL_NAMES) or _no_column(file, names, columns.label, "label")
+    chosen = Columns(text, pair, label)
+    if twice := [name for name in chosen.names if names.count(name) > 1]:
+        raise UserError(f"{file}: two columns are named {twice[0]!r}; name each column once")
+    return chosen
+
+
+def _find(names: list[str], asked: str | None, usual: Sequence[str]) -> str | None:
+    if asked in names:
+        return asked
+    there = {_folded(name): name for name in reversed(names)}
+    wanted = usual if asked is None else (asked,)
+    return next((there[_folded(name)] for name in wanted if _folded(name) in there), None)
+
+
+def _folded(name: str) -> str:
+    return name.strip().lower()
+
+
+def _no_column(file: str, names: list[str], asked: str | None, kind: str) -> NoReturn:
+    # Cut short: the "names" are a whole row of data where a csv has no header.
+    there = ", ".join(repr(name[:40]) for name in names[:20]) or "none"
+    what = f"no column known to hold the {kind}" if asked is None else f"no column {asked!r}"
+    raise UserError(f"{file}: {what}; name one with --data.{kind}_column (there are {there})")
