@@ -137,12 +137,15 @@ class Batch:
 
 @dataclass(frozen=True)
 class Data:
-    """What is trained on. Files end in .csv, .jsonl, or .txt (one document per line)."""
+    """What is trained on. Files end in .csv, .tsv, .jsonl, .json (a list of objects), .txt (one document per line) or
+    .parquet; all but the last also in .gz, .bz2, .xz or .zst after that."""
 
     train_files: Sequence[str] = ()
-    """Training files. None: docstrings of the installed Python packages."""
+    """Training files, patterns such as 'corpus/*.txt.gz', folders written by Dataset.save_to_disk (of several splits:
+    train), hub:NAME:SPLIT or hub:NAME:CONFIGURATION:SPLIT. None: docstrings of the installed Python packages."""
     validation_files: Sequence[str] = ()
-    """Held-out files. None: a part of the training rows is held out."""
+    """Held-out files, in the same ways (of several splits: validation). None: a part of the training rows is held
+    out."""
     validation_fraction: float = 0.05
     """The part that is held out where there are no validation files."""
     text_column: str | None = None
