@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import subprocess
@@ -50,6 +51,10 @@ FILES = {
     "a lone surrogate": ({"train.jsonl": '{"text": "a \\ud800 b", "label": 1}\n' * 3}, "train.jsonl:1: "),
     "not UTF-8": ({"train.csv": GOOD.encode() + b"caf\xe9 words,1\n" * 3}, "train.csv:202: "),
     "no file": ({}, "train.csv"),
+    "cut off": ({"train.csv.gz": gzip.compress(GOOD.encode())[:-9]}, "train.csv.gz: damaged or cut off .gz data"),
+    "no parquet": ({"train.parquet": GOOD}, "train.parquet: damaged, or no parquet file"),
+    "no match": ({"*.tsv": None}, "data.train_files: no file matches *.tsv"),
+    "no hub": ({"hub:nobody/nothing:train": None}, "data.train_files: hub:nobody/nothing:train cannot be loaded: "),
 }
 
 
@@ -65,6 +70,8 @@ def test_a_configuration_that_is_wrong(case: str, tmp_path: Path) -> None:
 def test_files_that_are_wrong(case: str, tmp_path: Path) -> None:
     files, message = FILES[case]
     for name, content in files.items():
+        if content is None:
+            continue
         (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     train = next(iter(files), "train.csv")
     validation = ("--data.validation_files", "val.csv") if "val.csv" in files else ()
