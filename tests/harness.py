@@ -263,6 +263,7 @@ def _status(folder: Path) -> Path:
 
 def _preload() -> None:
     """Import what training imports, once: forked ranks have it then."""
+    import torchmetrics.functional  # noqa: F401
     import transformers.models.bert.modeling_bert  # noqa: F401
 
     import train  # noqa: F401

@@ -28,7 +28,7 @@ class Samples(SimpleNamespace):
 
 
 def shares(rank: int = 0, world_size: int = 1, slots: int = 1, batch: int = 8, collate_=collate) -> Shares:
-    task = tasks.Task(object, (), collate_, lambda *parts: {})
+    task = tasks.Task(object, (), collate_, per_sample=False, results=torch.stack, metrics=lambda *parts: {})
     return Shares(Samples(lengths=LENGTHS), task, WHOLE, 3, batch, slots, rank, world_size)
 
 

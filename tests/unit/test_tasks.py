@@ -228,11 +228,16 @@ def test_a_weightless_batch_has_no_loss_and_no_gradient(tokenizer: BertTokenizer
     assert any((parameter.grad != 0).any() for parameter in model.bert.parameters())
 
 
-def test_metrics(tokenizer: BertTokenizerFast) -> None:
-    language = mlm(tokenizer).metrics
-    assert language(20.0, 3.0, 10.0) == {"loss": 2.0, "perplexity": pytest.approx(7.38905609893065), "accuracy": 0.3,
-                                         "targets": 10.0}  # fmt: skip
-    assert language(0.0, 0.0, 0.0) == {"loss": 0.0, "perplexity": 1.0, "accuracy": 0.0, "targets": 0.0}
-    assert math.isfinite(language(1e6, 0.0, 1.0)["perplexity"])  # which JSON can hold
-    labels = tasks.build("classification", SimpleNamespace(tokenizer=tokenizer, labels=("a", "b")), 0.15).metrics
-    assert labels(6.0, 3.0, 4.0) == {"loss": 1.5, "accuracy": 0.75, "targets": 4.0}
+def test_results_of_classes_are_a_row_per_sample(tokenizer: BertTokenizerFast) -> None:
+    task = tasks.build("classification", SimpleNamespace(tokenizer=tokenizer, labels=("a", "b", "c")), 0.15)
+    logits = torch.tensor([[0.0, 2.0, 1.0], [3.0, 0.0, 0.0], [0.0, 0.0, 0.5]])
+    assert task.per_sample
+    assert task.results(logits, torch.tensor([1, 2, 2])).tolist() == [[1, 1], [0, 2], [2, 2]]
+    metrics = task.metrics(6.0, torch.tensor([[1.0, 1.0], [0.0, 0.0], [1.0, 0.0]]))  # one is absent
+    assert metrics["f1"] == pytest.approx(2 / 3)  # the mean of 2/3 and 2/3
+
+
+def test_results_of_a_language_model_are_one_row(tokenizer: BertTokenizerFast) -> None:
+    logits = torch.tensor([[[0.0, 0.0], [math.log(3), 0.0]], [[5.0, -5.0], [0.0, math.log(4)]]])
+    assert not mlm(tokenizer).per_sample
+    assert mlm(tokenizer).results(logits, torch.tensor([[0, 1], [IGNORED, 1]])).tolist() == [[2, 3]]

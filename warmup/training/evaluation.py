@@ -29,12 +29,14 @@ def evaluate(
     `together` all ranks call the model equally often.
 
     The micro-batches are the same for any world size. Ranks fill in the rows of their own, the others stay 0, and a
-    sum over ranks makes the table whole without rounding; so adding it up gives the same bits on any
+    sum over ranks makes the tables whole without rounding; so what is made of them is the same to the last bit on any
     number of ranks that have as many threads each.
     """
     by_length = np.argsort(samples.lengths, kind="stable")
     batches = [by_length[start : start + batch_size] for start in range(0, len(by_length), batch_size)]
-    table = torch.zeros(len(batches), 3, dtype=torch.float64, device=accelerator.device)
+    rows = batches if task.per_sample else [[number] for number in range(len(batches))]
+    losses = torch.zeros(len(batches), dtype=torch.float64, device=accelerator.device)
+    results = losses.new_zeros(sum(map(len, rows)), 2)
     model.eval()
     for first in range(0, len(batches), accelerator.num_processes):
         number = first + accelerator.process_index
@@ -46,9 +48,8 @@ def evaluate(
         inputs, targets = tasks.on_device(batch, accelerator.device)
         logits = model(**inputs).logits
         if mine:
-            table[number, 0] = tasks.loss_sum(logits, targets)
-            table[number, 1] = tasks.correct(logits, targets)
-            table[number, 2] = batch.target_count
+            losses[number] = tasks.loss_sum(logits, targets)
+            results[rows[number]] = task.results(logits, targets).double()
     model.train()
     mark("the sum of the evaluation", waits=True)
-    return task.metrics(*ranks.total(table).sum(0).tolist())
+    return task.metrics(float(ranks.total(losses).sum()), ranks.total(results).cpu())

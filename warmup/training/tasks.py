@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from warmup.training import order, packing
+from warmup.training import order, packing, scores
 from warmup.training.model import Reading
 from warmup.training.outcome import UserError
 from warmup.training.tokens import Prepared, Samples
@@ -43,15 +43,19 @@ class MicroBatch:
 
 @dataclass(frozen=True)
 class Task:
-    """`collate(samples, indices, epochs, seed)` makes a micro-batch; `metrics(loss_sum, correct, count)` names results.
+    """`collate(samples, indices, epochs, seed)` makes a micro-batch.
 
-    The loss is the cross entropy of the targets, and a prediction is right where the largest logit is the target's.
+    `results(logits, targets)` (n, 2) is what metrics need of one beside the loss: with `per_sample` the prediction and
+    the target of each sample (n of them), else the number of right targets and of targets (n is 1). `metrics(loss_sum,
+    results)` names what comes of all of them.
     """
 
     auto_class: type
     labels: tuple[str, ...]
     collate: Callable[[Samples, np.ndarray, np.ndarray, int], MicroBatch]
-    metrics: Callable[[float, float, float], dict[str, float]]
+    per_sample: bool
+    results: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    metrics: Callable[[float, torch.Tensor], dict[str, float]]
 
 
 def build(name: str, prepared: Prepared, mask_rate: float) -> Task:
@@ -59,8 +63,10 @@ def build(name: str, prepared: Prepared, mask_rate: float) -> Task:
     tokenizer = prepared.tokenizer
     if name == "mlm":
         mask = _masker(tokenizer, mask_rate)
-        return Task(AutoModelForMaskedLM, (), mask, _language_metrics)
-    return Task(AutoModelForSequenceClassification, prepared.labels, _labeller(tokenizer), _class_metrics)
+        return Task(AutoModelForMaskedLM, (), mask, False, _right_and_count, scores.of_language)
+    metrics = partial(scores.of_classes, classes=len(prepared.labels))
+    collate = _labeller(tokenizer)
+    return Task(AutoModelForSequenceClassification, prepared.labels, collate, True, _classes, metrics)
 
 
 def evaluation_batch(task: Task, samples: Samples, indices: np.ndarray) -> MicroBatch:
@@ -150,6 +156,14 @@ def correct(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return (logits.flatten(0, -2).argmax(-1) == targets.flatten()).sum()  # IGNORED is never the largest
 
 
+def _right_and_count(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return torch.stack([correct(logits, targets), (targets != IGNORED).sum()])[None]
+
+
+def _classes(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return torch.stack([logits.argmax(-1), targets], 1)
+
+
 def _inputs(
     ids_BT: np.ndarray, mask_BT: np.ndarray, tokenizer: PreTrainedTokenizerBase, first_B: np.ndarray | None = None
 ) -> dict[str, torch.Tensor]:
@@ -205,12 +219,3 @@ def _choose(keys_BT: np.ndarray, eligible_BT: np.ndarray, rate: float) -> np.nda
     draws_BT = np.where(eligible_BT, order.uniform(keys_BT), 2.0)
     ranks_BT = draws_BT.argsort(1, kind="stable").argsort(1, kind="stable")
     return ranks_BT < counts_B[:, None]
-
-
-def _language_metrics(loss: float, right: float, count: float) -> dict[str, float]:
-    mean = loss / max(count, 1)
-    return {"loss": mean, "perplexity": math.exp(min(mean, 700)), "accuracy": right / max(count, 1), "targets": count}
-
-
-def _class_metrics(loss: float, right: float, count: float) -> dict[str, float]:
-    return {"loss": loss / count, "accuracy": right / count, "targets": count}

@@ -1,0 +1,63 @@
+"""Scores: against formulas of their own, and where a library's go wrong."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from warmup.training import scores
+
+
+def table(found: object, wanted: object) -> torch.Tensor:
+    return torch.tensor(np.stack([found, wanted], 1), dtype=torch.float64)
+
+
+def test_language() -> None:
+    found = scores.of_language(20.0, torch.tensor([[1.0, 4.0], [2.0, 6.0]]))
+    assert found == {"loss": 2.0, "perplexity": pytest.approx(7.38905609893065), "accuracy": 0.3, "targets": 10.0}
+    nothing = scores.of_language(0.0, torch.zeros(1, 2))
+    assert nothing == {"loss": 0.0, "perplexity": 1.0, "accuracy": 0.0, "targets": 0.0}
+    assert math.isfinite(scores.of_language(1e6, torch.tensor([[0.0, 1.0]]))["perplexity"])  # which JSON can hold
+
+
+def test_two_classes_by_hand() -> None:
+    """3 right positives, 1 wrong one, 2 missed, 4 right negatives."""
+    found = scores.of_classes(6.0, table([1, 1, 1, 1, 0, 0, 0, 0, 0, 0], [1, 1, 1, 0, 1, 1, 0, 0, 0, 0]), 2)
+    assert found == {
+        "loss": 0.6,
+        "accuracy": 0.7,
+        "f1": pytest.approx(2 * 3 / (2 * 3 + 1 + 2)),  # of the second class; that of the first is 8/11
+        "matthews": pytest.approx((3 * 4 - 1 * 2) / math.sqrt(4 * 5 * 5 * 6)),
+        "targets": 10.0,
+    }
+
+
+@pytest.mark.parametrize(("classes", "count"), [(2, 50), (3, 500), (7, 100_000)])
+def test_random_classes_against_numpy(classes: int, count: int) -> None:
+    random = np.random.default_rng(classes)
+    wanted = random.choice(classes, count, p=np.arange(1, classes + 1) / np.arange(1, classes + 1).sum())
+    found = np.where(random.random(count) < 0.6, wanted, random.integers(0, classes, count))
+    f1 = [
+        2 * ((found == one) & (wanted == one)).sum() / ((found == one).sum() + (wanted == one).sum())
+        for one in range(classes)
+    ]
+    # Gorodkin 2004: the correlation of the one-hot tables.
+    one_hot_found, one_hot_wanted = np.eye(classes)[found], np.eye(classes)[wanted]
+    x, y = one_hot_found - one_hot_found.mean(0), one_hot_wanted - one_hot_wanted.mean(0)
+    matthews = (x * y).sum() / math.sqrt((x * x).sum() * (y * y).sum())
+    metrics = scores.of_classes(1.0, table(found, wanted), classes)
+    assert metrics["accuracy"] == (found == wanted).mean()
+    assert metrics["f1"] == pytest.approx(f1[1] if classes == 2 else np.mean(f1), rel=1e-6)
+    assert metrics["matthews"] == pytest.approx(matthews, rel=1e-5)
+
+
+@pytest.mark.parametrize("found", [0, 1])
+def test_one_class_for_all_goes_with_nothing(found: int) -> None:
+    """torchmetrics alone gives a Matthews correlation of 0.087 here."""
+    wanted = np.arange(100) < 30
+    metrics = scores.of_classes(1.0, table(np.full(100, found), wanted), 2)
+    assert metrics["matthews"] == 0.0 and metrics["accuracy"] == (0.3 if found else 0.7)
+    assert metrics["f1"] == pytest.approx(60 / 130 if found else 0.0)

@@ -1,0 +1,52 @@
+"""Scores of predictions: what an evaluation says of a model, each one number."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+
+
+def of_language(loss_sum: float, results_n2: torch.Tensor) -> dict[str, float]:
+    """Of the numbers of right targets and of targets."""
+    right, count = results_n2.sum(0).tolist()
+    mean = loss_sum / max(count, 1)
+    return {
+        "loss": mean,
+        "perplexity": math.exp(min(mean, 700)),
+        "accuracy": right / max(count, 1),
+        "targets": count,
+    }
+
+
+def of_classes(loss_sum: float, results_N2: torch.Tensor, classes: int) -> dict[str, float]:
+    """Of each sample's predicted and true class. F1 is that of the second class of two, as in GLUE, and of more
+    than two the mean over them (macro).
+    """
+    from torchmetrics.functional import classification as library  # which the first step need not wait for
+
+    found_N, wanted_N = results_N2.long().unbind(1)
+    count = len(results_N2)
+    if classes == 2:
+        f1 = library.binary_f1_score(found_N, wanted_N)
+    else:
+        f1 = library.multiclass_f1_score(found_N, wanted_N, classes, average="macro")
+    matthews = _correlation(lambda *pair: library.multiclass_matthews_corrcoef(*pair, classes), found_N, wanted_N)
+    return {
+        "loss": loss_sum / count,
+        "accuracy": int((found_N == wanted_N).sum()) / count,
+        "f1": float(f1),
+        "matthews": matthews,
+        "targets": float(count),
+    }
+
+
+def _correlation(
+    correlate: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], found_N: torch.Tensor, wanted_N: torch.Tensor
+) -> float:
+    """0 where either is the same for all samples: nothing goes with it. (The library says NaN, or what its epsilon
+    makes of it.)
+    """
+    constant = any(bool((values_N == values_N[0]).all()) for values_N in (found_N, wanted_N))
+    return 0.0 if constant else float(correlate(found_N, wanted_N))
