@@ -82,6 +82,20 @@ def labelled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 @pytest.fixture(scope="session")
+def numbered(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """(train.csv, validation.csv): texts with the share of the words of one half, from 0 to 5, to two digits."""
+    random_ = random.Random(3)
+    folder = tmp_path_factory.mktemp("numbered")
+    rows = []
+    for _ in range(700):
+        text = _sentence(random_, random_.randint(0, 1))
+        words = text.split()
+        share = sum(word in WORDS[: len(WORDS) // 2] for word in words) / len(words)
+        rows.append({"text": text, "label": f"{5 * share:.2f}"})
+    return write_csv(folder / "train.csv", rows[:600]), write_csv(folder / "validation.csv", rows[600:])
+
+
+@pytest.fixture(scope="session")
 def documents(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A jsonl file of texts, some longer than a window."""
     random_ = random.Random(2)
@@ -118,5 +132,14 @@ def classification(labelled: tuple[Path, Path]) -> tuple[str, ...]:
     """Arguments of a classification run of 30 steps of 32, ragged."""
     return ("--task", "classification", "--data.train_files", str(labelled[0]), *TINY) + (
         "--data.validation_files", str(labelled[1]), "--data.max_length", "64",
+        "--recipe.duration", "30 steps", "--recipe.warmup", "10 steps", "--recipe.lr", "5e-4",
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def regression(numbered: tuple[Path, Path]) -> tuple[str, ...]:
+    """Arguments of a regression of 30 steps of 32, ragged."""
+    return ("--task", "regression", "--data.train_files", str(numbered[0]), *TINY) + (
+        "--data.validation_files", str(numbered[1]), "--data.max_length", "64",
         "--recipe.duration", "30 steps", "--recipe.warmup", "10 steps", "--recipe.lr", "5e-4",
     )  # fmt: skip

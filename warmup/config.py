@@ -155,7 +155,7 @@ class Data:
     label_column: str | None = None
     """Column of the label (default: found by its name)."""
     max_length: int = 128
-    """Longest sample in tokens, special ones included. Classification cuts the rest off; mlm makes windows of it."""
+    """Longest sample in tokens, special ones included. mlm makes windows of the rest, other tasks cut it off."""
     mask_rate: float = 0.15
     """mlm: part of the tokens that is to be predicted (of these 80% masked, 10% replaced, 10% kept)."""
     tokenizer: str | None = None
@@ -266,8 +266,9 @@ class Log:
 class Config:
     """One run: a recipe, the batch it is run at, the data and the model."""
 
-    task: Literal["mlm", "classification"] = "mlm"
-    """What is learned: masked language modelling, or the label of a text or of a pair of texts."""
+    task: Literal["mlm", "classification", "regression"] = "mlm"
+    """What is learned: masked language modelling, or the label of a text or of a pair of texts: a class, or a number
+    (regression)."""
     model: str = "tiny"
     """A new BERT (tiny 2/128, mini 4/256, small 4/512, medium 8/512, base 12/768, large 24/1024), a folder, or a hub
     name."""

@@ -8,7 +8,7 @@ import pytest
 from harness import assert_same_training, train
 
 
-@pytest.fixture(scope="module", params=["mlm", "classification"])
+@pytest.fixture(scope="module", params=["mlm", "classification", "regression"])
 def job(request: pytest.FixtureRequest) -> tuple[str, ...]:
     return request.getfixturevalue(request.param)
 
@@ -28,6 +28,8 @@ def test_with_dropout_at_the_same_per_device_batch(job: tuple[str, ...], tmp_pat
     evaluations = [run.of_kind("eval")[-1] for run in runs.values()]
     assert {line["targets"] for line in evaluations} == {evaluations[0]["targets"]}
     assert [line["loss"] for line in evaluations] == pytest.approx([evaluations[0]["loss"]] * 3, rel=1e-4)
+    if "pearson" in evaluations[0]:
+        assert [line["pearson"] for line in evaluations] == pytest.approx([evaluations[0]["pearson"]] * 3, abs=1e-3)
 
 
 def test_without_dropout_at_any_per_device_batch(job: tuple[str, ...], tmp_path) -> None:
@@ -36,6 +38,12 @@ def test_without_dropout_at_any_per_device_batch(job: tuple[str, ...], tmp_path)
     by_size = ("--dropout", 0, "--batch.global_size", 32, "--batch.per_device")
     assert_same_training(train(2, tmp_path / "b", *job, *by_size, 5), whole, steps=30, rel=1e-5)
     assert_same_training(train(3, tmp_path / "c", *job, *by_size, 8), whole, steps=30, rel=1e-5)
+
+
+def test_a_regression_in_rows_is_the_padded_one(regression: tuple[str, ...], tmp_path) -> None:
+    job = (*regression, "--dropout", 0, "--batch.global_size", 32, "--batch.per_device", 16)
+    padded = train(1, tmp_path / "a", *job, "--speed.packing", "false", "--speed.masked_only", "false")
+    assert_same_training(train(2, tmp_path / "b", *job), padded, steps=30, rel=1e-5)
 
 
 def test_simulated_ranks_are_the_real_ones(classification: tuple[str, ...], tmp_path) -> None:

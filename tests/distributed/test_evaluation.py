@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +16,15 @@ from warmup.training import evaluation, model, starting, tasks, tokens
 BATCH = 7  # which divides neither set
 
 
-@pytest.fixture(params=["mlm", "classification"])
-def config(request: pytest.FixtureRequest, labelled: tuple[Path, Path], documents: Path) -> Config:
+@pytest.fixture(params=["mlm", "classification", "regression"])
+def config(request: pytest.FixtureRequest, documents: Path) -> Config:
     mlm = request.param == "mlm"
-    files = {"train_files": (str(documents),)} if mlm else {
-        "train_files": (str(labelled[0]),), "validation_files": (str(labelled[1]),)
-    }  # fmt: skip
+    files = {"train_files": (str(documents),)}
+    if not mlm:
+        train, validation = request.getfixturevalue(
+            {"classification": "labelled", "regression": "numbered"}[request.param]
+        )
+        files = {"train_files": (str(train),), "validation_files": (str(validation),)}
     data = Data(**files, max_length=24 if mlm else 64, vocab_size=200)
     return Config(task=request.param, data=data, dropout=0.5, seed=6)
 
@@ -55,6 +59,26 @@ def _evaluate(rank: int, world_size: int, config: Config, batch_size: int) -> tu
     return accelerator.num_processes, metrics, own, built.training
 
 
+def _ranks(values: np.ndarray) -> np.ndarray:
+    """From 1; ties share their mean: as many as are smaller, and half of those that are equal."""
+    smaller, equal = (values[:, None] > values).sum(1), (values[:, None] == values).sum(1)
+    return smaller + (equal + 1) / 2
+
+
+def _numbers_one_by_one(rank: int, config: Config) -> dict:
+    """Regression's metrics by numpy's formulas, of the labels in the file, one sample at a time."""
+    data, _, built = _build(config)
+    built.eval()
+    with open(config.data.validation_files[0], encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    with torch.no_grad():
+        found = [float(built(**data.tokenizer(row["text"], return_tensors="pt")).logits) for row in rows]
+    found, true = np.array(found), np.array([float(row["label"]) for row in rows])
+    mse = ((found - true) ** 2).mean()
+    pearson, spearman = np.corrcoef(found, true)[0, 1], np.corrcoef(_ranks(found), _ranks(true))[0, 1]
+    return {"loss": mse, "mse": mse, "pearson": pearson, "spearman": spearman, "targets": len(rows), "rows": len(rows)}
+
+
 def _one_by_one(rank: int, config: Config) -> dict:
     """Loss and accuracy without padding, batches, the tasks' loss, or a head that is computed in part."""
     data, task, built = _build(config)
@@ -79,7 +103,7 @@ def _one_by_one(rank: int, config: Config) -> dict:
 
 
 def test_the_same_bits_on_any_world_size(config: Config) -> None:
-    (alone,) = run_ranks(1, _one_by_one, config)
+    (alone,) = run_ranks(1, _numbers_one_by_one if config.task == "regression" else _one_by_one, config)
     assert alone.error is None, alone.error
     wanted = alone.value
     found = []
@@ -98,6 +122,10 @@ def test_the_same_bits_on_any_world_size(config: Config) -> None:
         assert set(found[0]) == {"loss", "accuracy", "f1", "matthews", "targets"}
         assert found[0]["f1"] == pytest.approx(wanted["f1"], rel=1e-6)
         assert 0 != found[0]["matthews"] == pytest.approx(wanted["matthews"], rel=1e-5)
+    elif config.task == "regression":
+        assert wanted.pop("rows") == 100 and abs(wanted["pearson"]) > 0.01 < abs(wanted["spearman"])
+        assert found[0] == pytest.approx(wanted, rel=1e-4)
+        return
     else:
         assert set(found[0]) == {"loss", "perplexity", "accuracy", "targets"}
         assert found[0]["perplexity"] == pytest.approx(np.exp(wanted["loss"]), rel=1e-6)

@@ -23,7 +23,11 @@ from warmup.training import model as models
 from warmup.training.export import export, with_length
 from warmup.training.outcome import UserError
 
-CLASSES = {"mlm": AutoModelForMaskedLM, "classification": AutoModelForSequenceClassification}
+CLASSES = {
+    "mlm": AutoModelForMaskedLM,
+    "classification": AutoModelForSequenceClassification,
+    "regression": AutoModelForSequenceClassification,
+}
 PLAN = make_plan(
     Recipe(lr=1e-4, reference_batch_size=16, scaling="sqrt", warmup="10 steps", duration="100 steps"),
     Topology(2, 16, 2),
@@ -61,6 +65,22 @@ def test_a_classifier_in_a_pipeline_says_the_labels_names(tokenizer: BertTokeniz
     assert json.loads((folder / "config.json").read_text())["id2label"] == {"0": "bad", "1": "very good", "2": "0"}
     pair = pipeline("text-classification", model=str(folder))({"text": "w1", "text_pair": "w2"})
     assert pair["label"] in labels
+
+
+def test_a_regressor_in_a_pipeline_says_its_number(tokenizer: BertTokenizerFast, tmp_path: Path) -> None:
+    model = small("regression", tokenizer, ("value",))
+    with torch.no_grad():
+        model.classifier.bias.fill_(3.5)  # which neither a sigmoid nor a softmax gives
+    folder = export(tmp_path, model, tokenizer, "regression", PLAN, {"loss": 2.5})
+    loaded = AutoModelForSequenceClassification.from_pretrained(folder)
+    assert (loaded.config.problem_type, loaded.config.num_labels) == ("regression", 1)
+    inputs = tokenizer("w1 w2", return_tensors="pt")
+    wanted = model.eval()(**inputs).logits.item()
+    assert loaded.eval()(**inputs).logits.item() == wanted
+    for arguments in ({"function_to_apply": "none"}, {}):
+        (found,) = pipeline("text-classification", model=str(folder), **arguments)(["w1 w2"])
+        assert found == {"label": "value", "score": pytest.approx(wanted, rel=1e-5)} and wanted > 2
+    assert 'model="path/to/this/folder", function_to_apply="none")' in (folder / "README.md").read_text()
 
 
 @pytest.mark.parametrize(("task", "name"), [("mlm", "fill-mask"), ("classification", "text-classification")])

@@ -245,6 +245,29 @@ def test_a_head_that_tells_other_classes_apart_is_drawn_anew(tmp_path: Path, tok
     assert other.config.problem_type == "single_label_classification"
 
 
+def test_a_head_of_one_output_is_kept_and_another_is_drawn_anew(tmp_path: Path, tokenizer: BertTokenizerFast) -> None:
+    def save(name: str, *labels: str):
+        model, _ = build("tiny", tokenizer, auto_class=AutoModelForSequenceClassification, labels=labels)
+        model.save_pretrained(tmp_path / name)
+        tokenizer.save_pretrained(tmp_path / name)
+        return model
+
+    def load(name: str, *labels: str):
+        return build(tmp_path / name, tokenizer, auto_class=AutoModelForSequenceClassification, labels=labels, seed=5)
+
+    before = save("similarity", "similarity")  # a number by any name is one
+    save("classifier", "ham", "spam")
+    kept, new = load("similarity", "value")
+    assert new == [] and torch.equal(kept.classifier.weight, before.classifier.weight)
+    for model, new in (
+        load("classifier", "value"),
+        build("tiny", tokenizer, labels=("value",), auto_class=AutoModelForSequenceClassification),
+    ):
+        assert model.classifier.weight.shape == (1, 128) and new
+        assert (model.config.problem_type, model.config.num_labels) == ("regression", 1)
+    assert load("similarity", "ham", "spam")[1] == ["classifier.bias", "classifier.weight"]
+
+
 def test_a_model_of_one_type_is_not_told_of_a_second(tmp_path: Path) -> None:
     tokenizer = make_tokenizer()
     config = BertConfig(vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=1, num_attention_heads=2)

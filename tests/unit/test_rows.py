@@ -202,6 +202,31 @@ def test_a_surrogate_pair_is_one_sound_character(tmp_path):
     assert texts(write(tmp_path, "a.jsonl", '{"text": "\\ud83d\\ude00"}')) == ["\U0001f600"]
 
 
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_labels_that_are_to_be_numbers(tmp_path, kind):
+    fine = [("0", 0.0), ("-3.25", -3.25), ("1e-3", 0.001), ("-100", -100.0), (" 4 ", 4.0)]
+    odd = ["good", "nan", "-inf", "1e39", "1_000", "0x10", "9" * 400, "3,5"]
+    labels = [label for label, _ in fine] + odd
+    if kind == "csv":
+        file = write(tmp_path, "a.csv", "text,label\n" + "".join(f'a,"{label}"\n' for label in labels))
+    else:  # as strings and, where JSON has a word for it, as numbers
+        lines = [json.dumps({"text": "a", "label": label}) for label in labels]
+        plain = ("3", "2.5", "true", "[1]", "NaN", "Infinity", "1" + "0" * 400)
+        lines += [f'{{"text": "a", "label": {label}}}' for label in plain]
+        file = write(tmp_path, "a.jsonl", "\n".join(lines))
+    rows, bad = read(file, columns=Columns(numbers=True), labelled=True)
+    wanted = [number for _, number in fine] + ([3.0, 2.5] if kind == "jsonl" else [])
+    assert [float(row["label"]) for row in rows] == wanted
+    first = len(fine) + (2 if kind == "csv" else 1)
+    lines = [
+        *range(first, first + len(odd)),
+        *(range(first + len(odd) + 2, first + len(odd) + 7) if kind == "jsonl" else ()),
+    ]
+    assert [line for line, _ in bad] == lines
+    assert bad[0] == (first, "'label' is not a finite number: 'good'")
+    assert all(reason.startswith("'label' is not a finite number: ") and len(reason) < 80 for _, reason in bad)
+
+
 # Columns
 
 

@@ -61,3 +61,35 @@ def test_one_class_for_all_goes_with_nothing(found: int) -> None:
     metrics = scores.of_classes(1.0, table(np.full(100, found), wanted), 2)
     assert metrics["matthews"] == 0.0 and metrics["accuracy"] == (0.3 if found else 0.7)
     assert metrics["f1"] == pytest.approx(60 / 130 if found else 0.0)
+
+
+def ranks(values: np.ndarray) -> np.ndarray:
+    """As many as are smaller, and half of those that are equal."""
+    ordered = np.sort(values)
+    return (np.searchsorted(ordered, values, "left") + np.searchsorted(ordered, values, "right") + 1) / 2
+
+
+@pytest.mark.parametrize("count", [3, 100, 200_000])
+def test_random_numbers_against_numpy(count: int) -> None:
+    """With ties. torchmetrics' own Spearman correlation of the last is -0.07, of 0.83."""
+    random = np.random.default_rng(count)
+    wanted = random.integers(1, 6, count).astype(float)
+    found = wanted + random.normal(size=count)
+    found[1] = found[0]
+    metrics = scores.of_numbers(2.0 * count, table(found, wanted))
+    assert metrics == {
+        "loss": 2.0,
+        "mse": pytest.approx(((found - wanted) ** 2).mean()),
+        "pearson": pytest.approx(np.corrcoef(found, wanted)[0, 1], abs=1e-9),
+        "spearman": pytest.approx(np.corrcoef(ranks(found), ranks(wanted))[0, 1], abs=1e-9),
+        "targets": float(count),
+    }
+
+
+@pytest.mark.parametrize(
+    ("found", "wanted"), [([2.0, 2.0, 2.0], [1.0, 2.0, 3.0]), ([1.0, 2.0], [5.0, 5.0]), ([1.0], [3.0])]
+)
+def test_a_constant_goes_with_nothing(found: list[float], wanted: list[float]) -> None:
+    metrics = scores.of_numbers(1.0, table(np.array(found), np.array(wanted)))
+    assert (metrics["pearson"], metrics["spearman"]) == (0.0, 0.0)  # and not NaN, for which JSON has no word
+    assert metrics["mse"] == np.mean((np.array(found) - wanted) ** 2)

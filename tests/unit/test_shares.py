@@ -19,7 +19,9 @@ LENGTHS = np.random.default_rng(0).integers(3, 40, 101)
 def collate(samples: SimpleNamespace, indices: np.ndarray, epochs: np.ndarray, seed: int) -> tasks.MicroBatch:
     """Ids tell sample and epoch."""
     ids = torch.from_numpy(indices * 10 + epochs)[:, None]
-    return tasks.MicroBatch({"input_ids": ids}, torch.ones(len(ids)), len(ids), int(samples.lengths[indices].sum()))
+    return tasks.MicroBatch(
+        {"input_ids": ids}, torch.ones(len(ids), dtype=torch.int64), len(ids), int(samples.lengths[indices].sum())
+    )
 
 
 class Samples(SimpleNamespace):
@@ -28,7 +30,9 @@ class Samples(SimpleNamespace):
 
 
 def shares(rank: int = 0, world_size: int = 1, slots: int = 1, batch: int = 8, collate_=collate) -> Shares:
-    task = tasks.Task(object, (), collate_, per_sample=False, results=torch.stack, metrics=lambda *parts: {})
+    task = tasks.Task(
+        object, (), collate_, tasks.loss_sum, per_sample=False, results=torch.stack, metrics=lambda *parts: {}
+    )
     return Shares(Samples(lengths=LENGTHS), task, WHOLE, 3, batch, slots, rank, world_size)
 
 

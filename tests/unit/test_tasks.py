@@ -191,6 +191,34 @@ def test_padding_is_the_tokenizers() -> None:
     assert batch.inputs["attention_mask"].tolist() == [[1, 1, 1, 0, 0], [1] * 5]
 
 
+# Regression
+
+
+def test_numbers_are_targets_as_they_are(tokenizer: BertTokenizerFast) -> None:
+    """-100 too, which is no target elsewhere."""
+    rows = samples([[CLS, 10, SEP], [CLS, 13, SEP], [CLS, 14, SEP]], first=[3, 3, 3], label=[2.5, -100.0, 0.1])
+    task = tasks.build("regression", SimpleNamespace(tokenizer=tokenizer, labels=("value",)), 0.15)
+    batch = collate(task, rows, [0, 1, 2])
+    assert batch.targets.dtype == torch.float32 and batch.targets.tolist() == [2.5, -100.0, pytest.approx(0.1)]
+    assert (batch.target_count, batch.token_count) == (3, 9)
+    logits = torch.tensor([[2.0], [-98.0], [0.1]])
+    assert float(task.loss_sum(logits, batch.targets)) == pytest.approx(0.25 + 4.0, rel=1e-6)
+    assert task.loss_sum(logits.bfloat16(), batch.targets).dtype == torch.float32
+    assert task.per_sample and task.results(logits, batch.targets).tolist() == [
+        [2.0, 2.5], [-98.0, -100.0], [pytest.approx(0.1)] * 2
+    ]  # fmt: skip
+
+
+def test_a_weightless_batch_of_numbers(tokenizer: BertTokenizerFast) -> None:
+    rows = samples([[CLS, 10, SEP], [CLS, 13, SEP]], first=[3, 3], label=[-100.0, 0.0])
+    task = tasks.build("regression", SimpleNamespace(tokenizer=tokenizer, labels=("value",)), 0.15)
+    batch = tasks.weightless(collate(task, rows, [0, 1]))
+    logits = torch.tensor([[2.0], [3.0]], requires_grad=True)
+    loss = task.loss_sum(logits, batch.targets)
+    loss.backward()
+    assert (float(loss.detach()), logits.grad.tolist(), batch.target_count) == (0.0, [[0.0], [0.0]], 0)
+
+
 # Loss and metrics
 
 

@@ -370,3 +370,29 @@ def test_a_damaged_cache_is_made_again(damage: str, tmp_path: Path) -> None:
     again = tokens.prepare(asked)
     assert again.key == first.key and ids(again.train) == ids(first.train)
     assert again.tokenizer.get_vocab() == first.tokenizer.get_vocab()
+
+
+def test_numbers_as_labels(tmp_path: Path) -> None:
+    """Kept as they are, beside the same tokens as a classifier's; no class keeps a row from being held out."""
+    numbers = [number / 7 - 3 for number in range(60)]
+    file = labelled(tmp_path / "a.jsonl", numbers, pairs=True)
+    data = prepare(config(file, task="regression", max_length=80, validation_fraction=0.25))
+    assert (data.labels, len(data.train), len(data.validation)) == (("value",), 45, 15)
+    found = [samples.take(np.arange(len(samples)))[2]["label"].tolist() for samples in (data.train, data.validation)]
+    assert sorted(sum(found, [])) == numbers
+    words = dict(zip(texts(60), numbers, strict=True))
+    second = dict(zip(texts(60), texts(60, seed=1), strict=True))
+    for number, row in zip(found[0], ids(data.train), strict=True):
+        (text,) = [text for text, label in words.items() if label == number]
+        assert row == data.tokenizer(text, second[text])["input_ids"]
+
+
+def test_a_label_that_is_no_number(tmp_path: Path) -> None:
+    file = labelled(tmp_path / "a.jsonl", [0.5] * 20 + ["high"] + [1.5] * 20)
+    reason = f"{file}:21: 'label' is not a finite number: 'high'"
+    assert prepare(config(file, task="regression")).bad_rows == (reason,)
+    with pytest.raises(UserError) as caught:
+        prepare(config(file, task="regression", max_bad_rows=0))
+    assert str(caught.value).endswith(reason) and "\n" not in str(caught.value)
+    with pytest.raises(UserError, match="data.train_files: none given, and task: regression needs"):
+        prepare(config(task="regression"))

@@ -1,5 +1,6 @@
 """Which columns of a file are read, and what can be used of a row."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NoReturn
@@ -28,15 +29,17 @@ PAIR_NAMES = {
     "question": ("sentence", "answer"),
 }
 LABEL_NAMES = ("label", "labels", "class", "target", "category", "sentiment", "stars", "score")
+MAX_NUMBER = float(2**127)  # training computes in 32 bits
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Column names; None means inferred (or, once chosen, not there)."""
+    """Column names; None means inferred (or, once chosen, not there). numbers: whether labels are to be numbers."""
 
     text: str | None = None
     pair: str | None = None
     label: str | None = None
+    numbers: bool = False
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -65,7 +68,7 @@ def take(record: dict, chosen: Columns) -> dict:
     return {
         "text": _text(record, chosen.text),
         "pair": None if chosen.pair is None else _text(record, chosen.pair),
-        "label": None if chosen.label is None else _label(record, chosen.label),
+        "label": None if chosen.label is None else (_number if chosen.numbers else _label)(record, chosen.label),
     }
 
 
@@ -97,6 +100,19 @@ def _label(record: dict, column: str) -> str:
     return _text(record, column).strip()
 
 
+def _number(record: dict, column: str) -> str:
+    value = record.get(column)
+    if value is None or isinstance(value, str):
+        value = _text(record, column).strip()
+    try:
+        number = math.nan if isinstance(value, bool) or "_" in str(value) else float(value)
+    except (TypeError, ValueError, OverflowError):  # no number; one of 400 digits
+        number = math.nan
+    if not abs(number) <= MAX_NUMBER:
+        raise ValueError(f"{column!r} is not a finite number: {str(value)[:40]!r}")
+    return repr(number)
+
+
 def choose_columns(file: str, names: list[str], columns: Columns, labelled: bool) -> Columns:
     """Settle which columns are read; raises UserError where one that is needed is not there, or there twice."""
     text = _find(names, columns.text, TEXT_NAMES) or _no_column(file, names, columns.text, "text")
@@ -106,7 +122,7 @@ def choose_columns(file: str, names: list[str], columns: Columns, labelled: bool
     label = None
     if labelled:
         label = _find(names, columns.label, LABEL_NAMES) or _no_column(file, names, columns.label, "label")
-    chosen = Columns(text, pair, label)
+    chosen = Columns(text, pair, label, columns.numbers)
     if twice := [name for name in chosen.names if names.count(name) > 1]:
         raise UserError(f"{file}: two columns are named {twice[0]!r}; name each column once")
     return chosen

@@ -48,7 +48,7 @@ def evaluate(
         inputs, targets = tasks.on_device(batch, accelerator.device)
         logits = model(**inputs).logits
         if mine:
-            losses[number] = tasks.loss_sum(logits, targets)
+            losses[number] = task.loss_sum(logits, targets)
             results[rows[number]] = task.results(logits, targets).double()
     model.train()
     mark("the sum of the evaluation", waits=True)

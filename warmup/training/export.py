@@ -14,7 +14,7 @@ from warmup.plan import Plan
 from warmup.training.model import positions
 from warmup.training.outcome import UserError
 
-_PIPELINES = {"mlm": "fill-mask", "classification": "text-classification"}
+_PIPELINES = {"mlm": "fill-mask", "classification": "text-classification", "regression": "text-classification"}
 
 
 def export(
@@ -65,6 +65,7 @@ def with_length(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> P
 
 def _card(task: str, plan: Plan, metrics: dict[str, float]) -> str:
     rows = "\n".join(f"| {name} | {value} | {why} |" for name, value, why in plan.explain())
+    as_it_is = ', function_to_apply="none"' if task == "regression" else ""
     results = "\n".join(f"| {name} | {value:.6g} |" for name, value in metrics.items())
     return f"""---
 library_name: transformers
@@ -75,7 +76,7 @@ pipeline_tag: {_PIPELINES[task]}
 
 ```python
 from transformers import pipeline
-model = pipeline("{_PIPELINES[task]}", model="path/to/this/folder")
+model = pipeline("{_PIPELINES[task]}", model="path/to/this/folder"{as_it_is})
 ```
 
 ## Held-out metrics

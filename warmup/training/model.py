@@ -70,7 +70,8 @@ def build(
 ) -> tuple[PreTrainedModel, list[str]]:
     """The model, and the names of the weights that are new. The same weights on every rank.
 
-    `auto_class` is the transformers Auto class of the task; `labels` the classes' names, none for mlm.
+    `auto_class` is the transformers Auto class of the task; `labels` the classes' names, none for mlm, and one
+    for regression.
     Raises UserError where the model cannot be loaded or does not fit the tokenizer or max_length.
     """
     config = _new_config(name, tokenizer, max_length) if is_new(name) else _load_config(name)
@@ -79,7 +80,7 @@ def build(
             setattr(config, field, dropout)
     known = {label.lower() for label in (config.id2label or {}).values()}
     if labels:
-        config.problem_type = "single_label_classification"
+        config.problem_type = "single_label_classification" if len(labels) > 1 else "regression"
         config.num_labels = len(labels)
         config.id2label = dict(enumerate(labels))
         config.label2id = {label: number for number, label in enumerate(labels)}
@@ -92,7 +93,7 @@ def build(
     if is_new(name):
         return auto_class.from_config(config), ["all"]
     model, new = _load(name, auto_class, config)
-    if labels and not new and known != {label.lower() for label in labels} and not _unnamed(known):
+    if len(labels) > 1 and not new and known != {label.lower() for label in labels} and not _unnamed(known):
         new = _renew_head(model)  # it tells other classes apart
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
         raise UserError(

@@ -29,7 +29,7 @@ def read_rows(
 
     Texts are yielded as they stand: nothing is stripped, and line ends inside a quoted csv field are kept. Blank
     lines between rows are no rows. A label is text without blanks around it (1 and 1.0 are "1", true is "True", a
-    class of a data set is its name).
+    class of a data set is its name); one that is to be a number is what `float` reads.
     Raises UserError where a source or its columns cannot be read, where a source holds no usable row, and as soon as
     `bad` holds more than `max_bad_rows`.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -26,7 +27,8 @@ _EVALUATION = 0xE7A1  # evaluation masks are the same in every run, whatever its
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Samples ready for the model. inputs: tensors (B, T); targets: (B, T) or (B,), IGNORED where nothing is asked.
+    """Samples ready for the model. inputs: tensors (B, T); targets: (B, T) or (B,), IGNORED, or of numbers NaN,
+    where nothing is asked.
     (Laid out by `lay_out`, other shapes.)
     """
 
@@ -43,7 +45,7 @@ class MicroBatch:
 
 @dataclass(frozen=True)
 class Task:
-    """`collate(samples, indices, epochs, seed)` makes a micro-batch.
+    """`collate(samples, indices, epochs, seed)` makes a micro-batch. `loss_sum(logits, targets)` is its loss, summed.
 
     `results(logits, targets)` (n, 2) is what metrics need of one beside the loss: with `per_sample` the prediction and
     the target of each sample (n of them), else the number of right targets and of targets (n is 1). `metrics(loss_sum,
@@ -53,20 +55,24 @@ class Task:
     auto_class: type
     labels: tuple[str, ...]
     collate: Callable[[Samples, np.ndarray, np.ndarray, int], MicroBatch]
+    loss_sum: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
     per_sample: bool
     results: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
     metrics: Callable[[float, torch.Tensor], dict[str, float]]
 
 
 def build(name: str, prepared: Prepared, mask_rate: float) -> Task:
-    """The task of that name: mlm or classification."""
+    """The task of that name: mlm, classification or regression."""
     tokenizer = prepared.tokenizer
     if name == "mlm":
         mask = _masker(tokenizer, mask_rate)
-        return Task(AutoModelForMaskedLM, (), mask, False, _right_and_count, scores.of_language)
-    metrics = partial(scores.of_classes, classes=len(prepared.labels))
-    collate = _labeller(tokenizer)
-    return Task(AutoModelForSequenceClassification, prepared.labels, collate, True, _classes, metrics)
+        return Task(AutoModelForMaskedLM, (), mask, loss_sum, False, _right_and_count, scores.of_language)
+    kind, labels = AutoModelForSequenceClassification, prepared.labels
+    if name == "regression":
+        collate = _labeller(tokenizer, np.float32)
+        return Task(kind, labels, collate, squared_error_sum, True, _numbers, scores.of_numbers)
+    metrics = partial(scores.of_classes, classes=len(labels))
+    return Task(kind, labels, _labeller(tokenizer, np.int64), loss_sum, True, _classes, metrics)
 
 
 def evaluation_batch(task: Task, samples: Samples, indices: np.ndarray) -> MicroBatch:
@@ -76,7 +82,8 @@ def evaluation_batch(task: Task, samples: Samples, indices: np.ndarray) -> Micro
 
 def weightless(batch: MicroBatch) -> MicroBatch:
     """The same batch with nothing to predict and nothing counted: what a rank without samples computes."""
-    return replace(batch, targets=torch.full_like(batch.targets, IGNORED), target_count=0, token_count=0)
+    nothing = math.nan if batch.targets.is_floating_point() else IGNORED  # any number may be a target
+    return replace(batch, targets=torch.full_like(batch.targets, nothing), target_count=0, token_count=0)
 
 
 def lay_out(batch: MicroBatch, reading: Reading) -> MicroBatch:
@@ -151,6 +158,12 @@ def loss_sum(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return F.cross_entropy(logits.flatten(0, -2).float(), targets.flatten(), ignore_index=IGNORED, reduction="sum")
 
 
+def squared_error_sum(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Squared error summed over the targets that are asked for. logits: (B, 1), targets: (B,)."""
+    errors = logits.flatten().float() - targets.nan_to_num()
+    return torch.where(targets.isnan(), 0.0, errors).square().sum()
+
+
 def correct(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """Number of targets whose logit is the largest."""
     return (logits.flatten(0, -2).argmax(-1) == targets.flatten()).sum()  # IGNORED is never the largest
@@ -162,6 +175,10 @@ def _right_and_count(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tenso
 
 def _classes(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return torch.stack([logits.argmax(-1), targets], 1)
+
+
+def _numbers(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return torch.stack([logits.flatten().float(), targets], 1)
 
 
 def _inputs(
@@ -177,10 +194,10 @@ def _inputs(
     return inputs
 
 
-def _labeller(tokenizer: PreTrainedTokenizerBase) -> Callable[..., MicroBatch]:
+def _labeller(tokenizer: PreTrainedTokenizerBase, kind: type) -> Callable[..., MicroBatch]:
     def collate(samples: Samples, indices: np.ndarray, epochs: np.ndarray, seed: int) -> MicroBatch:
         ids_BT, mask_BT, columns = samples.take(indices)
-        targets = torch.from_numpy(columns["label"].astype(np.int64))
+        targets = torch.from_numpy(columns["label"].astype(kind))
         inputs = _inputs(ids_BT, mask_BT, tokenizer, columns["first"])
         return MicroBatch(inputs, targets, len(targets), int(mask_BT.sum()))
 

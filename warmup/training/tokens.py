@@ -34,6 +34,7 @@ from warmup.training.sources import Source, resolve
 FORMAT = 2  # raise it where the same content would be tokenised differently
 PATHS = ("data.train_files", "data.validation_files", "data.tokenizer", "data.cache_dir")
 """Fields that may differ from machine to machine: the key says whether what is there is the same."""
+VALUE = "value"  # the one label of a regression: the name of what it predicts
 _SPLIT_KEY = 0x5B117  # the held-out rows are the same for every seed
 Sources = tuple[Sequence[Source], Sequence[Source]]  # of training and of validation rows
 
@@ -80,12 +81,14 @@ def prepare(config: Config) -> Prepared:
     cache = cache_folder(config.data)
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        labelled = config.task == "classification"
+        labelled = config.task != "mlm"
+        if config.task == "regression" and not config.data.train_files:
+            raise UserError("data.train_files: none given, and task: regression needs files whose labels are numbers")
         train_files = config.data.train_files or docstring_files(cache, labelled)
         sources = resolve(train_files, config.data.validation_files, labelled)
         name = config.data.tokenizer or (None if is_new(config.model) else config.model)
         tokenizer = load_tokenizer(name, "data.tokenizer" if config.data.tokenizer else "model") if name else None
-        known_labels = label_names(config.model) if labelled else []
+        known_labels = label_names(config.model) if config.task == "classification" else []
         key = _key(config, sources, tokenizer, known_labels)
         folder = cache / key
         if not _complete(folder, tokenizer):
@@ -145,7 +148,9 @@ def _build(
     try:
         bad: list[BadRow] = []
         train, validation = _read(config, sources, stage, bad)
-        labels = _labels(train, validation, known_labels) if config.task == "classification" else []
+        labels = [VALUE] if config.task == "regression" else []
+        if config.task == "classification":
+            labels = _labels(train, validation, known_labels)
         if labels:
             _refuse_mixed_pairs(train, validation)
         if tokenizer is None:
@@ -168,8 +173,8 @@ def _read(
 ) -> tuple[datasets.Dataset, datasets.Dataset]:
     """Training and held-out rows {text, pair, label}."""
     data = config.data
-    columns = Columns(data.text_column, data.pair_column, data.label_column)
-    labelled = config.task == "classification"
+    columns = Columns(data.text_column, data.pair_column, data.label_column, numbers=config.task == "regression")
+    labelled = config.task != "mlm"
 
     def rows_of(part: Sequence[Source], name: str) -> datasets.Dataset:
         def generate() -> Iterator[dict]:
@@ -186,15 +191,17 @@ def _read(
         return rows, rows_of(validation, "validation")
     if len(rows) < 2:
         raise UserError(f"data.train_files: {len(rows)} row is too few to train on and hold some out")
-    held_out = _hold_out(rows, data.validation_fraction)
+    held_out = _hold_out(rows, data.validation_fraction, of_all_classes=config.task == "classification")
     return rows.select(np.flatnonzero(~held_out)), rows.select(np.flatnonzero(held_out))
 
 
-def _hold_out(rows: datasets.Dataset, fraction: float) -> np.ndarray:
+def _hold_out(rows: datasets.Dataset, fraction: float, of_all_classes: bool = True) -> np.ndarray:
     """Which rows are held out: a part of them, at least one and not all, but none of a class that only they have."""
     count = min(max(1, round(fraction * len(rows))), len(rows) - 1)
     shuffled = order.permute(np.arange(len(rows)), len(rows), order.key(_SPLIT_KEY))
     held_out = np.isin(np.arange(len(rows)), shuffled[:count])
+    if not of_all_classes:
+        return held_out
     labels = np.array(rows["label"], object)
     kept = set(labels[~held_out])
     return held_out & np.array([label in kept for label in labels])
@@ -241,8 +248,8 @@ def _refuse_mixed_pairs(train: datasets.Dataset, validation: datasets.Dataset) -
 def _tokenise(
     rows: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, config: Config, labels: list[str], name: str
 ) -> datasets.Dataset:
-    """Rows -> samples {ids, length, and for classification first (tokens of the first text) and label}."""
-    limit = config.data.max_length
+    """Rows -> samples {ids, length, and for the other tasks first (tokens of the first text) and label}."""
+    limit, number_of = config.data.max_length, float if config.task == "regression" else labels.index
 
     def windows(batch: dict) -> dict:
         """Documents cut into windows; no tail is dropped."""
@@ -262,12 +269,13 @@ def _tokenise(
         first = [sum(part != 1 for part in encoded.sequence_ids(row)) for row in range(len(ids))]
         if pairs:  # the second text and the [SEP] after it
             first = [length - 1 for length in first]
-        numbers = [labels.index(label) for label in batch["label"]]
+        numbers = [number_of(label) for label in batch["label"]]
         return {"ids": ids, "length": [len(row) for row in ids], "first": first, "label": numbers}
 
     columns = {"ids": datasets.List(datasets.Value("int32")), "length": datasets.Value("int32")}
     if labels:
-        columns |= {"first": datasets.Value("int32"), "label": datasets.Value("int32")}
+        kind = "float64" if config.task == "regression" else "int32"
+        columns |= {"first": datasets.Value("int32"), "label": datasets.Value(kind)}
     samples = rows.map(
         texts if labels else windows,
         batched=True,
