@@ -3,7 +3,7 @@
 #
 # Usage:  bash launch/cpu.sh N [train.py options]
 #   e.g.  bash launch/cpu.sh 2 --config configs/quickstart_pretrain.yaml
-# To edit: nothing; OMP_NUM_THREADS (threads per rank) and GLOO_SOCKET_IFNAME are taken from the environment if set.
+# To edit: nothing; GLOO_SOCKET_IFNAME is taken from the environment if set. Ranks share the cores that they may use.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)

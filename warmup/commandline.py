@@ -145,7 +145,8 @@ def _known(name: str, known: Sequence[str], where: str = "") -> str:
         return name
     leaf = name.rpartition(".")[2]
     last = {other: other.rpartition(".")[2] for other in known}
-    near = [other for other in known if last[other] == leaf]  # of another part of the configuration
+    near = difflib.get_close_matches(name, known, 1, 0.9)
+    near = near or [other for other in known if last[other] == leaf]  # of another part of the configuration
     near = near or difflib.get_close_matches(name, known, 1, 0.6)
     near = near or [other for other in known if difflib.get_close_matches(leaf, [last[other]])]
     raise ValueError(f"{where}{name}: no such field" + (f"; did you mean {near[0]}?" if near else "; see --help"))
