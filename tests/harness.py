@@ -267,7 +267,7 @@ def _preload() -> None:
     import transformers.models.bert.modeling_bert  # noqa: F401
 
     import train  # noqa: F401
-    from warmup.training import job, model, optimizer, resuming, selftest, tokens  # noqa: F401
+    from warmup.training import job, model, optimizer, resuming, selftest, starting, tokens  # noqa: F401
 
 
 def _train_rank(

@@ -155,6 +155,23 @@ def test_rows_are_the_same_from_every_format(name: str, tmp_path: Path) -> None:
     assert read(made(tmp_path, name), labelled=True) == (EXPECTED, [])
 
 
+@pytest.mark.parametrize("name", ["list.json", "rows.parquet", "saved"])
+def test_labels_that_are_numbers(name: str, tmp_path: Path) -> None:
+    """One of them infinite."""
+    rows = [{"text": f"words {number}", "label": value} for number, value in enumerate([0.5, -2.0, float("inf")])]
+    path = tmp_path / name
+    if name == "saved":
+        datasets.Dataset.from_list(rows).save_to_disk(path)
+    elif name == "list.json":
+        dump(path, rows)  # as Infinity, which Python writes and reads
+    else:
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    found, bad = read(str(path), labelled=True, columns=Columns(numbers=True))
+    assert [row["label"] for row in found] == ["0.5", "-2.0"]
+    (row,) = bad
+    assert row == f"{name}:row 3: 'label' is not a finite number: 'inf'"
+
+
 def test_rows_of_the_hub(hub: str) -> None:
     assert read(f"{hub}:words:train", labelled=True) == (EXPECTED, [])
     assert read(f"{hub}:few:train", labelled=True) == (EXPECTED[:4], [])
