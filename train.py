@@ -83,7 +83,7 @@ def run(config: Config, options: Namespace) -> tuple[str, str]:
     data = training.tokens.prepare(config)
     training.resuming.refuse_other_data(origin, data.key)
     plan, course, findings = make_plan(config, world_size, data, origin)
-    task = training.tasks.build(config.task, data, config.data.mask_rate)
+    task = training.tasks.build(config, data)
     built = build(config, accelerator, data, task, plan, course, origin)
     with tempfile.TemporaryDirectory(prefix="warmup-test-") as scratch:
         wanted = origin.run_dir or (str(Path(scratch) / "run") if options.test else None)

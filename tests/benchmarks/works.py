@@ -106,7 +106,7 @@ def _save_samples(work: Work) -> None:
     """The training set as the rivals read it; and the samples of our first steps, masked as we do."""
     config, _ = parse(work.argv)
     prepared = tokens.prepare(config)
-    task, samples = tasks.build(work.task, prepared, config.data.mask_rate), prepared.train
+    task, samples = tasks.build(config, prepared), prepared.train
     everything = np.arange(len(samples))
     ids_BT, mask_BT, columns = samples.take(everything)
     labels = columns["label"][:, None] if work.task == "classification" else None

@@ -31,7 +31,7 @@ def config(request: pytest.FixtureRequest, documents: Path) -> Config:
 
 def _build(config: Config):
     data = tokens.prepare(config)
-    task = tasks.build(config.task, data, config.data.mask_rate)
+    task = tasks.build(config, data)
     built, _ = model.build(
         config.model, task.auto_class, data.tokenizer, config.data.max_length, config.dropout, task.labels, config.seed
     )

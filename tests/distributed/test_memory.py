@@ -8,7 +8,7 @@ import torch
 from harness import run_ranks
 from transformers import AutoModelForMaskedLM, BertConfig
 
-from warmup.training import model, tasks
+from warmup.training import batches, model, tasks
 
 VOCABULARY, ROWS, LENGTH = 30522, 16, 128
 
@@ -19,10 +19,10 @@ def _peak(rank: int, masked_only: bool) -> int:
     net = AutoModelForMaskedLM.from_config(BertConfig(vocab_size=VOCABULARY, **sizes))
     reading = model.read_only_where_asked(net, True, packs=True, masked_only=masked_only)
     ids = torch.randint(5, VOCABULARY, (ROWS, LENGTH))
-    targets = torch.where(torch.rand(ids.shape) < 0.15, ids, tasks.IGNORED)
+    targets = torch.where(torch.rand(ids.shape) < 0.15, ids, batches.IGNORED)
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "token_type_ids": torch.zeros_like(ids)}
-    batch = tasks.lay_out(tasks.MicroBatch(inputs, targets, 1, ids.numel()), reading)
-    inputs, targets = tasks.on_device(batch, torch.device("cpu"))
+    batch = batches.lay_out(batches.MicroBatch(inputs, targets, 1, ids.numel()), reading)
+    inputs, targets = batches.on_device(batch, torch.device("cpu"))
     tasks.loss_sum(net(**inputs).logits, targets).backward()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 

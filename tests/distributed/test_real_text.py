@@ -32,16 +32,16 @@ def _need(*paths: Path) -> None:
 def unigram_perplexity(config_file: Path) -> float:
     """Of the training set's token frequencies (add-one), at the held-out targets that the model was asked for."""
     from train import parse
-    from warmup.training import tasks, tokens
+    from warmup.training import batches, tasks, tokens
 
     config, _ = parse(["--config", str(config_file)])
     data = tokens.prepare(config)
     ids_BT, mask_BT, _ = data.train.take(np.arange(len(data.train)))
     regular = mask_BT & ~np.isin(ids_BT, data.tokenizer.all_special_ids)
     counts = np.bincount(ids_BT[regular], minlength=len(data.tokenizer)) + 1
-    task = tasks.build("mlm", data, config.data.mask_rate)
+    task = tasks.build(config, data)
     targets = tasks.evaluation_batch(task, data.validation, np.arange(len(data.validation))).targets.numpy()
-    asked = targets[targets != tasks.IGNORED]
+    asked = targets[targets != batches.IGNORED]
     return float(np.exp(-np.log(counts[asked] / counts.sum()).mean()))
 
 
@@ -60,7 +60,7 @@ def test_padding_is_rare(task: str, text: str, batch: int, limit: float) -> None
     config, _ = parse(["--task", task, "--data.train_files", str(DATA / text), "--data.max_bad_rows", "1000"])
     data = tokens.prepare(config)
     reading = Reading(rows=True, packs=True)
-    own = (tasks.build(task, data, config.data.mask_rate), reading, 0, batch, 2)
+    own = (tasks.build(config, data), reading, 0, batch, 2)
     ranks = [Shares(data.train, *own, rank, 2) for rank in range(2)]
     shares = [rank.make(batch * step) for step in range(100) for rank in ranks]
     used, computed = (sum(share.total(what) for share in shares) for what in ("token_count", "place_count"))

@@ -6,7 +6,7 @@ import pytest
 import torch
 import transformers
 
-from warmup.training import model, tasks
+from warmup.training import batches, model, tasks
 
 WORDS = 120
 SMALL = {"vocab_size": WORDS, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -32,7 +32,7 @@ def network(name: str, kind: str) -> transformers.PreTrainedModel:
     return getattr(transformers, f"{name}For{kind}")(config).eval()
 
 
-def ragged(net: transformers.PreTrainedModel, kind: str, lengths_B: torch.Tensor = LENGTHS) -> tasks.MicroBatch:
+def ragged(net: transformers.PreTrainedModel, kind: str, lengths_B: torch.Tensor = LENGTHS) -> batches.MicroBatch:
     """Eight samples, padded at their ends, of two texts each where the model can tell."""
     mask_BT = torch.arange(30) < lengths_B[:, None]
     ids_BT = torch.where(mask_BT, torch.randint(5, WORDS, (8, 30)), net.config.pad_token_id)
@@ -41,8 +41,8 @@ def ragged(net: transformers.PreTrainedModel, kind: str, lengths_B: torch.Tensor
         inputs["token_type_ids"] = ((torch.arange(30) > 2) & mask_BT).long()
     targets = torch.randint(0, 2, (8,))
     if kind == "MaskedLM":
-        targets = torch.where((torch.rand(8, 30) < 0.2) & mask_BT, ids_BT, tasks.IGNORED)
-    return tasks.MicroBatch(inputs, targets, int((targets != tasks.IGNORED).sum()), int(lengths_B.sum()))
+        targets = torch.where((torch.rand(8, 30) < 0.2) & mask_BT, ids_BT, batches.IGNORED)
+    return batches.MicroBatch(inputs, targets, int((targets != batches.IGNORED).sum()), int(lengths_B.sum()))
 
 
 def backward(net: transformers.PreTrainedModel, loss: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -62,7 +62,7 @@ def assert_equal_to_the_whole(
     shape = net(**batch.inputs).logits.shape
 
     reading = model.read_only_where_asked(net, kind == "MaskedLM", packs, masked_only)
-    inputs, targets = tasks.on_device(tasks.lay_out(batch, reading), torch.device("cpu"))
+    inputs, targets = batches.on_device(batches.lay_out(batch, reading), torch.device("cpu"))
     logits = net(**inputs).logits
     loss = tasks.loss_sum(logits, targets)
     found = backward(net, loss)
@@ -114,7 +114,7 @@ def test_a_batch_in_which_nothing_is_asked_has_no_gradient(kind: str) -> None:
     net = network("Bert", kind)
     batch = ragged(net, kind)
     reading = model.read_only_where_asked(net, kind == "MaskedLM", packs=True, masked_only=True)
-    inputs, targets = tasks.on_device(tasks.weightless(tasks.lay_out(batch, reading)), torch.device("cpu"))
+    inputs, targets = batches.on_device(batches.weightless(batches.lay_out(batch, reading)), torch.device("cpu"))
     loss = tasks.loss_sum(net(**inputs).logits, targets)
     found = backward(net, loss)
     assert float(loss.detach()) == 0.0

@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 import torch
 
-from warmup.training import order, tasks
+from warmup.training import batches, order, tasks
 from warmup.training.model import WHOLE
 from warmup.training.shares import Share, Shares
 
 LENGTHS = np.random.default_rng(0).integers(3, 40, 101)
 
 
-def collate(samples: SimpleNamespace, indices: np.ndarray, epochs: np.ndarray, seed: int) -> tasks.MicroBatch:
+def collate(samples: SimpleNamespace, indices: np.ndarray, epochs: np.ndarray, seed: int) -> batches.MicroBatch:
     """Ids tell sample and epoch."""
     ids = torch.from_numpy(indices * 10 + epochs)[:, None]
-    return tasks.MicroBatch(
+    return batches.MicroBatch(
         {"input_ids": ids}, torch.ones(len(ids), dtype=torch.int64), len(ids), int(samples.lengths[indices].sum())
     )
 
@@ -60,14 +60,14 @@ def test_a_rank_without_samples_computes_one_that_counts_nothing() -> None:
     assert len(share.own_positions) == 0 and [slot for slot, _ in share.slots] == [1]
     (batch,) = [batch for _, batch in share.slots]
     assert (batch.target_count, batch.token_count, batch.place_count) == (0, 0, 1)
-    assert batch.targets.tolist() == [tasks.IGNORED]
+    assert batch.targets.tolist() == [batches.IGNORED]
 
 
 def test_the_next_step_is_made_while_this_one_is_computed() -> None:
     made = []
     two = threading.Semaphore(0)
 
-    def noted(samples: SimpleNamespace, indices: np.ndarray, *rest: object) -> tasks.MicroBatch:
+    def noted(samples: SimpleNamespace, indices: np.ndarray, *rest: object) -> batches.MicroBatch:
         made.append((indices.tolist(), threading.current_thread() is threading.main_thread()))
         two.release()
         return collate(samples, indices, *rest)
@@ -90,7 +90,7 @@ def test_it_may_go_anywhere() -> None:
 
 
 def test_what_goes_wrong_while_making_is_raised_where_it_is_asked_for() -> None:
-    def broken(samples: SimpleNamespace, indices: np.ndarray, *rest: object) -> tasks.MicroBatch:
+    def broken(samples: SimpleNamespace, indices: np.ndarray, *rest: object) -> batches.MicroBatch:
         raise OSError("the disk is gone")
 
     with pytest.raises(OSError, match="the disk is gone"):

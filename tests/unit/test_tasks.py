@@ -14,10 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import BertConfig, BertForMaskedLM, BertTokenizerFast
 
-from warmup.training import tasks
+from warmup.config import Config, Data
+from warmup.training import batches, tasks
+from warmup.training.batches import IGNORED, MicroBatch
 from warmup.training.model import Reading
 from warmup.training.outcome import UserError
-from warmup.training.tasks import IGNORED, MicroBatch
 from warmup.training.tokens import Samples
 
 PAD, UNK, CLS, SEP, MASK = range(5)
@@ -38,7 +39,7 @@ def random_samples(count: int, longest: int = 60) -> Samples:
 
 
 def mlm(tokenizer: BertTokenizerFast, rate: float = 0.15) -> tasks.Task:
-    return tasks.build("mlm", SimpleNamespace(tokenizer=tokenizer, labels=()), rate)
+    return tasks.build(Config(data=Data(mask_rate=rate)), SimpleNamespace(tokenizer=tokenizer, labels=()))
 
 
 def collate(task: tasks.Task, rows: Samples, indices: object, epoch: int = 0, seed: int = 1) -> MicroBatch:
@@ -162,7 +163,7 @@ def test_a_tokenizer_without_a_mask_token() -> None:
 def test_classification_batches(tokenizer: BertTokenizerFast) -> None:
     pair = [CLS, 10, 11, SEP, 12, SEP]
     rows = samples([pair, [CLS, 13, SEP], [CLS, SEP, 14, SEP]], first=[4, 3, 2], label=[2, 0, 1])
-    task = tasks.build("classification", SimpleNamespace(tokenizer=tokenizer, labels=("a", "b", "c")), 0.15)
+    task = tasks.build(Config(task="classification"), SimpleNamespace(tokenizer=tokenizer, labels=("a", "b", "c")))
     batch = collate(task, rows, [0, 1, 2])
     assert batch.inputs["input_ids"].tolist() == [pair, [CLS, 13, SEP, PAD, PAD, PAD], [CLS, SEP, 14, SEP, PAD, PAD]]
     assert batch.inputs["token_type_ids"].tolist() == [[0, 0, 0, 0, 1, 1], [0] * 6, [0, 0, 1, 1, 0, 0]]
@@ -197,7 +198,7 @@ def test_padding_is_the_tokenizers() -> None:
 def test_numbers_are_targets_as_they_are(tokenizer: BertTokenizerFast) -> None:
     """-100 too, which is no target elsewhere."""
     rows = samples([[CLS, 10, SEP], [CLS, 13, SEP], [CLS, 14, SEP]], first=[3, 3, 3], label=[2.5, -100.0, 0.1])
-    task = tasks.build("regression", SimpleNamespace(tokenizer=tokenizer, labels=("value",)), 0.15)
+    task = tasks.build(Config(task="regression"), SimpleNamespace(tokenizer=tokenizer, labels=("value",)))
     batch = collate(task, rows, [0, 1, 2])
     assert batch.targets.dtype == torch.float32 and batch.targets.tolist() == [2.5, -100.0, pytest.approx(0.1)]
     assert (batch.target_count, batch.token_count) == (3, 9)
@@ -211,8 +212,8 @@ def test_numbers_are_targets_as_they_are(tokenizer: BertTokenizerFast) -> None:
 
 def test_a_weightless_batch_of_numbers(tokenizer: BertTokenizerFast) -> None:
     rows = samples([[CLS, 10, SEP], [CLS, 13, SEP]], first=[3, 3], label=[-100.0, 0.0])
-    task = tasks.build("regression", SimpleNamespace(tokenizer=tokenizer, labels=("value",)), 0.15)
-    batch = tasks.weightless(collate(task, rows, [0, 1]))
+    task = tasks.build(Config(task="regression"), SimpleNamespace(tokenizer=tokenizer, labels=("value",)))
+    batch = batches.weightless(collate(task, rows, [0, 1]))
     logits = torch.tensor([[2.0], [3.0]], requires_grad=True)
     loss = task.loss_sum(logits, batch.targets)
     loss.backward()
@@ -242,7 +243,7 @@ def test_a_weightless_batch_has_no_loss_and_no_gradient(tokenizer: BertTokenizer
     sizes = dict(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32)
     model = BertForMaskedLM(BertConfig(vocab_size=VOCABULARY, **sizes))
     full = collate(mlm(tokenizer), random_samples(4), range(4))
-    batch = tasks.weightless(full)
+    batch = batches.weightless(full)
     assert (batch.target_count, batch.token_count) == (0, 0) and full.target_count > 0
     assert batch.inputs is full.inputs and batch.targets.shape == full.targets.shape
     loss = tasks.loss_sum(model(**batch.inputs).logits, batch.targets)
@@ -250,14 +251,14 @@ def test_a_weightless_batch_has_no_loss_and_no_gradient(tokenizer: BertTokenizer
     assert float(loss.detach()) == 0.0
     assert all((parameter.grad == 0).all() for parameter in model.bert.parameters())  # zeros, not None: DDP waits
     assert int(tasks.correct(model(**batch.inputs).logits, batch.targets)) == 0
-    inputs, targets = tasks.on_device(tasks.lay_out(batch, Reading(positions=True)), torch.device("cpu"))
+    inputs, targets = batches.on_device(batches.lay_out(batch, Reading(positions=True)), torch.device("cpu"))
     assert inputs["positions"].tolist() == [0] and targets.tolist() == [IGNORED]  # one row, of weight 0, not none
     tasks.loss_sum(model(**full.inputs).logits, full.targets).backward()
     assert any((parameter.grad != 0).any() for parameter in model.bert.parameters())
 
 
 def test_results_of_classes_are_a_row_per_sample(tokenizer: BertTokenizerFast) -> None:
-    task = tasks.build("classification", SimpleNamespace(tokenizer=tokenizer, labels=("a", "b", "c")), 0.15)
+    task = tasks.build(Config(task="classification"), SimpleNamespace(tokenizer=tokenizer, labels=("a", "b", "c")))
     logits = torch.tensor([[0.0, 2.0, 1.0], [3.0, 0.0, 0.0], [0.0, 0.0, 0.5]])
     assert task.per_sample
     assert task.results(logits, torch.tensor([1, 2, 2])).tolist() == [[1, 1], [0, 2], [2, 2]]

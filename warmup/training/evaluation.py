@@ -9,7 +9,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from warmup.training import ranks, tasks
+from warmup.training import batches, ranks, tasks
 from warmup.training.model import Reading
 from warmup.training.tokens import Samples
 
@@ -33,19 +33,19 @@ def evaluate(
     number of ranks that have as many threads each.
     """
     by_length = np.argsort(samples.lengths, kind="stable")
-    batches = [by_length[start : start + batch_size] for start in range(0, len(by_length), batch_size)]
-    rows = batches if task.per_sample else [[number] for number in range(len(batches))]
-    losses = torch.zeros(len(batches), dtype=torch.float64, device=accelerator.device)
+    groups = [by_length[start : start + batch_size] for start in range(0, len(by_length), batch_size)]
+    rows = groups if task.per_sample else [[number] for number in range(len(groups))]
+    losses = torch.zeros(len(groups), dtype=torch.float64, device=accelerator.device)
     results = losses.new_zeros(sum(map(len, rows)), 2)
     model.eval()
-    for first in range(0, len(batches), accelerator.num_processes):
+    for first in range(0, len(groups), accelerator.num_processes):
         number = first + accelerator.process_index
-        mine = number < len(batches)
+        mine = number < len(groups)
         if not mine and not together:
             break
         mark("the evaluation")
-        batch = tasks.lay_out(tasks.evaluation_batch(task, samples, batches[number if mine else -1]), reading)
-        inputs, targets = tasks.on_device(batch, accelerator.device)
+        batch = batches.lay_out(tasks.evaluation_batch(task, samples, groups[number if mine else -1]), reading)
+        inputs, targets = batches.on_device(batch, accelerator.device)
         logits = model(**inputs).logits
         if mine:
             losses[number] = task.loss_sum(logits, targets)

@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from warmup.clock import StepClock
 from warmup.plan import Plan
 from warmup.scheduler import WarmupScheduler
-from warmup.training import order, ranks, saving, tasks
+from warmup.training import batches, order, ranks, saving
 from warmup.training.engine import Engine
 from warmup.training.hang import HangWatch
 from warmup.training.meters import Meters
@@ -152,10 +152,10 @@ class Trainer:
         before = self._before[0] if self._before else counts.new_zeros(())
         return ranks.total(torch.cat([counts, before.reshape(1)]))
 
-    def _forward_backward(self, batch: tasks.MicroBatch, targets: torch.Tensor) -> torch.Tensor:
+    def _forward_backward(self, batch: batches.MicroBatch, targets: torch.Tensor) -> torch.Tensor:
         """The micro-batch's loss sum; its gradient is that of sum / (targets of all ranks and micro-batches)."""
         self.hang.mark("the forward pass")
-        inputs, wanted = tasks.on_device(batch, self.accelerator.device)
+        inputs, wanted = batches.on_device(batch, self.accelerator.device)
         loss = self.shares.task.loss_sum(self.engine.model(**inputs).logits, wanted)
         scale = (self.engine.gradient_parts / targets).to(loss.dtype)
         # A loss that is not finite can have a gradient that is; x - x makes that not finite too, on all ranks.

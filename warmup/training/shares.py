@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from warmup.training import order, tasks
+from warmup.training import batches, order, tasks
 from warmup.training.model import Reading
 from warmup.training.tokens import Samples
 
@@ -21,7 +21,7 @@ class Share:
 
     indices: np.ndarray
     own_positions: np.ndarray
-    slots: list[tuple[int, tasks.MicroBatch]]
+    slots: list[tuple[int, batches.MicroBatch]]
     token_ids: np.ndarray
     most_token_ids: int
 
@@ -69,12 +69,12 @@ class Shares:
         most = int(tokens_of_ranks.max() + self.samples.lengths[0]) + 1  # what has no weight, and padding
         return Share(indices, np.concatenate([members for _, members in own]), slots, token_ids, most)
 
-    def any(self) -> tasks.MicroBatch:
+    def any(self) -> batches.MicroBatch:
         """Some micro-batch, of one sample."""
         return self._micro_batch(np.zeros(1, np.int64), np.zeros(1, np.int64))
 
-    def _micro_batch(self, indices: np.ndarray, epochs: np.ndarray) -> tasks.MicroBatch:
+    def _micro_batch(self, indices: np.ndarray, epochs: np.ndarray) -> batches.MicroBatch:
         if not len(indices):
-            return tasks.weightless(self.any())
-        batch = tasks.lay_out(self.task.collate(self.samples, indices, epochs, self.seed), self.reading)
-        return tasks.pinned(batch) if self.pinned else batch
+            return batches.weightless(self.any())
+        batch = batches.lay_out(self.task.collate(self.samples, indices, epochs, self.seed), self.reading)
+        return batches.pinned(batch) if self.pinned else batch
