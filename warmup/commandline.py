@@ -6,12 +6,13 @@ import dataclasses
 import difflib
 import json
 import re
+from argparse import Action
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import yaml
-from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_settings
+from jsonargparse import SUPPRESS, ArgumentError, ArgumentParser, DefaultHelpFormatter, Namespace, set_parsing_settings
 
 from warmup.config import Config
 from warmup.presets import PRESETS
@@ -43,15 +44,36 @@ JOB = ("task", "model", "dropout", "data.", "recipe.", "batch.")
 """Fields that say what is trained, as opposed to how it is started, seeded and logged."""
 
 
+class _Help(DefaultHelpFormatter):
+    """What a field is for and its default, without Python's type of it."""
+
+    def _get_help_string(self, action: Action) -> str:
+        told = action.help or ""
+        silent = action.default in (None, SUPPRESS, ()) or action.default is False or "(default" in told
+        return told if silent else f"{told} (default: %(default)s)"
+
+    def _format_action_invocation(self, action: Action) -> str:
+        if action.dest in _LISTS:
+            return f"--{action.dest} X [X ...]"
+        return super()._format_action_invocation(action)
+
+
 def parser(prog: str, description: str) -> ArgumentParser:
     """A parser of all fields of Config. Add a command's own options to it, then call `parse`."""
     made = ArgumentParser(
-        prog=prog, description=description, exit_on_error=False, usage="%(prog)s [--config FILE] [--FIELD VALUE ...]"
+        prog=prog,
+        description=description,
+        exit_on_error=False,
+        usage="%(prog)s [--config FILE] [--FIELD VALUE ...]",
+        formatter_class=_Help,
     )
     made.add_argument("--config", metavar="FILE", help="a YAML file of fields; later arguments override it")
     made.add_argument("--preset", metavar="NAME", help=f"a published recipe: {', '.join(PRESETS)}")
     made.add_argument("--print_config", action="store_true", help="print the resolved configuration and exit")
     made.add_class_arguments(Config, None)
+    for action in made._actions:
+        if action.dest in _GROUPS:  # jsonargparse's files of single groups, which --config is enough for
+            action.help = SUPPRESS
     return made
 
 

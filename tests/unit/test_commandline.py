@@ -318,6 +318,10 @@ def test_help_explains_every_field(capsys):
     for name in commandline.FIELDS:
         assert re.search(rf"^  --{re.escape(name)} .+", text, re.MULTILINE), name
     assert "Learning rate at the reference batch size" in text and "bert-large-lamb" in text
+    words = " ".join(text.split())
+    assert "--recipe.decay_milestones X [X ...] Multistep" in words
+    assert "Rate at the end, and floor of the decays that have no end. Not scaled. (default: 0.0)" in words
+    assert "--recipe CONFIG" not in text and "type:" not in text  # a reader of YAML need not know Python's names
 
 
 # Whether anything was said about the job
