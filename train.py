@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from jsonargparse import Namespace
 
 from warmup import commandline, training
-from warmup.config import Config, seconds
+from warmup.config import LANGUAGE_TASKS, Config, seconds
 from warmup.elastic import Course, follow
 from warmup.lint import Finding, examine
 from warmup.plan import Plan, PlanError, Topology
@@ -179,7 +179,8 @@ def build(
     optimizer = training.optimizer.build(model, course.plan, recipe.layer_decay, recipe.lr_ratios)
     kinds = {"DEEPSPEED": training.zero.ZeRO, "FSDP": training.fsdp.FSDP2}
     engine = kinds.get(accelerator.distributed_type.value, training.engine.Engine)(accelerator, model, optimizer, plan)
-    reading = training.model.read_only_where_asked(model, config.task == "mlm", speed.packing, speed.masked_only)
+    of_tokens = config.task in LANGUAGE_TASKS
+    reading = training.model.read_only_where_asked(model, of_tokens, speed.packing, speed.masked_only)
     return Built(engine, reading, new_weights)
 
 

@@ -155,13 +155,13 @@ class Data:
     label_column: str | None = None
     """Column of the label (default: found by its name)."""
     max_length: int = 128
-    """Longest sample in tokens, special ones included. mlm makes windows of the rest, other tasks cut it off."""
+    """Longest sample in tokens, special ones included. mlm and clm make windows of the rest, other tasks cut it off."""
     mask_rate: float = 0.15
     """mlm: part of the tokens that is to be predicted (of these 80% masked, 10% replaced, 10% kept)."""
     tokenizer: str | None = None
     """Folder or hub name of a tokenizer (default: the model's; for a new model, trained on the data)."""
     vocab_size: int = 30522
-    """Number of WordPieces of a tokenizer that is trained on the data."""
+    """Number of tokens of a tokenizer that is trained on the data (WordPieces; for clm of a byte-level BPE)."""
     max_bad_rows: int = 10
     """Rows that may be left out because they cannot be read; one more ends the run."""
     cache_dir: str | None = None
@@ -262,16 +262,20 @@ class Log:
         )
 
 
+LANGUAGE_TASKS = ("mlm", "clm")
+"""Tasks that learn from plain text, which needs no labels."""
+
+
 @dataclass(frozen=True)
 class Config:
     """One run: a recipe, the batch it is run at, the data and the model."""
 
-    task: Literal["mlm", "classification", "regression"] = "mlm"
-    """What is learned: masked language modelling, or the label of a text or of a pair of texts: a class, or a number
-    (regression)."""
+    task: Literal["mlm", "clm", "classification", "regression"] = "mlm"
+    """What is learned: masked language modelling, causal language modelling (to go on with a text, as GPT-2 does), or
+    the label of a text or of a pair of texts: a class, or a number (regression)."""
     model: str = "tiny"
-    """A new BERT (tiny 2/128, mini 4/256, small 4/512, medium 8/512, base 12/768, large 24/1024), a folder, or a hub
-    name."""
+    """A new BERT, or for clm a new GPT-2 (tiny 2/128, mini 4/256, small 4/512, medium 8/512, base 12/768, large
+    24/1024), a folder, or a hub name."""
     dropout: float | None = None
     """Dropout everywhere in the model (default: the model's own, 0.1 for a new one)."""
     seed: int = 0

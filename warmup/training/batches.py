@@ -13,6 +13,7 @@ from warmup.training import packing
 from warmup.training.model import Reading
 
 IGNORED = -100
+_MASKS = {"segments": packing.block_diagonal, "causal_segments": packing.block_triangular}
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,8 @@ class MicroBatch:
 def padded_inputs(
     ids_BT: np.ndarray, mask_BT: np.ndarray, tokenizer: PreTrainedTokenizerBase, first_B: np.ndarray | None = None
 ) -> dict[str, torch.Tensor]:
-    ids_BT = np.where(mask_BT, ids_BT, tokenizer.pad_token_id)
+    padding = tokenizer.pad_token_id  # a causal model may have none, and sees none
+    ids_BT = np.where(mask_BT, ids_BT, 0 if padding is None else padding)
     inputs = {"input_ids": torch.from_numpy(ids_BT), "attention_mask": torch.from_numpy(mask_BT.astype(np.int64))}
     if "token_type_ids" in tokenizer.model_input_names:
         second = (
@@ -76,8 +78,9 @@ def pinned(batch: MicroBatch) -> MicroBatch:
 def on_device(batch: MicroBatch, device: torch.device) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
     """The model's inputs, and the targets of the logits that it will give."""
     inputs = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.inputs.items()}
-    if "segments" in inputs:
-        inputs["attention_mask"] = packing.block_diagonal(inputs.pop("segments"))
+    for name, within in _MASKS.items():
+        if name in inputs:
+            inputs["attention_mask"] = within(inputs.pop(name))
     return inputs, batch.targets.to(device, non_blocking=True)
 
 
@@ -88,7 +91,7 @@ def _asked(targets: torch.Tensor) -> torch.Tensor:
 
 
 def _in_rows(batch: MicroBatch, reading: Reading) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-    """Inputs and targets in rows. `segments` tells which sample each place is of, where a row is not just one."""
+    """Inputs and targets in rows. Segments tell which sample each place is of, where a row is not just one."""
     mask_BT = batch.inputs["attention_mask"].bool()
     lengths_B = mask_BT.sum(1).numpy()
     rows = (packing.arrange if reading.packs else packing.apart)(lengths_B)
@@ -102,8 +105,9 @@ def _in_rows(batch: MicroBatch, reading: Reading) -> tuple[dict[str, torch.Tenso
     if reading.packs:
         del inputs["attention_mask"]
         numbers_B, width = torch.arange(1, len(lengths_B) + 1), mask_BT.shape[1]
-        if rows.count < len(lengths_B) or rows.count * rows.width > lengths_B.sum():  # else all in a row see each other
-            inputs["segments"] = lay(numbers_B[:, None].expand(-1, width), 0)
+        if rows.count < len(lengths_B) or rows.count * rows.width > lengths_B.sum():  # else a row is one sample
+            segments = "causal_segments" if reading.causal else "segments"
+            inputs[segments] = lay(numbers_B[:, None].expand(-1, width), 0)
         positions = torch.arange(width).expand(len(lengths_B), -1) + reading.first_position
         inputs["position_ids"] = lay(positions, reading.first_position)
     targets = batch.targets
@@ -113,6 +117,8 @@ def _in_rows(batch: MicroBatch, reading: Reading) -> tuple[dict[str, torch.Tenso
             return inputs, targets
         asked = _asked(targets)
         targets = targets[asked]
+        if reading.positions:
+            return {**inputs, "positions": asked}, targets
     else:
         asked = torch.from_numpy(rows.row_B * rows.width + rows.start_B)
     inputs["read"], inputs["kept"] = packing.by_row(asked, rows)

@@ -14,7 +14,12 @@ from warmup.plan import Plan
 from warmup.training.model import positions
 from warmup.training.outcome import UserError
 
-_PIPELINES = {"mlm": "fill-mask", "classification": "text-classification", "regression": "text-classification"}
+_PIPELINES = {
+    "mlm": "fill-mask",
+    "clm": "text-generation",
+    "classification": "text-classification",
+    "regression": "text-classification",
+}
 
 
 def export(

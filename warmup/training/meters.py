@@ -34,21 +34,24 @@ PEAK_FLOPS = {
 
 
 def useful_flops(config: PretrainedConfig, lengths: np.ndarray, reads: int, classes: int) -> float | None:
-    """Forward and backward FLOPs that a step of a BERT cannot do without; None for other architectures.
+    """Forward and backward FLOPs that a step of a BERT or GPT-2 cannot do without; None for other architectures.
 
     Each token needs every layer but the last, of which it needs keys and values; `reads` tokens need the rest of it and
     a head of so many classes. A matrix product counts 2 per weight and token, and backward twice as much as forward
-    (Kaplan et al. 2020, arXiv:2001.08361, section 2.1); attention 4 * width * length per token.
+    (Kaplan et al. 2020, arXiv:2001.08361, section 2.1); attention 4 * width per token and token that it sees: all of
+    its sample, in GPT-2 those up to it.
     """
-    if config.model_type not in ROWS:
+    gpt2 = config.model_type == "gpt2"
+    if config.model_type not in ROWS and not gpt2:
         return None
-    width, inner, layers = config.hidden_size, config.intermediate_size, config.num_hidden_layers
+    width, layers = config.hidden_size, config.num_hidden_layers
+    inner = (config.n_inner or 4 * width) if gpt2 else config.intermediate_size
     lengths = lengths.astype(np.float64)
-    tokens, attended = lengths.sum(), (lengths**2).sum()
+    tokens, attended = lengths.sum(), (lengths * (lengths + 1) / 2 if gpt2 else lengths**2).sum()
     whole_layers = (layers - 1) * (tokens * (8 * width**2 + 4 * width * inner) + 4 * width * attended)
     last_layer = tokens * 4 * width**2
     last_layer += reads * (4 * width**2 + 4 * width * inner + 4 * width * attended / tokens)
-    head = reads * (2 * width**2 + 2 * width * classes)
+    head = reads * (2 * width * classes + (0 if gpt2 else 2 * width**2))
     return float(3 * (whole_layers + last_layer + head))
 
 

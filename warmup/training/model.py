@@ -7,9 +7,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoTokenizer, BertConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BertConfig,
+    GenerationMixin,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging
 
+from warmup.training import causal
 from warmup.training.outcome import UserError
 
 logging.set_verbosity_error()  # which weights are new, we say ourselves
@@ -32,6 +41,11 @@ _DROPOUTS = (
     "seq_classif_dropout",
     "embedding_dropout",
     "mlp_dropout",
+    "hidden_dropout",
+    "resid_pdrop",
+    "embd_pdrop",
+    "attn_pdrop",
+    "summary_first_dropout",
 )
 
 
@@ -47,14 +61,19 @@ def label_names(name: str) -> list[str]:
     return [names[number] for number in sorted(names)]
 
 
-def load_tokenizer(name: str, flag: str) -> PreTrainedTokenizerBase:
-    """The tokenizer of a folder or hub name. Raises UserError, naming `flag`, where there is none to use."""
+def load_tokenizer(name: str, flag: str, goes_on: bool = False) -> PreTrainedTokenizerBase:
+    """The tokenizer of a folder or hub name; `goes_on`: of a model that goes on with a text (task: clm).
+    Raises UserError, naming `flag`, where there is none to use.
+    """
     _refuse_missing_folder(name, flag)
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
     except Exception as error:  # transformers raises whatever its parts raise
         raise UserError(f"{flag}: {name} has no tokenizer that can be loaded: {_first_line(error)}") from error
-    if not tokenizer.is_fast or None in (tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id):
+    if goes_on:
+        if not tokenizer.is_fast or tokenizer.eos_token_id is None:
+            raise UserError(f"{flag}: the tokenizer of {name} is not a fast one with a token that ends a text (eos)")
+    elif not tokenizer.is_fast or None in (tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id):
         raise UserError(f"{flag}: the tokenizer of {name} is not a fast one with [CLS], [SEP] and [PAD] tokens")
     return tokenizer
 
@@ -70,11 +89,17 @@ def build(
 ) -> tuple[PreTrainedModel, list[str]]:
     """The model, and the names of the weights that are new. The same weights on every rank.
 
-    `auto_class` is the transformers Auto class of the task; `labels` the classes' names, none for mlm, and one
-    for regression.
+    `auto_class` is the transformers Auto class of the task; `labels` the classes' names, none for language
+    models, and one for regression.
     Raises UserError where the model cannot be loaded or does not fit the tokenizer or max_length.
     """
-    config = _new_config(name, tokenizer, max_length) if is_new(name) else _load_config(name)
+    goes_on = auto_class is AutoModelForCausalLM
+    if not is_new(name):
+        config = _load_config(name)
+    elif goes_on:
+        config = causal.new_config(*SIZES[name], tokenizer, max_length)
+    else:
+        config = _new_config(name, tokenizer, max_length)
     for field in _DROPOUTS:
         if dropout is not None and hasattr(config, field):
             setattr(config, field, dropout)
@@ -100,6 +125,8 @@ def build(
             f"model: {name} has {model.get_input_embeddings().num_embeddings} word embeddings, its tokenizer "
             f"{len(tokenizer)} tokens; give the tokenizer that it was trained with"
         )
+    if goes_on:
+        causal.refuse_looking_ahead(model, name)
     return model, new
 
 
@@ -132,19 +159,22 @@ class Reading:
 
     positions: it takes the flattened places whose logits are wanted. rows: it takes samples in rows, `packs` of them
     several in one, and gives the logits of the places that are read. dense: but its last layer and a language model's
-    head are computed everywhere. first_position, padding: the model's numbers of the first place and of padding.
+    head are computed everywhere. causal: in rows a place sees none after it. first_position, padding: the model's
+    numbers of the first place and of padding.
     """
 
     positions: bool = False
     rows: bool = False
     packs: bool = False
     dense: bool = False
+    causal: bool = False
     first_position: int = 0
     padding: int = 0
 
 
 WHOLE = Reading()
 ROWS = ("bert", "electra", "roberta", "xlm-roberta", "camembert")  # encoders that are made of BertModel's modules
+CAUSAL_ROWS = ("gpt2", "llama", "gpt_neox")  # decoders that take a mask of any shape as it is, and positions
 
 
 def read_only_where_asked(model: PreTrainedModel, task_reads_tokens: bool, packs: bool, masked_only: bool) -> Reading:
@@ -160,10 +190,13 @@ def read_only_where_asked(model: PreTrainedModel, task_reads_tokens: bool, packs
         padding = config.pad_token_id or 0
         first = padding + 1 if "roberta" in kind or kind == "camembert" else 0  # these count from behind padding's
         return Reading(rows=True, packs=packs, dense=not masked_only, first_position=first, padding=padding)
-    if task_reads_tokens and masked_only:
+    reads = task_reads_tokens and masked_only
+    if reads:
         _read_in_head(model)
-        return Reading(positions=True)
-    return WHOLE
+    causal.without_cache(model)
+    if kind in CAUSAL_ROWS and config._attn_implementation == "sdpa" and task_reads_tokens:
+        return Reading(rows=True, packs=packs, positions=reads, dense=not reads, causal=True)
+    return Reading(positions=True) if reads else WHOLE
 
 
 def attention(model: PreTrainedModel, reading: Reading) -> str:
@@ -217,15 +250,20 @@ def _layer_at(
 
 
 def _read_in_head(model: PreTrainedModel) -> None:
-    """A language model's head computes the rows of `positions` (n,) alone, of the flattened batch: logits (n, V)."""
+    """A language model's head computes `positions` (n,) alone, of the flattened batch: logits (1, n, V)."""
     asked = _taken_off(model, "positions")
 
-    def select(module: torch.nn.Module, args: tuple, output: Any) -> Any:
-        if asked["positions"] is not None:
-            output["last_hidden_state"] = output["last_hidden_state"].flatten(0, 1)[asked["positions"]]
+    def select(hidden_BTD: torch.Tensor) -> torch.Tensor:
+        return hidden_BTD if asked["positions"] is None else hidden_BTD.flatten(0, 1)[asked["positions"]][None]
+
+    def after(module: torch.nn.Module, args: tuple, output: Any) -> Any:
+        output["last_hidden_state"] = select(output["last_hidden_state"])
         return output
 
-    model.base_model.register_forward_hook(select)
+    if isinstance(model, GenerationMixin):  # some of these go around their base model; their head is one product
+        model.get_output_embeddings().register_forward_pre_hook(lambda module, args: (select(args[0]),))
+    else:
+        model.base_model.register_forward_hook(after)
 
 
 def _taken_off(model: PreTrainedModel, *names: str) -> dict[str, torch.Tensor | None]:

@@ -13,6 +13,7 @@ from warmup.training.outcome import UserError
 
 WHOLE_WEIGHTS = ("lamb", "adafactor")
 """Optimizers that look at a weight as a whole, so that an engine must not divide it."""
+_EMBEDDINGS = r"embeddings\.|\.(wte|wpe|embed_tokens|embed_positions|embed_in)\."  # of BERT, GPT-2 and decoders like it
 
 
 def build(model: nn.Module, plan: Plan, layer_decay: float = 1.0, lr_ratios: Sequence[str] = ()) -> optim.Optimizer:
@@ -82,8 +83,8 @@ def shares(model: nn.Module, layer_decay: float, lr_ratios: Sequence[str]) -> di
 
 def _depth(name: str) -> int:
     """0 for embeddings, n + 1 for layer n, -1 for what is above all layers."""
-    match = re.search(r"\.\w*layers?\.(\d+)\.", name)
-    return int(match[1]) + 1 if match else 0 if "embeddings." in name else -1
+    match = re.search(r"\.(?:\w*layers?|h)\.(\d+)\.", name)
+    return int(match[1]) + 1 if match else 0 if re.search(_EMBEDDINGS, name) else -1
 
 
 def _within(part: str, name: str) -> bool:

@@ -88,3 +88,8 @@ def by_row(places_N: torch.Tensor, rows: Rows) -> tuple[torch.Tensor, torch.Tens
 def block_diagonal(segments_RT: torch.Tensor) -> torch.Tensor:
     """Attention within samples, (R, 1, T, T) bool, of the samples' numbers (0: padding, which sees padding alone)."""
     return (segments_RT[:, :, None] == segments_RT[:, None, :])[:, None]
+
+
+def block_triangular(segments_RT: torch.Tensor) -> torch.Tensor:
+    """The same where no place sees one after it."""
+    return block_diagonal(segments_RT).tril()

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from transformers import (
+    AutoModelForCausalLM,
     AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
     PreTrainedTokenizerBase,
@@ -47,6 +48,9 @@ def build(config: Config, prepared: Prepared) -> Task:
     if config.task == "mlm":
         mask = masking.masker(tokenizer, config.data.mask_rate)
         return Task(AutoModelForMaskedLM, (), mask, loss_sum, False, _right_and_count, scores.of_language)
+    if config.task == "clm":
+        follow = _follower(tokenizer)
+        return Task(AutoModelForCausalLM, (), follow, loss_sum, False, _right_and_count, scores.of_language)
     kind, labels = AutoModelForSequenceClassification, prepared.labels
     if config.task == "regression":
         collate = _labeller(tokenizer, np.float32)
@@ -94,5 +98,18 @@ def _labeller(tokenizer: PreTrainedTokenizerBase, kind: type) -> Callable[..., M
         targets = torch.from_numpy(columns["label"].astype(kind))
         inputs = padded_inputs(ids_BT, mask_BT, tokenizer, columns["first"])
         return MicroBatch(inputs, targets, len(targets), int(mask_BT.sum()))
+
+    return collate
+
+
+def _follower(tokenizer: PreTrainedTokenizerBase) -> Callable[..., MicroBatch]:
+    """Of each token of a sample the one after it is asked for; of the last one nothing."""
+
+    def collate(samples: Samples, indices: np.ndarray, epochs: np.ndarray, seed: int) -> MicroBatch:
+        ids_BT, mask_BT, _ = samples.take(indices)
+        targets_BT = np.full_like(ids_BT, IGNORED)
+        targets_BT[:, :-1] = np.where(mask_BT[:, 1:], ids_BT[:, 1:], IGNORED)
+        inputs, count = padded_inputs(ids_BT, mask_BT, tokenizer), int(mask_BT.sum())
+        return MicroBatch(inputs, torch.from_numpy(targets_BT), count - len(ids_BT), count)
 
     return collate

@@ -22,8 +22,8 @@ import pyarrow
 from filelock import FileLock
 from transformers import PreTrainedTokenizerBase
 
-from warmup.config import Config, Data
-from warmup.training import order, wordpiece
+from warmup.config import LANGUAGE_TASKS, Config, Data
+from warmup.training import bpe, causal, order, windows, wordpiece
 from warmup.training.columns import BadRow, Columns
 from warmup.training.docstrings import docstring_files
 from warmup.training.model import is_new, label_names, load_tokenizer
@@ -81,13 +81,14 @@ def prepare(config: Config) -> Prepared:
     cache = cache_folder(config.data)
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        labelled = config.task != "mlm"
+        labelled = config.task not in LANGUAGE_TASKS
         if config.task == "regression" and not config.data.train_files:
             raise UserError("data.train_files: none given, and task: regression needs files whose labels are numbers")
         train_files = config.data.train_files or docstring_files(cache, labelled)
         sources = resolve(train_files, config.data.validation_files, labelled)
         name = config.data.tokenizer or (None if is_new(config.model) else config.model)
-        tokenizer = load_tokenizer(name, "data.tokenizer" if config.data.tokenizer else "model") if name else None
+        flag, goes_on = "data.tokenizer" if config.data.tokenizer else "model", config.task == "clm"
+        tokenizer = load_tokenizer(name, flag, goes_on) if name else None
         known_labels = label_names(config.model) if config.task == "classification" else []
         key = _key(config, sources, tokenizer, known_labels)
         folder = cache / key
@@ -106,7 +107,7 @@ def prepare(config: Config) -> Prepared:
         validation=_load(folder / "validation"),
         labels=tuple(facts["labels"]),
         bad_rows=tuple(facts["bad_rows"]),
-        tokenizer=tokenizer or load_tokenizer(str(folder / "tokenizer"), "data.cache_dir"),
+        tokenizer=tokenizer or load_tokenizer(str(folder / "tokenizer"), "data.cache_dir", goes_on),
     )
 
 
@@ -131,6 +132,8 @@ def _key(config: Config, sources: Sources, tokenizer: PreTrainedTokenizerBase | 
     for irrelevant in ("mask_rate", *(("vocab_size",) if tokenizer else ())):
         del data[irrelevant]
     parts = [FORMAT, config.task, known_labels, data, tokenizer.backend_tokenizer.to_str() if tokenizer else None]
+    if tokenizer and config.task == "clm":
+        parts.append(causal.ends(tokenizer))
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:20]
 
 
@@ -154,7 +157,8 @@ def _build(
         if labels:
             _refuse_mixed_pairs(train, validation)
         if tokenizer is None:
-            tokenizer = wordpiece.train(train, config.data.vocab_size)
+            trainer = bpe if config.task == "clm" else wordpiece
+            tokenizer = trainer.train(train, config.data.vocab_size)
             tokenizer.save_pretrained(stage / "tokenizer")
         for name, rows in (("train", train), ("validation", validation)):
             samples = _tokenise(rows, tokenizer, config, labels, name)
@@ -174,7 +178,7 @@ def _read(
     """Training and held-out rows {text, pair, label}."""
     data = config.data
     columns = Columns(data.text_column, data.pair_column, data.label_column, numbers=config.task == "regression")
-    labelled = config.task != "mlm"
+    labelled = config.task not in LANGUAGE_TASKS
 
     def rows_of(part: Sequence[Source], name: str) -> datasets.Dataset:
         def generate() -> Iterator[dict]:
@@ -184,7 +188,7 @@ def _read(
         return _table(generate, stage / "rows" / name)
 
     if data.pair_column and not labelled:
-        raise UserError("data.pair_column: task mlm reads one text of a row; leave it out")
+        raise UserError(f"data.pair_column: task {config.task} reads one text of a row; leave it out")
     train, validation = sources
     rows = rows_of(train, "train")
     if validation:
@@ -248,19 +252,8 @@ def _refuse_mixed_pairs(train: datasets.Dataset, validation: datasets.Dataset) -
 def _tokenise(
     rows: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, config: Config, labels: list[str], name: str
 ) -> datasets.Dataset:
-    """Rows -> samples {ids, length, and for the other tasks first (tokens of the first text) and label}."""
+    """Rows -> samples {ids, length, and for the tasks with labels first (tokens of the first text) and label}."""
     limit, number_of = config.data.max_length, float if config.task == "regression" else labels.index
-
-    def windows(batch: dict) -> dict:
-        """Documents cut into windows; no tail is dropped."""
-        documents = tokenizer(batch["text"], add_special_tokens=False, verbose=False)["input_ids"]
-        body = limit - 2
-        ids = [
-            [tokenizer.cls_token_id, *document[start : start + body], tokenizer.sep_token_id]
-            for document in documents
-            for start in range(0, len(document), body)
-        ]
-        return {"ids": ids, "length": [len(window) for window in ids]}
 
     def texts(batch: dict) -> dict:
         pairs = batch["pair"] if batch["pair"][0] is not None else None
@@ -277,7 +270,7 @@ def _tokenise(
         kind = "float64" if config.task == "regression" else "int32"
         columns |= {"first": datasets.Value("int32"), "label": datasets.Value(kind)}
     samples = rows.map(
-        texts if labels else windows,
+        texts if labels else windows.cutter(config.task, tokenizer, limit),
         batched=True,
         remove_columns=rows.column_names,
         features=datasets.Features(columns),
