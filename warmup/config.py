@@ -158,6 +158,8 @@ class Data:
     """Longest sample in tokens, special ones included. mlm and clm make windows of the rest, other tasks cut it off."""
     mask_rate: float = 0.15
     """mlm: part of the tokens that is to be predicted (of these 80% masked, 10% replaced, 10% kept)."""
+    whole_words: bool = False
+    """mlm: predict all tokens of a word or none; words as the tokenizer takes a text apart."""
     tokenizer: str | None = None
     """Folder or hub name of a tokenizer (default: the model's; for a new model, trained on the data)."""
     vocab_size: int = 30522
@@ -299,6 +301,8 @@ class Config:
         require(0 <= self.seed < 2**63, "seed", self.seed, "in 0 <= seed < 2^63")
         if self.time_limit is not None:
             seconds(self.time_limit, "time_limit")
+        if self.data.whole_words and self.task != "mlm":
+            raise ValueError(f"data.whole_words: is for task mlm, not for {self.task}")
 
 
 def _expand_home(config: object, *names: str) -> None:

@@ -50,13 +50,22 @@ class Samples:
         return len(self.lengths)
 
     def take(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
-        """Samples as (ids_BT padded with 0, mask_BT of what is not padding, other columns_B)."""
+        """Samples as (ids_BT, mask_BT of what is not padding, other columns_B, or _BT where there is a list for each
+        sample, of a value for each token). Padded with 0.
+        """
         rows = self.table[indices.tolist()]
         lengths = self.lengths[indices]
         mask_BT = np.arange(max(lengths, default=1)) < lengths[:, None]
-        ids_BT = np.zeros(mask_BT.shape, np.int64)
-        ids_BT[mask_BT] = rows["ids"].combine_chunks().flatten().to_numpy()
-        return ids_BT, mask_BT, {name: rows[name].to_numpy() for name in rows.column_names if name != "ids"}
+
+        def values(column: pyarrow.ChunkedArray) -> np.ndarray:
+            if not pyarrow.types.is_list(column.type):
+                return column.to_numpy()
+            values_BT = np.zeros(mask_BT.shape, np.int64)
+            values_BT[mask_BT] = column.combine_chunks().flatten().to_numpy()
+            return values_BT
+
+        columns = {name: values(rows[name]) for name in rows.column_names}
+        return columns.pop("ids"), mask_BT, columns
 
 
 @dataclass(frozen=True)
@@ -129,8 +138,8 @@ def _key(config: Config, sources: Sources, tokenizer: PreTrainedTokenizerBase | 
     data = {name: value for name, value in asdict(config.data).items() if name not in ("cache_dir", "tokenizer")}
     train, validation = ([source.content() for source in part] for part in sources)
     data |= {"train_files": train, "validation_files": validation}
-    for irrelevant in ("mask_rate", *(("vocab_size",) if tokenizer else ())):
-        del data[irrelevant]
+    irrelevant = {"mask_rate": True, "vocab_size": tokenizer is not None, "whole_words": not config.data.whole_words}
+    data = {name: value for name, value in data.items() if not irrelevant.get(name)}
     parts = [FORMAT, config.task, known_labels, data, tokenizer.backend_tokenizer.to_str() if tokenizer else None]
     if tokenizer and config.task == "clm":
         parts.append(causal.ends(tokenizer))
@@ -252,7 +261,9 @@ def _refuse_mixed_pairs(train: datasets.Dataset, validation: datasets.Dataset) -
 def _tokenise(
     rows: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, config: Config, labels: list[str], name: str
 ) -> datasets.Dataset:
-    """Rows -> samples {ids, length, and for the tasks with labels first (tokens of the first text) and label}."""
+    """Rows -> samples {ids, length, with whole words word, and for the tasks with labels first (tokens of the first
+    text) and label}.
+    """
     limit, number_of = config.data.max_length, float if config.task == "regression" else labels.index
 
     def texts(batch: dict) -> dict:
@@ -269,8 +280,10 @@ def _tokenise(
     if labels:
         kind = "float64" if config.task == "regression" else "int32"
         columns |= {"first": datasets.Value("int32"), "label": datasets.Value(kind)}
+    if config.data.whole_words:
+        columns["word"] = columns["ids"]
     samples = rows.map(
-        texts if labels else windows.cutter(config.task, tokenizer, limit),
+        texts if labels else windows.cutter(config.task, tokenizer, limit, config.data.whole_words),
         batched=True,
         remove_columns=rows.column_names,
         features=datasets.Features(columns),

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from warmup.training import causal
+from warmup.training.outcome import UserError
 
 Cut = Callable[[dict[str, Sequence]], dict[str, list]]
-"""A batch of rows, columns of which `text` is one -> a batch of samples: ids and length."""
+"""A batch of rows, columns of which `text` is one -> a batch of samples: ids, length and, for whole words, word."""
 
 
-def cutter(task: str, tokenizer: PreTrainedTokenizerBase, limit: int) -> Cut:
+def cutter(task: str, tokenizer: PreTrainedTokenizerBase, limit: int, whole_words: bool = False) -> Cut:
     """How the documents of a language model are cut, into windows of at most `limit` tokens."""
     if task == "clm":
         return _following(tokenizer, limit)
-    return _enclosed(tokenizer, limit)
+    if whole_words:
+        _refuse_without_words(tokenizer)
+    return _enclosed(tokenizer, limit, whole_words)
 
 
 def _following(tokenizer: PreTrainedTokenizerBase, limit: int) -> Cut:
@@ -34,15 +38,33 @@ def _following(tokenizer: PreTrainedTokenizerBase, limit: int) -> Cut:
     return cut
 
 
-def _enclosed(tokenizer: PreTrainedTokenizerBase, limit: int) -> Cut:
-    """For masked language modelling: each window between [CLS] and [SEP]."""
+def _enclosed(tokenizer: PreTrainedTokenizerBase, limit: int, whole_words: bool) -> Cut:
+    """For masked language modelling: each window between [CLS] and [SEP]. With `whole_words`, `word` is the number of
+    each token's word within its window; of a word that is cut, each part is one.
+    """
     first, last, body = tokenizer.cls_token_id, tokenizer.sep_token_id, limit - 2
 
     def cut(batch: dict[str, Sequence]) -> dict[str, list]:
-        documents = tokenizer(list(batch["text"]), add_special_tokens=False, verbose=False)["input_ids"]
-        ids = [
-            [first, *document[at : at + body], last] for document in documents for at in range(0, len(document), body)
-        ]
-        return {"ids": ids, "length": [len(window) for window in ids]}
+        encoded = tokenizer(list(batch["text"]), add_special_tokens=False, verbose=False)
+        documents = encoded["input_ids"]
+        places = [(row, at) for row, document in enumerate(documents) for at in range(0, len(document), body)]
+        ids = [[first, *documents[row][at : at + body], last] for row, at in places]
+        samples = {"ids": ids, "length": [len(window) for window in ids]}
+        if whole_words:
+            words = [encoded.word_ids(row) for row in range(len(documents))]
+            samples["word"] = [_numbered([None, *words[row][at : at + body], None]) for row, at in places]
+        return samples
 
     return cut
+
+
+def _numbered(words: list[int | None]) -> list[int]:
+    """Words by number from 0, without gaps; what is of no word is one of its own."""
+    numbers = np.array([-1 if word is None else word for word in words])
+    begins = (numbers[1:] != numbers[:-1]) | (numbers[1:] < 0)
+    return [0, *np.cumsum(begins).tolist()]
+
+
+def _refuse_without_words(tokenizer: PreTrainedTokenizerBase) -> None:
+    if len(set(tokenizer("one two", add_special_tokens=False).word_ids())) < 2:
+        raise UserError("data.whole_words: the tokenizer does not tell words apart; leave it out")
