@@ -65,6 +65,7 @@ def parse(argv: Sequence[str]) -> tuple[Config, Namespace]:
             raise ValueError("--test: tries a job from its start; leave --resume out")
     except ValueError as error:
         raise outcome.UserError(str(error)) from error
+    options.arguments = argv
     return config, options
 
 
@@ -95,6 +96,7 @@ def run(config: Config, options: Namespace) -> tuple[str, str]:
             log=training.reporting.Log(folder, accelerator, config.log.samples),
             trainer=assemble(config, accelerator, data, task, built, plan, course, folder, watch),
             history=training.resuming.history(origin, asked, data.key, course),
+            arguments=options.arguments,
         )
         try:
             describe(job, findings, built.new_weights, changes)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from warmup.config import Config
-from warmup.training import evaluation, export, ranks, reporting, run_directory, spikes
+from warmup.training import card, evaluation, export, ranks, reporting, run_directory, spikes
 from warmup.training.loop import Step, Trainer
 from warmup.training.reporting import Log
 from warmup.training.resuming import History
@@ -16,7 +17,7 @@ from warmup.training.tokens import Prepared
 
 @dataclass(frozen=True)
 class Job:
-    """What the parts of a run share."""
+    """What the parts of a run share. arguments: those that it was started with."""
 
     config: Config
     data: Prepared
@@ -24,6 +25,7 @@ class Job:
     log: Log
     trainer: Trainer
     history: History
+    arguments: Sequence[str]
 
 
 def train(job: Job) -> bool:
@@ -125,8 +127,8 @@ def finish(job: Job, stopped: bool, began: float) -> tuple[str, str]:
 
     def write() -> None:
         if not stopped:
-            model, tokenizer, task = trainer.engine.bare, job.data.tokenizer, job.config.task
-            export.export(job.folder, model, tokenizer, task, trainer.plan, history.metrics, weights)
+            text = card.card(job.config, trainer.plan, job.data, history.metrics, clock.step, job.arguments)
+            export.export(job.folder, trainer.engine.bare, job.data.tokenizer, text, weights)
         run_directory.write_json(job.folder / "result.json", result)
 
     ranks.on_main(trainer.accelerator, write)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from warmup.training import order, ranks
+from warmup.training import card, order, ranks
 from warmup.training.export import export
 from warmup.training.job import Job, evaluate, watch_ranks
 from warmup.training.loop import Step, Trainer
@@ -38,7 +38,8 @@ def run(job: Job) -> tuple[str, str]:
     model, weights = trainer.engine.bare, trainer.engine.weights()
 
     def save_and_load() -> list[str]:
-        saved = export(job.folder, model, job.data.tokenizer, job.config.task, trainer.plan, metrics, weights)
+        text = card.card(job.config, trainer.plan, job.data, metrics, trainer.clock.step, job.arguments)
+        saved = export(job.folder, model, job.data.tokenizer, text, weights)
         return check_export(saved, weights, trainer.shares.task.auto_class)
 
     wrong += ranks.on_main(trainer.accelerator, save_and_load)
