@@ -95,7 +95,7 @@ def run(config: Config, options: Namespace) -> tuple[str, str]:
             folder=folder,
             log=training.reporting.Log(folder, accelerator, config.log.samples),
             trainer=assemble(config, accelerator, data, task, built, plan, course, folder, watch),
-            history=training.resuming.history(origin, asked, data.key, course),
+            history=training.resuming.history(origin, asked, data.key, course, config.evaluation.metric),
             arguments=options.arguments,
         )
         try:
@@ -126,7 +126,8 @@ def start(config: Config, options: Namespace) -> tuple[Accelerator, int | None]:
 
 
 def refuse_hopeless(config: Config, world_size: int) -> None:
-    """What is wrong with a recipe whatever its data, said before the data is tokenised."""
+    """What is wrong with a configuration whatever its data, said before the data is tokenised."""
+    training.evaluation.refuse(config)
     _, findings = examine_on(config, world_size, None)
     errors = [finding for finding in findings if finding.level == "error" and finding.code != "length-unknown"]
     if errors:
@@ -246,8 +247,9 @@ def begin(job: Job, origin: Origin, began: float) -> None:
         log.say(f"--resume: {note}")
     if origin.checkpoint:
         trainer.seek(origin.state["clock"])
-        if trainer.over():
-            log.say(f"--resume: {origin.checkpoint} is of the run's end")
+        if trainer.over() or job.out_of_patience:
+            why = f"; {training.job.why_early(job)}" if job.out_of_patience else ""
+            log.say(f"--resume: {origin.checkpoint} is of the run's end{why}")
         else:
             facts = training.resuming.changes(origin, job.history.course, trainer.accelerator.num_processes)
             log.resumed(trainer.clock, trainer.total_steps, facts)

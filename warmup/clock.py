@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
+from fractions import Fraction
 from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
+
+from warmup.duration import Duration
 
 Policy = Literal["min", "max", "error"]
 
@@ -54,6 +57,17 @@ class StepClock:
     def load_state_dict(self, state: Mapping[str, int]) -> None:
         for name in ("step", "samples", "drawn", "tokens"):
             setattr(self, name, int(state[name]))
+
+    def passed(self, every: Duration, step: int, drawn: int, run_samples: int) -> bool:
+        """Whether there is a multiple of `every` after the position (step, drawn), up to where the clock is now.
+
+        So what was last done at that position is due again. Steps are those of the run, all else is counted in samples
+        drawn; % is of `run_samples`. Exact, and the same on all ranks.
+        """
+        if every.unit == "steps":
+            return self.step // every.value > step // every.value
+        size = every.samples(None, self.num_samples, Fraction(run_samples))
+        return self.drawn // size > drawn // size
 
     def check(self, lr: float, extra: float = 0.0) -> list[float]:
         """Compare step, samples, drawn and the bits of the rate over all ranks: one small exchange.

@@ -218,12 +218,37 @@ class Checkpoint:
     every: str | None = "15 minutes"
     """How often: "500 steps" (of the run), "1 epochs", "1M samples", "10%", "15 minutes"; null: only at the end."""
     keep: int = 2
-    """Newest checkpoints that are kept, besides the one with the best held-out loss."""
+    """Newest checkpoints that are kept, besides the one with the best evaluation."""
 
     def __post_init__(self) -> None:
         require(self.keep >= 2, "checkpoint.keep", self.keep, "2 or above (one may be damaged)")
         if self.every is not None:
             interval(self.every, "checkpoint.every")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """When the held-out data is looked at, and what follows from it. The end of a run is always evaluated."""
+
+    every: str | None = None
+    """How often: "500 steps" (of the run) or just 500, "1 epochs", "1M samples", "10%"; null: only at the end."""
+    metric: str = "loss"
+    """What the best evaluation is the best by: any held-out metric of the task. Of loss, perplexity and mse a lower one
+    is better, of all others a higher one."""
+    patience: int | None = None
+    """End the run early, after so many evaluations in a row without a better one."""
+    export: Literal["last", "best"] = "last"
+    """The model to export: the one at the end, or the one with the best evaluation."""
+
+    def __post_init__(self) -> None:
+        require(self.patience is None or self.patience >= 1, "evaluation.patience", self.patience, "1 or above")
+        if self.every is not None:
+            text = str(self.every).strip()
+            object.__setattr__(self, "every", f"{text} steps" if text.isdigit() else text)
+            timed = isinstance(interval(self.every, "evaluation.every"), float)
+            require(
+                not timed, "evaluation.every", self.every, "the same on any ranks; give steps, epochs, samples or %"
+            )
 
 
 @dataclass(frozen=True)
@@ -246,8 +271,6 @@ class Log:
 
     every: int = 50
     """Steps between lines of metrics.jsonl."""
-    evaluate_every: int | None = None
-    """Steps between evaluations (default: only at the end)."""
     spike_score: float = 10.0
     """Warn of a loss so many robust standard deviations above the median of the last 100 steps; 0: never."""
     samples: bool = False
@@ -259,9 +282,6 @@ class Log:
         object.__setattr__(self, "trackers", tuple(self.trackers))
         require(self.every >= 1, "log.every", self.every, "1 or above")
         require(0 <= self.spike_score < math.inf, "log.spike_score", self.spike_score, "0 or above")
-        require(
-            self.evaluate_every is None or self.evaluate_every >= 1, "log.evaluate_every", self.evaluate_every, "1+"
-        )
 
 
 LANGUAGE_TASKS = ("mlm", "clm")
@@ -285,13 +305,14 @@ class Config:
     run_dir: str | None = None
     """Where everything is written (default: runs/<task>-<UTC time>)."""
     time_limit: str | None = None
-    """Save and stop after so long, e.g. "90 minutes", "11.5 hours"."""
+    """Save and stop after so much wall time, e.g. "90 minutes", "11.5 hours"."""
     recipe: Recipe = field(default_factory=Recipe)
     batch: Batch = field(default_factory=Batch)
     data: Data = field(default_factory=Data)
     speed: Speed = field(default_factory=Speed)
     launch: Launch = field(default_factory=Launch)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
+    evaluation: Evaluation = field(default_factory=Evaluation)
     elastic: Elastic = field(default_factory=Elastic)
     log: Log = field(default_factory=Log)
 

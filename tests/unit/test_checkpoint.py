@@ -21,22 +21,23 @@ from warmup.training.checkpoint import BrokenCheckpoint
 FILES = ["config.json", "manifest.json", "model.safetensors", "optimizer.safetensors", "state.json"]
 
 
-def filling(step: int) -> Callable[[Path], None]:
-    """What writes the small but real files of a checkpoint, which say of which step they are."""
+def filling(step: int, best: int | None = None) -> Callable[[Path], None]:
+    """What writes the small but real files of a checkpoint, which say of which step they are, and which is the best."""
+    state = {"clock": {"step": step, "samples": 32 * step}} | ({"evaluations": {"best_step": best}} if best else {})
 
     def fill(stage: Path) -> None:
         save_file({"weight": torch.full((3, 2), float(step)), "bias": torch.arange(3.0)}, stage / checkpoint.MODEL)
         save_file({"weight/exp_avg": torch.full((3, 2), step / 7)}, stage / checkpoint.OPTIMIZER)
-        (stage / checkpoint.STATE).write_text(json.dumps({"clock": {"step": step, "samples": 32 * step}}, indent=1))
+        (stage / checkpoint.STATE).write_text(json.dumps(state, indent=1))
         (stage / "config.json").write_text('{"model_type": "bert"}\n')
 
     return fill
 
 
-def written(run: Path, *steps: int) -> Path:
+def written(run: Path, *steps: int, best: int | None = None) -> Path:
     """The checkpoint of the last of `steps`, after those of all of them."""
     for step in steps:
-        checkpoint.write(checkpoint.place(run, step), filling(step))
+        checkpoint.write(checkpoint.place(run, step), filling(step, best))
     return checkpoint.place(run, steps[-1])
 
 
@@ -429,8 +430,8 @@ def test_set_aside_again_and_again(tmp_path: Path) -> None:
 
 
 def left_after(run: Path, keep: int, best: int | None, steps: tuple[int, ...] = (98, 99, 100, 1000)) -> list[int]:
-    written(run, *steps)
-    checkpoint.prune(run, keep, best)
+    written(run, *steps, best=best)
+    checkpoint.prune(run, keep)
     return [checkpoint.step_of(folder) for folder in checkpoint.listed(run)]
 
 
@@ -455,6 +456,48 @@ def test_the_newest_and_the_best_are_kept(tmp_path: Path, keep: int, best: int |
         checkpoint.verify(folder)
 
 
+def test_the_best_one_until_each_that_is_kept_is_kept(tmp_path: Path) -> None:
+    """Where the newest is damaged, a run goes on from the one before, for which another was the best."""
+    for step, best in ((1, 1), (2, 2), (3, 2), (4, 4)):
+        written(tmp_path, step, best=best)
+    checkpoint.prune(tmp_path, 2)
+    assert [checkpoint.step_of(folder) for folder in checkpoint.listed(tmp_path)] == [4, 3, 2]
+    state = checkpoint.place(tmp_path, 3) / checkpoint.STATE
+    state.write_text("{" * state.stat().st_size)  # in its size, but nobody goes on from it
+    assert checkpoint.complete(checkpoint.place(tmp_path, 3)) and checkpoint.best_step(tmp_path / "nowhere") is None
+    checkpoint.prune(tmp_path, 2)
+    assert [checkpoint.step_of(folder) for folder in checkpoint.listed(tmp_path)] == [4, 3]
+
+
+@pytest.mark.parametrize("origin", [3, 2])
+def test_another_run_directory_takes_the_best_one_along(tmp_path: Path, origin: int) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    for run in (old, new):
+        run.mkdir()
+    written(old, 1, 2, 3, best=2)
+    checkpoint.adopt_best(checkpoint.place(old, origin), new)
+    assert names(new) == ["step-00000002"]
+    ours, theirs = (checkpoint.place(run, 2) for run in (new, old))
+    checkpoint.verify(ours)
+    assert {path.name: path.read_bytes() for path in ours.iterdir()} == {
+        path.name: path.read_bytes() for path in theirs.iterdir()
+    }
+
+
+@pytest.mark.parametrize("harm", ["flipped", "gone", "none"])
+def test_a_best_one_that_is_lost_is_not_taken_along(tmp_path: Path, harm: str) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    for run in (old, new):
+        run.mkdir()
+    written(old, 2, 3, best=None if harm == "none" else 2)
+    if harm == "flipped":
+        flip(checkpoint.place(old, 2) / checkpoint.MODEL, -1)
+    if harm == "gone":
+        shutil.rmtree(checkpoint.place(old, 2))
+    checkpoint.adopt_best(checkpoint.place(old, 3), new)
+    assert list(new.iterdir()) == []
+
+
 def test_beyond_eight_digits_the_newest_is_kept_too(tmp_path: Path) -> None:
     steps = (99_999_998, 99_999_999, 100_000_000, 100_000_001)
     assert left_after(tmp_path, 2, None, steps) == [100_000_001, 100_000_000]
@@ -475,7 +518,7 @@ def test_what_is_not_complete_does_not_count_and_is_not_removed(tmp_path: Path, 
             (folder / "manifest.json").unlink()
         if harm == "extra":
             (folder / "extra").write_text("")
-    checkpoint.prune(tmp_path, 2, None)
+    checkpoint.prune(tmp_path, 2)
     assert [checkpoint.step_of(folder) for folder in checkpoint.listed(tmp_path)] == [5, 4, 3, 2]
 
 
@@ -485,7 +528,7 @@ def test_leftovers_are_swept_and_nothing_else(tmp_path: Path) -> None:
         shutil.copytree(folder, folder.with_name(name))
     for name in ("discarded-step-00000007", ".mine", "notes"):
         folder.with_name(name).mkdir()
-    checkpoint.prune(tmp_path, 2, None)
+    checkpoint.prune(tmp_path, 2)
     assert names(tmp_path) == [".mine", "discarded-step-00000007", "notes", "step-00000001"]
 
 
@@ -534,7 +577,7 @@ def test_a_kill_at_a_rename_leaves_the_old_or_the_new_one(
 
     def work() -> None:
         written(tmp_path, 4)
-        checkpoint.prune(tmp_path, 2, None)
+        checkpoint.prune(tmp_path, 2)
 
     renames = {"nothing": 3, "broken": 4}[there]  # (aside,) in place, two removed
     assert killed_at_rename(monkeypatch, number, after, work) == (number <= renames)

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from warmup import commandline
-from warmup.config import Batch, Config, Data, Launch, Log, Recipe
+from warmup.config import Batch, Config, Data, Evaluation, Launch, Log, Recipe
 from warmup.presets import PRESETS
 
 PARSER = commandline.parser("prog", "description")
@@ -87,6 +87,9 @@ def test_lists_of_numbers_and_of_lengths():
         (("--recipe.reference_batch_size", "null"), None),
         (("--recipe.duration", "5 epochs"), "5 epochs"),
         (("--model", "123"), "123"),
+        (("--evaluation.every", "200"), "200 steps"),
+        (("--evaluation.every", "1 epochs"), "1 epochs"),
+        (("--evaluation.every", "null"), None),
         (("--model", "no"), "no"),
         (("--dropout", "0"), 0.0),
         (("--run-dir", "null"), None),
@@ -123,6 +126,8 @@ def test_values_have_the_type_of_their_field(argv, value):
         ("{launch: {world_size: 1}, time_limit: 90 minutes}", Config(launch=Launch(1), time_limit="90 minutes")),
         ("run_dir: ~\ndropout: null", Config()),
         ("log: {<<: {every: 7}}", Config(log=Log(every=7))),
+        ("evaluation: {every: 200, patience: 3}", Config(evaluation=Evaluation(every="200 steps", patience=3))),
+        ("evaluation: {every: 10%}", Config(evaluation=Evaluation(every="10%"))),
         ("", Config()),
         ("# nothing", Config()),
     ],
@@ -159,6 +164,7 @@ def test_utf8(file):
         ("recipe: {warmpu: 5 steps}", "recipe.warmpu: no such field; did you mean recipe.warmup?"),
         ("lr: 1e-4", "lr: no such field; did you mean recipe.lr?"),
         ("recipe: {per_device: 8}", "recipe.per_device: no such field; did you mean batch.per_device?"),
+        ("log: {evaluate_every: 9}", "log.evaluate_every: no such field; did you mean evaluation.every?"),
         ("recipe: fast", "recipe: no such field; did you mean recipe."),
         ("batch: {accumulation: 2, global_size: 8}", "batch.accumulation and batch.global_size: give one"),
         ("preset: bert-base", "preset: no such field; see --help"),
@@ -196,6 +202,8 @@ def test_a_file_that_is_not_there(tmp_path):
     [
         ("lr", "recipe.lr"),
         ("recipe.warmpu", "recipe.warmup"),
+        ("log.evaluate-every", "evaluation.every"),
+        ("patience", "evaluation.patience"),
         ("recipe.warmup-step", "recipe.warmup"),
         ("recipe.bata", "recipe.betas"),
         ("recipe.weight-decai", "recipe.weight_decay"),

@@ -8,7 +8,7 @@ from fractions import Fraction
 
 import pytest
 
-from warmup.config import Batch, Checkpoint, Config, Data, Elastic, Launch, Log, Recipe, interval, seconds
+from warmup.config import Batch, Checkpoint, Config, Data, Elastic, Evaluation, Launch, Log, Recipe, interval, seconds
 from warmup.duration import Duration
 
 ABOVE_ZERO = ("lr", "max_lr", "ramp_power", "decay_power", "decay_gamma", "eps")
@@ -57,7 +57,7 @@ def test_averages_have_a_coefficient_below_one(name, value):
         (Launch, "launch.", "start_timeout", 1),
         (Checkpoint, "checkpoint.", "keep", 2),
         (Log, "log.", "every", 1),
-        (Log, "log.", "evaluate_every", 1),
+        (Evaluation, "evaluation.", "patience", 1),
     ],
 )
 def test_counts_have_a_lowest_value(cls, prefix, name, lowest):
@@ -181,6 +181,32 @@ def test_what_is_no_interval_is_refused_with_its_flag(text):
     assert refusal(Checkpoint, every=text).startswith(f"checkpoint.every: {text!r} ")
     with pytest.raises(ValueError, match="^log.other: "):
         interval(text, "log.other")
+
+
+@pytest.mark.parametrize(
+    ("every", "kept"),
+    [
+        (200, "200 steps"),
+        ("200", "200 steps"),
+        (" 7 ", "7 steps"),
+        ("1 epochs", "1 epochs"),
+        ("10%", "10%"),
+        (None, None),
+    ],
+)
+def test_evaluations_may_be_given_as_a_number_of_steps(every, kept):
+    assert Evaluation(every=every).every == kept
+
+
+@pytest.mark.parametrize("every", [0, -5, "0", "0%", "1.5", "often", ""])
+def test_what_is_no_interval_of_evaluations_is_refused(every):
+    assert refusal(Evaluation, every=every).startswith("evaluation.every: ")
+
+
+def test_evaluations_follow_no_clock_of_one_machine():
+    assert refusal(Evaluation, every="15 minutes") == (
+        "evaluation.every: '15 minutes' is not the same on any ranks; give steps, epochs, samples or %"
+    )
 
 
 def test_checkpoints_may_be_made_at_the_end_alone():

@@ -443,21 +443,34 @@ def test_other_data_is_refused() -> None:
 # What has been
 
 
-def test_a_history_knows_the_lowest_loss() -> None:
-    history = History({}, "", COURSE)
-    found = [history.add(clock_at(step), {"loss": loss}) for step, loss in ((1, 2.0), (2, 3.0), (3, 2.0), (4, 1.5))]
-    assert found == [True, False, False, True]  # an equal one is no lower
-    assert (history.best_step, history.best_loss) == (4, 1.5)
-    assert history.add(clock_at(5), {"loss": 9.0, "accuracy": 0.5}) is False
-    assert (history.best_step, history.best_loss, history.evaluated_at) == (4, 1.5, 160)
-    assert history.metrics == {"loss": 9.0, "accuracy": 0.5}  # of the last one
+@pytest.mark.parametrize(("metric", "sign"), [("loss", 1), ("mse", 1), ("perplexity", 1), ("f1", -1), ("pearson", -1)])
+def test_a_history_knows_the_best(metric: str, sign: int) -> None:
+    """The lowest of some metrics, the highest of others."""
+    history = History({}, "", COURSE, metric)
+    values = [sign * value for value in (2.0, 3.0, 2.0, 1.5)]
+    found = [history.add(clock_at(step), {metric: value, "other": -value}) for step, value in enumerate(values, 1)]
+    assert found == [True, False, False, True]  # an equal one is no better
+    assert (history.best_step, history.best_metrics) == (4, {metric: sign * 1.5, "other": sign * -1.5})
+    assert history.add(clock_at(5), {metric: sign * 9.0}) is False
+    assert (history.best_step, history.best_metrics[metric]) == (4, sign * 1.5)
+    assert (history.metrics, history.evaluated_at, history.evaluated_step) == ({metric: sign * 9.0}, 160, 5)  # the last
 
 
-def test_a_loss_that_is_no_number_is_not_the_lowest() -> None:
+def test_a_history_counts_evaluations_without_improvement() -> None:
     history = History({}, "", COURSE)
-    for step, loss in ((1, float("nan")), (2, 3.0), (3, float("nan")), (4, 2.0)):
+    counts = []
+    for step, loss in enumerate((float("nan"), 3.0, 3.0, float("nan"), 2.0, float("inf"), 2.5), 1):
         history.add(clock_at(step), {"loss": loss})
-    assert (history.best_step, history.best_loss) == (4, 2.0)
+        counts.append(history.without_improvement)
+    assert counts == [1, 0, 1, 2, 0, 1, 2]
+
+
+@pytest.mark.parametrize("metric", ["loss", "f1"])
+def test_what_is_no_number_is_not_the_best(metric: str) -> None:
+    history = History({}, "", COURSE, metric)
+    for step, value in ((1, float("nan")), (2, 3.0), (3, float("nan")), (4, 2.0 if metric == "loss" else 4.0)):
+        history.add(clock_at(step), {metric: value})
+    assert history.best_step == 4
 
 
 def test_a_history_comes_back_from_a_checkpoint() -> None:
@@ -467,9 +480,27 @@ def test_a_history_comes_back_from_a_checkpoint() -> None:
     assert list(state) == ["clock", "course", "config", "data", "world_size", "evaluations"]
     assert state["clock"] == {"step": 4, "samples": 128, "drawn": 128, "tokens": 40} and state["world_size"] == 2
     origin = Origin(Path("x"), None, state=state)
-    assert resuming.history(origin, resuming.fields(CONFIG), "key", origin.course) == before
-    fresh = resuming.history(Origin(None, None), {}, "key", COURSE)
+    assert resuming.history(origin, resuming.fields(CONFIG), "key", origin.course, "loss") == before
+    fresh = resuming.history(Origin(None, None), {}, "key", COURSE, "loss")
     assert fresh == History({}, "key", COURSE) and fresh.best_step is None
+
+
+def test_by_another_metric_patience_begins_anew() -> None:
+    before = History(resuming.fields(CONFIG), "key", COURSE)
+    for step in (1, 2, 3):
+        before.add(clock_at(step), {"loss": 1.0 + step, "accuracy": 0.5})
+    origin = Origin(Path("x"), None, state=before.state(clock_at(3), world_size=2))
+    same, other = (resuming.history(origin, {}, "key", COURSE, metric) for metric in ("loss", "accuracy"))
+    assert (same.without_improvement, other.without_improvement) == (2, 0)
+    assert (other.best_step, other.best_metrics) == (1, {"loss": 2.0, "accuracy": 0.5})
+    assert other.add(clock_at(4), {"loss": 9.0, "accuracy": 0.6})
+
+
+def test_evaluations_of_an_older_version_are_read_as_far_as_they_go() -> None:
+    state = {"evaluations": {"metrics": {"loss": 2.0}, "evaluated_at": 96, "best_step": 3, "best_loss": 2.0}}
+    history = resuming.history(Origin(Path("x"), None, state=state), {}, "key", COURSE, "loss")
+    assert (history.metrics, history.evaluated_at, history.best_step) == ({"loss": 2.0}, 96, 3)
+    assert history.add(clock_at(4), {"loss": 9.0})  # the first that can be compared with
 
 
 def test_fields_are_what_json_gives_back() -> None:

@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 import math
+from typing import get_args, get_type_hints
 
 import numpy as np
 import pytest
 import torch
 
+from warmup.config import Config
 from warmup.training import scores
 
 
 def table(found: object, wanted: object) -> torch.Tensor:
     return torch.tensor(np.stack([found, wanted], 1), dtype=torch.float64)
+
+
+def test_the_names_are_known_before_there_is_a_number() -> None:
+    """What may be asked for as evaluation.metric is what comes of each task, but the number of targets."""
+    found = {
+        "mlm": scores.of_language(1.0, torch.ones(1, 2)),
+        "classification": scores.of_classes(1.0, table([0, 1, 1], [0, 1, 0]), 2),
+        "regression": scores.of_numbers(1.0, table([0.5, 1.0], [0.0, 1.0])),
+    }
+    wanted = {task: tuple(name for name in metrics if name != "targets") for task, metrics in found.items()}
+    assert wanted == scores.NAMES
+    assert scores.NAMES.keys() == set(get_args(get_type_hints(Config)["task"]))
 
 
 def test_language() -> None:

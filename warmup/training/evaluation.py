@@ -9,9 +9,24 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from warmup.training import batches, ranks, tasks
+from warmup.config import Config
+from warmup.training import batches, ranks, scores, tasks
 from warmup.training.model import Reading
+from warmup.training.outcome import UserError
 from warmup.training.tokens import Samples
+
+
+def refuse(config: Config) -> None:
+    """Raise UserError where a configuration asks for what evaluations cannot give."""
+    asked, names = config.evaluation, scores.NAMES[config.task]
+    if asked.metric not in names:
+        raise UserError(f"evaluation.metric: {asked.metric!r} is none of those of {config.task}: {', '.join(names)}")
+    for flag, wanted in (("patience", asked.patience is not None), ("export", asked.export == "best")):
+        if wanted and asked.every is None:
+            raise UserError(
+                f"evaluation.{flag}: {getattr(asked, flag)} needs evaluations on the way: give evaluation.every, "
+                'e.g. "500 steps"'
+            )
 
 
 @torch.inference_mode()
@@ -30,7 +45,7 @@ def evaluate(
 
     The micro-batches are the same for any world size. Ranks fill in the rows of their own, the others stay 0, and a
     sum over ranks makes the tables whole without rounding; so what is made of them is the same to the last bit on any
-    number of ranks that have as many threads each.
+    number of ranks that have as many threads each. Rank 0 makes it, so that all ranks decide by the same numbers.
     """
     by_length = np.argsort(samples.lengths, kind="stable")
     groups = [by_length[start : start + batch_size] for start in range(0, len(by_length), batch_size)]
@@ -52,4 +67,5 @@ def evaluate(
             results[rows[number]] = task.results(logits, targets).double()
     model.train()
     mark("the sum of the evaluation", waits=True)
-    return task.metrics(float(ranks.total(losses).sum()), ranks.total(results).cpu())
+    losses, results = ranks.total(losses), ranks.total(results)
+    return ranks.on_main(accelerator, lambda: task.metrics(float(losses.sum()), results.cpu()))

@@ -5,10 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
 
 from warmup.config import Config
-from warmup.training import card, evaluation, export, ranks, reporting, run_directory, spikes
+from warmup.duration import Duration
+from warmup.training import card, checkpoint, evaluation, export, ranks, reporting, run_directory, spikes
+from warmup.training.checkpoint import BrokenCheckpoint
 from warmup.training.loop import Step, Trainer
 from warmup.training.reporting import Log
 from warmup.training.resuming import History
@@ -27,12 +34,32 @@ class Job:
     history: History
     arguments: Sequence[str]
 
+    @cached_property
+    def _every(self) -> Duration | None:
+        every = self.config.evaluation.every
+        return Duration.parse(every, "evaluation.every") if every else None
+
+    @property
+    def evaluation_due(self) -> bool:
+        """Whether the run has come to the next evaluation: the same on all ranks."""
+        trainer, last = self.trainer, (self.history.evaluated_step or 0, self.history.evaluated_at or 0)
+        return self._every is not None and trainer.clock.passed(self._every, *last, trainer.plan.duration_samples)
+
+    @property
+    def out_of_patience(self) -> bool:
+        """Whether the run ends with the evaluation made here, before its plan does: the same on all ranks."""
+        patience, history, trainer = self.config.evaluation.patience, self.history, self.trainer
+        here = history.evaluated_at == trainer.clock.drawn and not trainer.over()
+        return here and patience is not None and history.without_improvement >= patience
+
 
 def train(job: Job) -> bool:
     """All steps of the plan, or those until a rank wants to stop. Returns whether the run was stopped."""
     trainer, log, config = job.trainer, job.log, job.config
     clock, saver = trainer.clock, trainer.saver
     detector = spikes.SpikeDetector(config.log.spike_score)
+    if job.out_of_patience:  # it goes on from where it ended
+        return False
     for number, step in enumerate(trainer.steps()):
         if number == 0:  # what may take long is over
             watch_ranks(job)
@@ -41,11 +68,13 @@ def train(job: Job) -> bool:
         report(job, step, detector, last)
         if step.save_failed:
             saver.refuse_failure()
-        if not step.applied or last:
+        if not step.applied or trainer.over():  # `finish` evaluates and saves
             continue
-        every = config.log.evaluate_every
-        improved = bool(every) and clock.step % every == 0 and evaluate(job)
-        if improved or step.save or saver.due(clock):
+        improved = job.evaluation_due and evaluate(job)
+        if job.out_of_patience:
+            log.say(why_early(job))
+            return False
+        if not step.stop and (improved or step.save or saver.due(clock)):
             save(job)
     return not trainer.over()
 
@@ -80,12 +109,12 @@ def save(job: Job) -> None:
 
     tick()
     state = history.state(trainer.clock, trainer.accelerator.num_processes)
-    waited = trainer.saver.save(trainer.clock, state, history.best_step, tick)
+    waited = trainer.saver.save(trainer.clock, state, tick)
     job.log.saved(trainer.clock, waited)
 
 
 def evaluate(job: Job) -> bool:
-    """Evaluate on the held-out data, and log it. Returns whether the loss is the lowest so far."""
+    """Evaluate on the held-out data, and log it. Returns whether it is the best evaluation so far."""
     trainer = job.trainer
     metrics = evaluation.evaluate(
         trainer.engine.bare,
@@ -103,7 +132,7 @@ def evaluate(job: Job) -> bool:
 
 
 def finish(job: Job, stopped: bool, began: float) -> tuple[str, str]:
-    """Save, and at the end of the plan evaluate and export. A run that was asked to stop leaves its checkpoint."""
+    """Save, and at the end evaluate and export. A run that was asked to stop leaves its checkpoint."""
     trainer, clock, history = job.trainer, job.trainer.clock, job.history
     if not stopped and history.evaluated_at != clock.drawn:
         evaluate(job)
@@ -113,26 +142,59 @@ def finish(job: Job, stopped: bool, began: float) -> tuple[str, str]:
         save(job)
     trainer.saver.wait()
     trainer.saver.refuse_failure()
+    weights = {} if stopped else trainer.engine.weights()
     result = {
         "outcome": "stopped" if stopped else "done",
-        "metrics": {} if stopped else history.metrics,
+        "metrics": {},
+        "exported_step": None,
         **clock.state_dict(),
         "total_steps": trainer.total_steps,
+        "stopped_early": job.out_of_patience,
         "world_size": trainer.accelerator.num_processes,
         "wall_seconds": round(time.perf_counter() - began, 2),
         "versions": reporting.versions(),
     }
 
-    weights = {} if stopped else trainer.engine.weights()
-
     def write() -> None:
         if not stopped:
-            text = card.card(job.config, trainer.plan, job.data, history.metrics, clock.step, job.arguments)
-            export.export(job.folder, trainer.engine.bare, job.data.tokenizer, text, weights)
+            result.update(export_model(job, weights))
         run_directory.write_json(job.folder / "result.json", result)
 
     ranks.on_main(trainer.accelerator, write)
     if trainer.accelerator.is_main_process:  # the folder is on its machine
         job.log.say(reporting.summary(job.folder, result))
     more = f"; go on with --resume auto --run_dir {job.folder}" if stopped else ""
+    more = f"; {why_early(job)}" if job.out_of_patience else more
     return result["outcome"], f"after step {clock.step} of {trainer.total_steps}{more}"
+
+
+def why_early(job: Job) -> str:
+    """Why a run ends before its plan does."""
+    settings, history = job.config.evaluation, job.history
+    return f"stopped early: {history.without_improvement} evaluations in a row without a better {settings.metric}" + (
+        f" than that of step {history.best_step}" if history.best_step is not None else ""
+    )
+
+
+def export_model(job: Job, weights: dict[str, torch.Tensor]) -> dict[str, Any]:
+    """Export these weights, or those of the best evaluation where they are wanted; its step and metrics. For rank 0."""
+    step, metrics = job.trainer.clock.step, job.history.metrics
+    if job.config.evaluation.export == "best" and (best := best_weights(job)) is not None:
+        step, metrics, weights = job.history.best_step, job.history.best_metrics, best
+    text = card.card(job.config, job.trainer.plan, job.data, metrics, step, job.arguments)
+    export.export(job.folder, job.trainer.engine.bare, job.data.tokenizer, text, weights)
+    return {"metrics": metrics, "exported_step": step}
+
+
+def best_weights(job: Job) -> dict[str, torch.Tensor] | None:
+    """Those of the best evaluation's checkpoint; None where it is the last one, or there is none to be read."""
+    step = job.history.best_step
+    if step in (None, job.trainer.clock.step):
+        return None
+    folder = checkpoint.place(job.folder, step)
+    try:
+        checkpoint.verify(folder)
+        return load_file(folder / checkpoint.MODEL)
+    except (BrokenCheckpoint, OSError) as error:
+        job.log.say(f"warning: the best model, of step {step}, is lost, so the last one is exported: {error}")
+        return None

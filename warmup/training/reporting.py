@@ -35,7 +35,8 @@ def summary(folder: Path, result: dict) -> str:
     metrics = ", ".join(f"{name} {value:.6g}" for name, value in result["metrics"].items()) or "none"
     files = sorted(str(path) for path in folder.iterdir() if not path.name.startswith("."))
     head = f"{result['outcome']} after step {result['step']} of {result['total_steps']}, {result['wall_seconds']} s"
-    return "\n".join((head, f"  held-out metrics: {metrics}", *(f"  wrote {file}" for file in files)))
+    of = f" of step {step}" if (step := result.get("exported_step")) not in (None, result["step"]) else ""
+    return "\n".join((head, f"  held-out metrics{of}: {metrics}", *(f"  wrote {file}" for file in files)))
 
 
 def versions() -> dict[str, str]:

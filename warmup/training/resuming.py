@@ -12,13 +12,13 @@ from warmup.clock import StepClock
 from warmup.commandline import leaves
 from warmup.config import Config
 from warmup.elastic import Course
-from warmup.training import checkpoint, run_directory
+from warmup.training import checkpoint, run_directory, scores
 from warmup.training.checkpoint import BrokenCheckpoint
 from warmup.training.outcome import UserError
 
 _FIXED = ("task", "model", "dropout", "seed", "recipe.optimizer", "recipe.momentum", "data.mask_rate")
 """Fields that a checkpoint does not fit another value of. The data is compared by its content."""
-_EVALUATIONS = ("metrics", "evaluated_at", "best_step", "best_loss")
+_EVALUATIONS = ("metrics", "evaluated_at", "evaluated_step", "best_step", "best_metrics", "without_improvement")
 
 
 @dataclass(frozen=True)
@@ -47,24 +47,29 @@ class Origin:
 class History:
     """What every checkpoint says of the run besides its position, and what the evaluations have found so far.
 
-    config: as it was asked for. data: key of its content. metrics: of the last evaluation, made at `evaluated_at` of
-    the data stream. best_step, best_loss: of the evaluation with the lowest held-out loss.
+    config: as it was asked for. data: key of its content. metric: as `evaluation.metric`. metrics: of the last
+    evaluation, made after `evaluated_step` at `evaluated_at` of the data stream. best_step, best_metrics: of the
+    best one. without_improvement: how many in a row since then.
     """
 
     config: dict[str, Any]
     data: str
     course: Course
+    metric: str = "loss"
     metrics: dict[str, float] = field(default_factory=dict)
     evaluated_at: int | None = None
+    evaluated_step: int | None = None
     best_step: int | None = None
-    best_loss: float | None = None
+    best_metrics: dict[str, float] = field(default_factory=dict)
+    without_improvement: int = 0
 
     def add(self, clock: StepClock, metrics: dict[str, float]) -> bool:
-        """Take an evaluation in. Returns whether its loss is the lowest so far."""
-        self.metrics, self.evaluated_at = metrics, clock.drawn
-        improved = metrics["loss"] < (float("inf") if self.best_loss is None else self.best_loss)
+        """Take an evaluation in. Returns whether it is the best so far."""
+        self.metrics, self.evaluated_at, self.evaluated_step = metrics, clock.drawn, clock.step
+        improved = scores.better(self.metric, metrics, self.best_metrics)
+        self.without_improvement = 0 if improved else self.without_improvement + 1
         if improved:
-            self.best_step, self.best_loss = clock.step, metrics["loss"]
+            self.best_step, self.best_metrics = clock.step, metrics
         return improved
 
     def state(self, clock: StepClock, world_size: int) -> dict[str, Any]:
@@ -162,7 +167,7 @@ def fit(config: Config, origin: Origin) -> tuple[Config, list[str]]:
     changed = [
         f"{name} was {was.get(name)!r}, is {now[name]!r}"
         for name in now
-        if name.startswith("recipe.") and was.get(name) != _plain(now[name])
+        if name.startswith(("recipe.", "evaluation.")) and was.get(name) != _plain(now[name])
     ]
     return config, changed
 
@@ -176,9 +181,13 @@ def refuse_other_data(origin: Origin, key: str) -> None:
         )
 
 
-def history(origin: Origin, config: dict[str, Any], data: str, course: Course) -> History:
-    """The history of a run that starts from there."""
-    return History(config, data, course, **origin.state.get("evaluations", {}))
+def history(origin: Origin, config: dict[str, Any], data: str, course: Course, metric: str) -> History:
+    """The history of a run that starts from there. By another metric than before, patience begins anew."""
+    found = origin.state.get("evaluations", {})
+    known = {name: value for name, value in found.items() if name in _EVALUATIONS}
+    if origin.state.get("config", {}).get("evaluation.metric") != metric:
+        known["without_improvement"] = 0
+    return History(config, data, course, metric, **known)
 
 
 def changes(origin: Origin, course: Course, world_size: int) -> dict[str, Any]:

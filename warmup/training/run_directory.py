@@ -67,7 +67,10 @@ def create(path: str | None, task: str) -> Path:
 def enter(path: str | None, task: str, origin: Origin) -> Path:
     """The directory that a run writes to: a new one, or the old one without what is later than `origin`."""
     if path is None or not occupied(Path(path)):
-        return create(path, task)
+        folder = create(path, task)
+        if origin.checkpoint:
+            checkpoint.adopt_best(origin.checkpoint, folder)
+        return folder
     folder = Path(path)
     checkpoint.sweep(folder)
     for later in origin.abandoned:

@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from fractions import Fraction
 from pathlib import Path
 
 import torch
@@ -17,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from warmup.clock import StepClock
 from warmup.config import interval
+from warmup.duration import Duration
 from warmup.training import checkpoint, ranks
 from warmup.training.engine import Engine
 from warmup.training.export import with_length
@@ -28,8 +28,8 @@ from warmup.training.zero import ZeRO
 class Saver:
     """Writes a run's checkpoints. Made on every rank; only rank 0 copies and writes.
 
-    every: as `checkpoint.every`. duration_samples: what
-    a percentage in it is of. saved_step: step of the newest checkpoint, saved or restored.
+    every: as `checkpoint.every`. duration_samples: what a percentage in it is of. saved_step: step of the newest
+    checkpoint, saved or restored.
     """
 
     run: Path
@@ -65,19 +65,15 @@ class Saver:
     def due(self, clock: StepClock) -> bool:
         """Whether the run has come to the next one by its counters: the same on all ranks."""
         every = self._interval
-        if every is None or isinstance(every, float):
-            return False
-        if every.unit == "steps":
-            return clock.step // every.value > (self.saved_step or 0) // every.value
-        size = every.samples(None, clock.num_samples, Fraction(self.duration_samples), "checkpoint.every")
-        return clock.drawn // size > self._saved_drawn // size
+        counted = isinstance(every, Duration)
+        return counted and clock.passed(every, self.saved_step or 0, self._saved_drawn, self.duration_samples)
 
-    def save(self, clock: StepClock, state: dict, best: int | None, tick: Callable[[], None]) -> float:
+    def save(self, clock: StepClock, state: dict, tick: Callable[[], None]) -> float:
         """Copy weights and optimizer state and start to write them. Returns the seconds that this rank waited. A
         collective call.
 
-        state: what else there is to go on from, as JSON. best: step of the checkpoint that is kept besides the
-        newest. tick: called every second while the one before is still being written.
+        state: what else there is to go on from, as JSON. tick: called every second while the one before is still
+        being written.
         """
         began = time.monotonic()
         self.mark(clock)
@@ -93,7 +89,7 @@ class Saver:
                 torch.cuda.synchronize()
             text = json.dumps(state, indent=1)
             target = checkpoint.place(self.run, clock.step)
-            self._thread = threading.Thread(target=self._write, args=(target, copies, text, best), daemon=True)
+            self._thread = threading.Thread(target=self._write, args=(target, copies, text), daemon=True)
             self._thread.start()
         return time.monotonic() - began
 
@@ -122,7 +118,7 @@ class Saver:
             self._buffers[name] = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=pinned)
         return self._buffers[name].copy_(tensor.detach(), non_blocking=True)
 
-    def _write(self, target: Path, copies: dict, state: str, best: int | None) -> None:
+    def _write(self, target: Path, copies: dict, state: str) -> None:
         def fill(stage: Path) -> None:
             for file in (checkpoint.MODEL, checkpoint.OPTIMIZER):
                 tensors = {name: tensor for (owner, name), tensor in copies.items() if owner == file}
@@ -133,7 +129,7 @@ class Saver:
 
         try:
             checkpoint.write(target, fill)
-            checkpoint.prune(self.run, self.keep, best)
+            checkpoint.prune(self.run, self.keep)
         except Exception as error:  # in a thread it would be lost
             self._error = error
 

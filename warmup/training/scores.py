@@ -7,6 +7,20 @@ from collections.abc import Callable
 
 import torch
 
+NAMES = {
+    "mlm": ("loss", "perplexity", "accuracy"),
+    "classification": ("loss", "accuracy", "f1", "matthews"),
+    "regression": ("loss", "mse", "pearson", "spearman"),
+}
+"""Of each task, what one evaluation can be better by than another: what the functions below give, but the counts."""
+LOWER_IS_BETTER = ("loss", "perplexity", "mse")
+
+
+def better(metric: str, metrics: dict[str, float], than: dict[str, float]) -> bool:
+    """Whether an evaluation is a better one than another ({}: than none). One that is not a number never is."""
+    sign = -1 if metric in LOWER_IS_BETTER else 1
+    return sign * metrics[metric] > (sign * than[metric] if than else -math.inf)
+
 
 def of_language(loss_sum: float, results_n2: torch.Tensor) -> dict[str, float]:
     """Of the numbers of right targets and of targets."""
