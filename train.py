@@ -54,32 +54,73 @@ def parse(argv: Sequence[str]) -> tuple[Config, Namespace]:
     parser.add_argument(
         "--resume", metavar="auto|never|PATH", help="go on: from the newest valid checkpoint of run_dir, or of a path"
     )
+    parser.add_argument(
+        "--seeds", type=list[int], metavar="1,2,3", help="train once per seed, each into run_dir/seed-N, and compare"
+    )
     parser.add_argument("--traceback", action="store_true", help="show Python's tracebacks with errors")
     if not commandline.names_a_job(argv):
         argv = ["--config", str(QUICKSTART), *argv]
     try:
         config, options = commandline.parse(parser, argv)
-        if options.as_world_size is not None and options.as_world_size < 1:
-            raise ValueError(f"as_world_size: {options.as_world_size} is not 1 or above")
-        if options.test and options.resume not in (None, "never"):
-            raise ValueError("--test: tries a job from its start; leave --resume out")
+        check(config, options, argv)
     except ValueError as error:
         raise outcome.UserError(str(error)) from error
     options.arguments = argv
     return config, options
 
 
+def check(config: Config, options: Namespace, argv: Sequence[str]) -> None:
+    """Raise ValueError where the options do not go together."""
+    if options.as_world_size is not None and options.as_world_size < 1:
+        raise ValueError(f"as_world_size: {options.as_world_size} is not 1 or above")
+    if options.test and options.resume not in (None, "never"):
+        raise ValueError("--test: tries a job from its start; leave --resume out")
+    if options.seeds is None:
+        return
+    twice = [seed for seed in options.seeds if options.seeds.count(seed) > 1]
+    if twice or not options.seeds:
+        raise ValueError(f"--seeds: {twice[0]} is named twice" if twice else "--seeds: names no seed")
+    for seed in options.seeds:
+        replace(config, seed=seed)  # refuses what is none
+    if any(token.partition("=")[0] == "--seed" for token in argv):
+        raise ValueError("--seed and --seeds: give one")
+    if options.test:
+        raise ValueError("--test: tries one run; leave --seeds out")
+    if options.resume not in (None, "never", "auto"):
+        raise ValueError("--resume: seeds go on from the run directory of all of them: --resume auto")
+    if config.log.push_to_hub:
+        raise ValueError("log.push_to_hub: one model is pushed; leave it out with --seeds, and push the one you choose")
+
+
 def run(config: Config, options: Namespace) -> tuple[str, str]:
-    """One run, from the launcher to the exported model. Returns (outcome, message)."""
+    """From the launcher to the exported model, once or once per seed. Returns (outcome, message)."""
     began = time.perf_counter()
     watch = training.stopping.StopWatch()
     accelerator, simulated = start(config, options)
+    world_size = simulated or accelerator.num_processes
+    if options.seeds:
+        ended = training.seeds.sweep(
+            accelerator,
+            config,
+            options,
+            watch,
+            lambda one: train(one, options, accelerator, world_size, watch, time.perf_counter()),
+        )
+    else:
+        ended = train(config, options, accelerator, world_size, watch, began)
+    training.ranks.stop()
+    return ended
+
+
+def train(
+    config: Config, options: Namespace, accelerator: Accelerator, world_size: int, watch: StopWatch, began: float
+) -> tuple[str, str]:
+    """One run, from its configuration to the exported model. `began`: perf_counter then. Returns (outcome, message)."""
     origin = training.ranks.on_main(
         accelerator, lambda: training.resuming.find(None if options.test else options.resume, config.run_dir)
     )
     asked = training.resuming.fields(config)
     config, changes = training.resuming.fit(config, origin)
-    world_size = simulated or accelerator.num_processes
     refuse_hopeless(config, world_size)
     data = training.tokens.prepare(config)
     training.resuming.refuse_other_data(origin, data.key)
@@ -89,18 +130,19 @@ def run(config: Config, options: Namespace) -> tuple[str, str]:
     with tempfile.TemporaryDirectory(prefix="warmup-test-") as scratch:
         wanted = origin.run_dir or (str(Path(scratch) / "run") if options.test else None)
         folder = training.ranks.on_main(accelerator, lambda: training.run_directory.enter(wanted, config.task, origin))
+        trackers = training.trackers.start(accelerator, folder, config, origin)
         job = training.job.Job(
             config=config,
             data=data,
             folder=folder,
-            log=training.reporting.Log(folder, accelerator, config.log.samples),
+            log=training.reporting.Log(folder, accelerator, config.log.samples, trackers),
             trainer=assemble(config, accelerator, data, task, built, plan, course, folder, watch),
             history=training.resuming.history(origin, asked, data.key, course, config.evaluation.metric),
             arguments=options.arguments,
         )
         try:
             describe(job, findings, built.new_weights, changes)
-            begin(job, origin, began)
+            begin(job, origin)
             if options.test:
                 ended = training.selftest.run(job)
             else:
@@ -110,7 +152,6 @@ def run(config: Config, options: Namespace) -> tuple[str, str]:
             job.trainer.hang.stop()
             job.trainer.saver.wait(limit=20)  # what is being written gets whole, whatever went wrong
             job.log.close()
-    training.ranks.stop()
     return ended
 
 
@@ -121,7 +162,13 @@ def start(config: Config, options: Namespace) -> tuple[Accelerator, int | None]:
     launch = config.launch
     accelerator = training.starting.start(wanted, launch.device, launch.start_timeout, config.log.trackers)
     fields = {name: value for name, value in commandline.leaves(asdict(config)) if name not in training.tokens.PATHS}
-    training.ranks.require_same(fields | {"test": options.test, "as_world_size": simulated, "resume": options.resume})
+    training.ranks.require_same(
+        fields | {"test": options.test, "as_world_size": simulated, "resume": options.resume, "seeds": options.seeds}
+    )
+    if config.log.push_to_hub:
+        training.ranks.on_main(
+            accelerator, lambda: training.hub.refuse_unwritable(config.log.push_to_hub, make=not options.test)
+        )
     return accelerator, simulated
 
 
@@ -237,8 +284,8 @@ def assemble(
     )
 
 
-def begin(job: Job, origin: Origin, began: float) -> None:
-    """Go to the position that training goes on from. `began`: perf_counter at the start of this process's run."""
+def begin(job: Job, origin: Origin) -> None:
+    """Go to the position that training goes on from."""
     trainer, config, log = job.trainer, job.config, job.log
     trainer.settle()
     if origin.checkpoint:
@@ -257,7 +304,7 @@ def begin(job: Job, origin: Origin, began: float) -> None:
     trainer.meters.restart(trainer.clock)
     limit = None
     if config.time_limit:
-        limit = seconds(config.time_limit, "time_limit") - (time.perf_counter() - began)
+        limit = seconds(config.time_limit, "time_limit") - trainer.watch.age()
     trainer.watch.start(limit, trainer.accelerator.is_main_process)
 
 

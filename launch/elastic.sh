@@ -40,7 +40,10 @@ if [ -z "$run_dir" ]; then
     set -- "$@" --run_dir "$run_dir"
 fi
 
-newest() { { find "$run_dir/checkpoints" -maxdepth 1 -name 'step-*' 2>/dev/null || true; } | sort | tail -n 1; }
+newest() { # of one run, or of the run of each seed
+    { find "$run_dir" -maxdepth 3 -path '*/checkpoints/step-*' -prune -printf '%T@ %p\n' 2>/dev/null || true; } |
+        sort -n | tail -n 1 | cut -d ' ' -f 2-
+}
 
 # A signal is for the attempt that runs, and there is none after it. (Ctrl-C reaches the attempt by itself.)
 attempt="" signalled=""

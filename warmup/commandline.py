@@ -83,7 +83,7 @@ def parse(made: ArgumentParser, argv: Sequence[str]) -> tuple[Config, Namespace]
     Raises ValueError with one line that names the flag, and the file where it came from one.
     """
     known = [action.dest for action in made._actions if action.dest not in _GROUPS]
-    lists = _LISTS | {"world_sizes"}
+    lists = _LISTS | {"world_sizes", "seeds"}
     tokens = _normalise(argv, known, lists)
     print_config = "--print_config" in tokens  # jsonargparse takes this name for itself
     tokens = [token for token in tokens if token != "--print_config"]
@@ -170,7 +170,7 @@ def _known(name: str, known: Sequence[str], where: str = "") -> str:
     near = difflib.get_close_matches(name, known, 1, 0.9)
     near = near or [other for other in known if last[other] == leaf]  # of another part of the configuration
     near = near or difflib.get_close_matches(name, known, 1, 0.6)
-    near = near or [other for other in known if difflib.get_close_matches(leaf, [last[other]])]
+    near = near or [other for other in known if difflib.get_close_matches(leaf, [last[other]], 1, 0.65)]
     raise ValueError(f"{where}{name}: no such field" + (f"; did you mean {near[0]}?" if near else "; see --help"))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -276,10 +277,22 @@ class Log:
     samples: bool = False
     """Write the samples that each rank computed in each step to samples.jsonl."""
     trackers: Sequence[str] = ()
-    """Trackers of Accelerate to log to, e.g. tensorboard."""
+    """Trackers of Accelerate to log to: tensorboard, wandb, mlflow, trackio and others. A resumed run goes on with its
+    own."""
+    project: str = "bert-warmup"
+    """Project, or experiment, that the trackers put the run in."""
+    push_to_hub: str | None = None
+    """Repository that the model of a run that is done is uploaded to, "user/name"; a new one is private."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "trackers", tuple(self.trackers))
+        name = r"[\w.-]+"
+        require(
+            self.push_to_hub is None or bool(re.fullmatch(f"{name}/{name}", self.push_to_hub)),
+            "log.push_to_hub",
+            self.push_to_hub,
+            "a repository of the hub: user/name",
+        )
         require(self.every >= 1, "log.every", self.every, "1 or above")
         require(0 <= self.spike_score < math.inf, "log.spike_score", self.spike_score, "0 or above")
 

@@ -71,14 +71,13 @@ def test_versions() -> None:
 
 
 class Tracking(SimpleNamespace):
-    """What Log uses of an Accelerator."""
+    """What Log uses of an Accelerator, and of trackers."""
 
     def __init__(self, main: bool = True):
-        super().__init__(is_main_process=main, project_configuration=SimpleNamespace(logging_dir=None), logged=[])
-        self.trackers: list = []
+        super().__init__(is_main_process=main, logged=[], finished=0)
 
-    def init_trackers(self, name: str) -> None:
-        pass
+    def finish(self) -> None:
+        self.finished += 1
 
     def log(self, values: dict, step: int) -> None:
         self.logged.append((step, values))
@@ -102,7 +101,7 @@ SPEED = {"samples_per_second": 160.0, "mfu": None}
 
 def test_a_training_line_has_exactly_the_promised_keys(tmp_path: Path) -> None:
     accelerator = Tracking()
-    log = reporting.Log(tmp_path, accelerator)
+    log = reporting.Log(tmp_path, accelerator, trackers=accelerator)
     log.train(clock(5), lr=1e-3, loss=2.5, grad_norm=0.75, speed=SPEED)
     log.train(clock(6), lr=2e-3, loss=1.5, grad_norm=0.5, speed=SPEED)
     assert lines(tmp_path) == [  # on disk at once, not only after close
@@ -117,11 +116,11 @@ def test_a_training_line_has_exactly_the_promised_keys(tmp_path: Path) -> None:
     ]  # fmt: skip
     order = ["kind", "step", "samples", "drawn", "tokens", "epoch", "lr", "loss", "grad_norm"]
     assert list(lines(tmp_path)[0]) == [*order, *SPEED]
-    assert accelerator.project_configuration.logging_dir == str(tmp_path)
     step, values = accelerator.logged[0]
     assert step == 5 and values["train/lr"] == 1e-3 and values["train/loss"] == 2.5
     assert set(values) == {f"train/{name}" for name in lines(tmp_path)[0] if name not in ("kind", "step", "mfu")}
     log.close()
+    assert accelerator.finished == 1
 
 
 def test_the_progress_bar_stands_where_the_run_is(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -139,7 +138,7 @@ def test_the_progress_bar_stands_where_the_run_is(tmp_path: Path, capsys: pytest
 
 def test_a_line_about_a_checkpoint(tmp_path: Path) -> None:
     accelerator = Tracking()
-    log = reporting.Log(tmp_path, accelerator)
+    log = reporting.Log(tmp_path, accelerator, trackers=accelerator)
     log.saved(clock(5), 0.25)
     assert lines(tmp_path) == [{"kind": "checkpoint", "step": 5, "drawn": 384, "seconds_waited": 0.25}]
     assert accelerator.logged == [(5, {"checkpoint/drawn": 384, "checkpoint/seconds_waited": 0.25})]

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from warmup.config import Config
 from warmup.duration import Duration
-from warmup.training import card, checkpoint, evaluation, export, ranks, reporting, run_directory, spikes
+from warmup.training import card, checkpoint, evaluation, export, hub, ranks, reporting, run_directory, spikes
 from warmup.training.checkpoint import BrokenCheckpoint
 from warmup.training.loop import Step, Trainer
 from warmup.training.reporting import Log
@@ -151,6 +151,7 @@ def finish(job: Job, stopped: bool, began: float) -> tuple[str, str]:
         "total_steps": trainer.total_steps,
         "stopped_early": job.out_of_patience,
         "world_size": trainer.accelerator.num_processes,
+        "data": job.data.key,
         "wall_seconds": round(time.perf_counter() - began, 2),
         "versions": reporting.versions(),
     }
@@ -163,6 +164,8 @@ def finish(job: Job, stopped: bool, began: float) -> tuple[str, str]:
     ranks.on_main(trainer.accelerator, write)
     if trainer.accelerator.is_main_process:  # the folder is on its machine
         job.log.say(reporting.summary(job.folder, result))
+        if (repository := job.config.log.push_to_hub) and not stopped:
+            job.log.say(hub.push(job.folder / "model", repository))
     more = f"; go on with --resume auto --run_dir {job.folder}" if stopped else ""
     more = f"; {why_early(job)}" if job.out_of_patience else more
     return result["outcome"], f"after step {clock.step} of {trainer.total_steps}{more}"

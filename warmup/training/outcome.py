@@ -8,10 +8,12 @@ import re
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 STATUS_FILE = "WARMUP_STATUS_FILE"
 EXIT_CODES = {"done": 0, "stopped": 0, "user error": 2, "failed": 1}
+_about = ""  # what this process is at, where that is not clear from its configuration
 _LOST_PEER = re.compile(r"gloo|nccl|connection (reset|closed|refused)|timed out|broken pipe|peer", re.IGNORECASE)
 
 
@@ -25,6 +27,15 @@ class Stopped(BaseException):
 
 def rank() -> int:
     return int(os.environ.get("RANK", 0))
+
+
+@contextmanager
+def about(what: str) -> Iterator[None]:
+    """Within it, what ends the process begins its message with this."""
+    global _about
+    _about = what
+    yield
+    _about = ""  # not where an error leaves it: its message is still to come
 
 
 def record(outcome: str, message: str) -> bool:
@@ -50,7 +61,7 @@ def guard(run: Callable[[], tuple[str, str]], show_traceback: bool) -> int:
         if show_traceback:
             traceback.print_exc()
     except Stopped as stop:
-        record("stopped", str(stop))
+        record("stopped", _about + str(stop))
         return EXIT_CODES["stopped"]
     except KeyboardInterrupt:
         outcome, message = "failed", "interrupted"
@@ -71,6 +82,7 @@ def guard(run: Callable[[], tuple[str, str]], show_traceback: bool) -> int:
 
 def announce(outcome: str, message: str) -> None:
     """Record how a run went wrong, and say it here where no launch script will."""
+    message = _about + message
     record(outcome, message)
     if STATUS_FILE not in os.environ and (rank() == 0 or outcome == "failed"):
         print(f"error: {message}", file=sys.stderr, flush=True)

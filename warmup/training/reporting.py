@@ -19,6 +19,7 @@ from warmup.lint import Finding
 from warmup.plan import Plan
 from warmup.training.loop import Step
 from warmup.training.outcome import UserError
+from warmup.training.trackers import Trackers
 
 
 def plan_table(plan: Plan, findings: list[Finding], facts: dict[str, str]) -> str:
@@ -52,15 +53,19 @@ def _open(path: Path) -> TextIO:
 
 
 class Log:
-    """metrics.jsonl, the progress bar, and the trackers of Accelerate. Does nothing on other ranks."""
+    """metrics.jsonl, the progress bar, and trackers where there are some. Does nothing on other ranks."""
 
-    def __init__(self, folder: Path, accelerator: accelerate.Accelerator, samples: bool = False):
-        self.accelerator = accelerator
+    def __init__(
+        self,
+        folder: Path,
+        accelerator: accelerate.Accelerator,
+        samples: bool = False,
+        trackers: Trackers | None = None,
+    ):
+        self._trackers = trackers
         self._active = accelerator.is_main_process
         self._file = _open(folder / "metrics.jsonl") if self._active else None
         self._samples = _open(folder / "samples.jsonl") if self._active and samples else None
-        accelerator.project_configuration.logging_dir = str(folder)
-        accelerator.init_trackers("trackers")
         self._bar = None
         self._total = 0
 
@@ -154,8 +159,8 @@ class Log:
     def close(self) -> None:
         if self._bar is not None:
             self._bar.close()
-        for tracker in self.accelerator.trackers:
-            tracker.finish()
+        if self._trackers:
+            self._trackers.finish()
         for file in (self._file, self._samples):
             if file:
                 with contextlib.suppress(OSError):  # the line that could not be written has said it
@@ -164,9 +169,10 @@ class Log:
     def _write(self, line: dict) -> None:
         if self._file:
             self._put(self._file, line)
-        numbers = {name: value for name, value in line.items() if isinstance(value, int | float)}
-        prefixed = {f"{line['kind']}/{name}": value for name, value in numbers.items() if name != "step"}
-        self.accelerator.log(prefixed, step=line["step"])
+        if self._trackers:
+            numbers = {name: value for name, value in line.items() if isinstance(value, int | float)}
+            prefixed = {f"{line['kind']}/{name}": value for name, value in numbers.items() if name != "step"}
+            self._trackers.log(prefixed, line["step"])
 
     @staticmethod
     def _put(file: TextIO, line: dict) -> None:

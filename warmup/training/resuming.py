@@ -16,7 +16,7 @@ from warmup.training import checkpoint, run_directory, scores
 from warmup.training.checkpoint import BrokenCheckpoint
 from warmup.training.outcome import UserError
 
-_FIXED = ("task", "model", "dropout", "seed", "recipe.optimizer", "recipe.momentum", "data.mask_rate")
+FIXED = ("task", "model", "dropout", "seed", "recipe.optimizer", "recipe.momentum", "data.mask_rate")
 """Fields that a checkpoint does not fit another value of. The data is compared by its content."""
 _EVALUATIONS = ("metrics", "evaluated_at", "evaluated_step", "best_step", "best_metrics", "without_improvement")
 
@@ -150,7 +150,7 @@ def fit(config: Config, origin: Origin) -> tuple[Config, list[str]]:
         return config, []
     course = origin.course
     was, now = origin.state["config"], dict(leaves(asdict(config)))
-    for name in _FIXED:
+    for name in FIXED:
         if was.get(name) != _plain(now[name]):
             raise UserError(
                 f"{name}: the checkpoint {origin.checkpoint} was made with {was.get(name)!r}, this run has "

@@ -43,8 +43,22 @@ def claim(folder: Path) -> None:
     _held.append(lock)
 
 
+def release(folder: Path) -> None:
+    """Give a run directory back."""
+    for lock in [lock for lock in _held if Path(lock.lock_file).parent == folder]:
+        lock.release()
+        _held.remove(lock)
+
+
 def create(path: str | None, task: str) -> Path:
-    """A new, empty run directory, claimed. Raises UserError where it is occupied or cannot be made."""
+    """A new run directory, claimed. Raises UserError where it is occupied or cannot be made."""
+    folder = make(path, task)
+    (folder / "metrics.jsonl").touch()  # by which it is known
+    return folder
+
+
+def make(path: str | None, task: str) -> Path:
+    """A new directory, empty and claimed; by default one of `runs`. Raises UserError as `create`."""
     refuse_occupied(path)
     stamp = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
     for number in itertools.count(1):
@@ -59,7 +73,6 @@ def create(path: str | None, task: str) -> Path:
             raise UserError(f"run_dir: {folder} cannot be made: {error.strerror}") from error
         claim(folder)
         refuse_occupied(str(folder))  # by a run that was quicker, and is over
-        (folder / "metrics.jsonl").touch()
         return folder
     raise AssertionError
 

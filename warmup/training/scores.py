@@ -9,6 +9,7 @@ import torch
 
 NAMES = {
     "mlm": ("loss", "perplexity", "accuracy"),
+    "clm": ("loss", "perplexity", "accuracy"),
     "classification": ("loss", "accuracy", "f1", "matthews"),
     "regression": ("loss", "mse", "pearson", "spearman"),
 }

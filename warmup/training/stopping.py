@@ -17,11 +17,16 @@ class StopWatch:
     """
 
     def __init__(self) -> None:
+        self._made = time.monotonic()
         self._deadline: float | None = None
         self._signal: int | None = None
         self._started = False
         for number in (signal.SIGTERM, signal.SIGUSR1):
             signal.signal(number, self._note)
+
+    def age(self) -> float:
+        """Seconds since it was made, at the start of everything."""
+        return time.monotonic() - self._made
 
     def start(self, limit_seconds: float | None, is_main: bool) -> None:
         """Training begins; the time limit is so many seconds away."""
