@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Sequence
+from fractions import Fraction
 
 from warmup import commandline
 from warmup.lint import Finding, examine
@@ -30,15 +32,18 @@ def plan(argv: Sequence[str]) -> int:
     parser = commandline.parser("python -m warmup plan", plan_description())
     parser.add_argument("--world_sizes", type=list[int], help="numbers of ranks (default: 1 2 4 8)")
     parser.add_argument("--num_samples", type=int, help="samples of the training set, for durations in epochs")
+    parser.add_argument("--tokens_per_sample", type=float, help="their mean length in tokens, for durations in tokens")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--every", type=int, help="steps between the points of a curve (default: about 200 points)")
     parser.add_argument("--plot", metavar="PNG", help="draw the curves into a file")
     config, options = commandline.parse(parser, argv)
     sizes = options.world_sizes or ([config.launch.world_size] if config.launch.world_size else [1, 2, 4, 8])
-    if min([*sizes, *(number for number in (options.every, options.num_samples) if number is not None)]) < 1:
-        raise ValueError("--world-sizes, --every, --num-samples: numbers are 1 or above")
+    given = (options.every, options.num_samples, options.tokens_per_sample)
+    if not all(1 <= number < math.inf for number in [*sizes, *(number for number in given if number is not None)]):
+        raise ValueError("--world-sizes, --every, --num-samples, --tokens-per-sample: numbers are 1 or above")
     num_samples = options.num_samples or (PRESETS[options.preset].num_samples if options.preset else None)
-    results = [(size, *_examine(config, size, num_samples)) for size in sizes]
+    tokens = options.tokens_per_sample and Fraction(str(options.tokens_per_sample))
+    results = [(size, *_examine(config, size, num_samples, tokens)) for size in sizes]
     if options.json:
         plans = [_to_dict(config, size, made, findings, options.every) for size, made, findings in results]
         print(json.dumps({"plans": plans}))
@@ -53,9 +58,11 @@ def plan_description() -> str:
     return "What a recipe becomes at each world size, and what is wrong with it. Nothing is launched."
 
 
-def _examine(config: commandline.Config, size: int, num_samples: int | None) -> tuple[Plan | None, list[Finding]]:
+def _examine(
+    config: commandline.Config, size: int, num_samples: int | None, tokens_per_sample: Fraction | None
+) -> tuple[Plan | None, list[Finding]]:
     try:
-        return examine(config.recipe, Topology.cut(config.batch, size), num_samples)
+        return examine(config.recipe, Topology.cut(config.batch, size), num_samples, tokens_per_sample)
     except PlanError as error:
         return None, [Finding(error.code, "error", str(error))]
 

@@ -58,16 +58,17 @@ class StepClock:
         for name in ("step", "samples", "drawn", "tokens"):
             setattr(self, name, int(state[name]))
 
-    def passed(self, every: Duration, step: int, drawn: int, run_samples: int) -> bool:
-        """Whether there is a multiple of `every` after the position (step, drawn), up to where the clock is now.
+    def passed(self, every: Duration, since: Mapping[str, int], run_samples: int) -> bool:
+        """Whether there is a multiple of `every` after the position `since` (as `state_dict` gave it; {}: the start), up
+        to where the clock is now: so what was last done there is due again.
 
-        So what was last done at that position is due again. Steps are those of the run, all else is counted in samples
-        drawn; % is of `run_samples`. Exact, and the same on all ranks.
+        Steps and tokens are those of the run, all else is counted in samples drawn; % is of `run_samples`. Exact, and
+        the same on all ranks.
         """
-        if every.unit == "steps":
-            return self.step // every.value > step // every.value
-        size = every.samples(None, self.num_samples, Fraction(run_samples))
-        return self.drawn // size > drawn // size
+        counter = {"steps": "step", "tokens": "tokens"}.get(every.unit, "drawn")
+        exact = every.unit in ("steps", "tokens")
+        size = every.value if exact else every.samples(None, self.num_samples, Fraction(run_samples))
+        return getattr(self, counter) // size > since.get(counter, 0) // size
 
     def check(self, lr: float, extra: float = 0.0) -> list[float]:
         """Compare step, samples, drawn and the bits of the rate over all ranks: one small exchange.

@@ -73,6 +73,7 @@ def follow(
     samples: int,
     num_samples: int | None,
     settings: Elastic,
+    tokens_per_sample: Fraction | None = None,
 ) -> Course:
     """The course from `samples` on, of a run that goes on with this recipe on this topology.
 
@@ -88,15 +89,16 @@ def follow(
             f"elastic.on_change: the global batch was {old} and would be {new}; keep it with --batch.global_size "
             f"{old}, or allow it with rescale or keep",
         )
-    planned = make_plan(recipe, topology, num_samples)
+    planned = make_plan(recipe, topology, num_samples, tokens_per_sample)
     followed = planned
     if old == new or settings.on_change == "keep":  # a rate that was kept stays so
         cut = (getattr(course.plan, name) for name in _CUT)
-        followed = make_plan(recipe, Topology(*cut, course.plan.global_batch_size), num_samples)
+        followed = make_plan(recipe, Topology(*cut, course.plan.global_batch_size), num_samples, tokens_per_sample)
     if _uncut(followed) == _uncut(course.plan):
         return replace(course, global_batch_size=new)
     whole = Fraction(planned.duration_samples)
-    length = Duration.parse(settings.rewarm, "elastic.rewarm").samples(new, num_samples, whole, "elastic.rewarm")
+    rewarm = Duration.parse(settings.rewarm, "elastic.rewarm")
+    length = rewarm.samples(new, num_samples, whole, "elastic.rewarm", tokens_per_sample)
     if not length:
         return Course(followed, new)
     return Course(followed, new, course.settled(samples), samples, round_half_up(length))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from fractions import Fraction
 from typing import Literal
 
 from warmup.config import Recipe
@@ -23,10 +24,12 @@ class Finding:
         return asdict(self)
 
 
-def examine(recipe: Recipe, topology: Topology, num_samples: int | None = None) -> tuple[Plan | None, list[Finding]]:
+def examine(
+    recipe: Recipe, topology: Topology, num_samples: int | None = None, tokens_per_sample: Fraction | None = None
+) -> tuple[Plan | None, list[Finding]]:
     """The plan (None where there is none) and all findings."""
     try:
-        plan = make_plan(recipe, topology, num_samples)
+        plan = make_plan(recipe, topology, num_samples, tokens_per_sample)
     except PlanError as error:
         return None, [Finding(error.code, "error", str(error))]
     return plan, lint(plan)

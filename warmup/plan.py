@@ -97,6 +97,8 @@ class Plan:
     alpha: float
     weight_decay: float
     max_grad_norm: float
+    tokens_per_sample: float | None = None
+    """What lengths in tokens were taken by: the mean, special tokens included."""
 
     @cached_property
     def _ramp(self) -> shapes.Ramp:
@@ -149,6 +151,8 @@ class Plan:
         share = 100 * self.warmup_samples / self.total_samples
         kept = "the same samples" if self.warmup_scaling == "samples" else "the same steps"
         epochs = f", {self.total_samples / self.num_samples:.4g} epochs" if self.num_samples else ""
+        if self.tokens_per_sample:
+            epochs += f", about {self.total_samples * self.tokens_per_sample:.4g} tokens"
         if size != self.world_size * self.accumulation * self.per_device_batch_size:
             cut += " at most"
         rows = [
@@ -180,8 +184,10 @@ class Plan:
         return f"{words.get(self.optimizer, adam)}, weight decay {self.weight_decay:g}"
 
 
-def make_plan(recipe: Recipe, topology: Topology, num_samples: int | None = None) -> Plan:
-    """The plan of a recipe on a topology, for a training set of `num_samples`.
+def make_plan(
+    recipe: Recipe, topology: Topology, num_samples: int | None = None, tokens_per_sample: Fraction | None = None
+) -> Plan:
+    """The plan of a recipe on a topology, for a training set of `num_samples` with `tokens_per_sample` on average.
 
     Raises PlanError where there is none: reference batch missing, a length whose unit is not known, a start above
     the peak, an exponential ramp from 0, a beta out of its range.
@@ -189,7 +195,7 @@ def make_plan(recipe: Recipe, topology: Topology, num_samples: int | None = None
     size = topology.global_batch_size
     reference = _reference(recipe, size)
     k = Fraction(size, reference)
-    lengths = _lengths(recipe, reference, size, num_samples)
+    lengths = _lengths(recipe, reference, size, num_samples, tokens_per_sample)
     rates = _rates(recipe, k)
     plan = Plan(
         world_size=topology.world_size,
@@ -211,6 +217,7 @@ def make_plan(recipe: Recipe, topology: Topology, num_samples: int | None = None
         num_samples=num_samples,
         weight_decay=recipe.weight_decay,
         max_grad_norm=recipe.max_grad_norm,
+        tokens_per_sample=tokens_per_sample and float(tokens_per_sample),
         **lengths,
         **rates,
         **_moments(recipe, k),
@@ -232,12 +239,14 @@ def _reference(recipe: Recipe, size: int) -> int:
     )
 
 
-def _lengths(recipe: Recipe, reference: int, size: int, num_samples: int | None) -> dict:
+def _lengths(
+    recipe: Recipe, reference: int, size: int, num_samples: int | None, tokens_per_sample: Fraction | None
+) -> dict:
     """Warmup, duration and decay lengths in samples and steps, all exact."""
 
     def samples(text: str, flag: str, whole: Fraction | None) -> Fraction:
         try:
-            return Duration.parse(text, flag).samples(reference, num_samples, whole, flag)
+            return Duration.parse(text, flag).samples(reference, num_samples, whole, flag, tokens_per_sample)
         except ValueError as error:
             raise PlanError("length-unknown", str(error)) from None
 

@@ -26,6 +26,8 @@ from warmup.duration import UNITS, Duration, round_half_up
         ("32K samples", 32_000, "samples"),
         ("1G samples", 10**9, "samples"),
         ("1.5 Bsamples", 1_500_000_000, "samples"),
+        ("2B tokens", 2 * 10**9, "tokens"),
+        ("300M token", 300 * 10**6, "tokens"),
         ("6%", 6, "%"),
         (" 0.1 % ", Fraction(1, 10), "%"),
         ("1_000_000 steps", 10**6, "steps"),
@@ -79,10 +81,11 @@ def test_a_huge_exponent_is_refused_instead_of_computed():
         ("77 samples", 77),
         ("6%", Fraction(6, 100) * 12_345),
         ("0.001%", Fraction(12_345, 100_000)),
+        ("7 tokens", Fraction(7 * 3, 100)),
     ],
 )
 def test_in_samples_at_the_reference(text, samples):
-    assert Duration.parse(text).samples(256, 1001, Fraction(12_345)) == samples
+    assert Duration.parse(text).samples(256, 1001, Fraction(12_345), tokens_per_sample=Fraction(100, 3)) == samples
 
 
 @pytest.mark.parametrize(
@@ -91,6 +94,7 @@ def test_in_samples_at_the_reference(text, samples):
         ("5 steps", (None, 1, Fraction(1)), "recipe.reference_batch_size"),
         ("5 epochs", (1, None, Fraction(1)), "--num-samples"),
         ("5%", (1, 1, None), "a duration to be a part of"),
+        ("5 tokens", (1, 1, None), "--tokens-per-sample"),
     ],
 )
 def test_a_unit_that_cannot_be_resolved_says_what_it_needs(text, arguments, needed):

@@ -368,15 +368,22 @@ def test_reference_missing():
     assert (plan.reference_batch_size, plan.scale, plan.peak_lr, plan.warmup_steps) == (64, 1.0, 1.0, 4)
 
 
+COUNT = "the number of training samples (--num-samples); of a stream it is not known: use steps, samples or tokens"
+
+
 @pytest.mark.parametrize(
     ("recipe", "message"),
     [
-        ({"duration": "3 epochs"}, 'recipe.duration: "3 epochs" needs the number of training samples (--num-samples)'),
-        ({"warmup": "1 epoch"}, 'recipe.warmup: "1 epochs" needs the number of training samples (--num-samples)'),
+        ({"duration": "3 epochs"}, f'recipe.duration: "3 epochs" needs {COUNT}'),
+        ({"warmup": "1 epoch"}, f'recipe.warmup: "1 epochs" needs {COUNT}'),
+        (
+            {"duration": "2B tokens"},
+            'recipe.duration: "2000000000 tokens" needs the mean number of tokens in a sample (--tokens-per-sample)',
+        ),
         ({"duration": "5%"}, 'recipe.duration: "5%" needs a duration to be a part of; use steps, epochs or samples'),
         (
             {"decay": "multistep", "decay_milestones": ("1 epoch",)},
-            'recipe.decay_milestones: "1 epochs" needs the number of training samples (--num-samples)',
+            f'recipe.decay_milestones: "1 epochs" needs {COUNT}',
         ),
         ({"decay": "step"}, 'recipe.decay_length: a step decay needs it, e.g. "30 epochs"'),
     ],

@@ -127,15 +127,20 @@ def test_errors_end_in_1_and_warnings_in_0(argv, code, finding, capsys):
     assert [found["code"] for found in plan["findings"]] == [finding]
 
 
+FROM_1 = "--world-sizes, --every, --num-samples, --tokens-per-sample: numbers are 1 or above"
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
         (("--recipe.rl", "1"), "error: recipe.rl: no such field; did you mean recipe."),
         (("--recipe.lr", "fast"), "error: recipe.lr: Expected a <class 'float'>"),
         (("--world-size", "8"), "error: world_size: no such field; did you mean world_sizes?"),
-        (("--world-sizes", "0"), "error: --world-sizes, --every, --num-samples: numbers are 1 or above"),
-        (("--every", "0"), "error: --world-sizes, --every, --num-samples: numbers are 1 or above"),
-        (("--num-samples", "0"), "error: --world-sizes, --every, --num-samples: numbers are 1 or above"),
+        (("--world-sizes", "0"), f"error: {FROM_1}"),
+        (("--every", "0"), f"error: {FROM_1}"),
+        (("--num-samples", "0"), f"error: {FROM_1}"),
+        (("--tokens-per-sample", "0.5"), f"error: {FROM_1}"),
+        (("--tokens-per-sample", "inf"), f"error: {FROM_1}"),
         (("--world-sizes", "many"), "error: world_sizes: "),
         (("--config", "no.yaml"), "error: --config: cannot read no.yaml: No such file or directory"),
         (("--preset", "bert"), "error: --preset: 'bert' is none of bert-base, "),
@@ -151,6 +156,15 @@ def test_bad_arguments_end_in_2_with_one_line(argv, message, capsys):
 def test_without_the_word_plan_there_is_only_the_usage(argv, code, capsys):
     assert main(argv) == code
     assert capsys.readouterr().err.startswith("usage: python -m warmup plan")
+
+
+def test_lengths_in_tokens(capsys):
+    lengths = ("--recipe.duration", "1.6M tokens", "--recipe.warmup", "160k tokens")
+    (plan,) = plans(capsys, *RECIPE, *lengths, "--world-sizes", "8", "--tokens-per-sample", "62.5")
+    assert (plan["duration_samples"], plan["tokens_per_sample"]) == (25_600, 62.5)
+    assert (plan["warmup_samples"], plan["total_samples"]) == (2560, 25_600)
+    (plan,) = plans(capsys, *RECIPE, *lengths, "--world-sizes", "8", code=1)
+    assert [found["code"] for found in plan["findings"]] == ["length-unknown"]
 
 
 def test_the_table(capsys):

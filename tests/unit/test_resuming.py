@@ -453,7 +453,7 @@ def test_a_history_knows_the_best(metric: str, sign: int) -> None:
     assert (history.best_step, history.best_metrics) == (4, {metric: sign * 1.5, "other": sign * -1.5})
     assert history.add(clock_at(5), {metric: sign * 9.0}) is False
     assert (history.best_step, history.best_metrics[metric]) == (4, sign * 1.5)
-    assert (history.metrics, history.evaluated_at, history.evaluated_step) == ({metric: sign * 9.0}, 160, 5)  # the last
+    assert (history.metrics, history.evaluated) == ({metric: sign * 9.0}, clock_at(5).state_dict())  # the last
 
 
 def test_a_history_counts_evaluations_without_improvement() -> None:
@@ -494,13 +494,6 @@ def test_by_another_metric_patience_begins_anew() -> None:
     assert (same.without_improvement, other.without_improvement) == (2, 0)
     assert (other.best_step, other.best_metrics) == (1, {"loss": 2.0, "accuracy": 0.5})
     assert other.add(clock_at(4), {"loss": 9.0, "accuracy": 0.6})
-
-
-def test_evaluations_of_an_older_version_are_read_as_far_as_they_go() -> None:
-    state = {"evaluations": {"metrics": {"loss": 2.0}, "evaluated_at": 96, "best_step": 3, "best_loss": 2.0}}
-    history = resuming.history(Origin(Path("x"), None, state=state), {}, "key", COURSE, "loss")
-    assert (history.metrics, history.evaluated_at, history.best_step) == ({"loss": 2.0}, 96, 3)
-    assert history.add(clock_at(4), {"loss": 9.0})  # the first that can be compared with
 
 
 def test_fields_are_what_json_gives_back() -> None:

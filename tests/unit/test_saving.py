@@ -161,6 +161,20 @@ def test_never_due_by_its_counters(tmp_path: Path, every: str | None) -> None:
     assert due_at(saver_of(tmp_path, every), clock_at(0), 100) == []
 
 
+def test_due_by_tokens_of_applied_steps(tmp_path: Path) -> None:
+    """Of 10 tokens each; a saver that goes on from a checkpoint counts from it."""
+    saver, clock, made = saver_of(tmp_path, "25 tokens"), clock_at(0), []
+    for _ in range(10):
+        clock.advance(tokens=10)
+        if saver.due(clock):
+            saver.mark(clock)
+            made.append(clock.step)
+    assert made == [3, 5, 8, 10]
+    again = saver_of(tmp_path, "25 tokens")
+    again.mark(clock_at(3))
+    assert not again.due(clock_at(4)) and again.due(clock_at(5))
+
+
 def test_a_skipped_step_counts_as_drawn_and_not_as_a_step(tmp_path: Path) -> None:
     by_steps = due_at(saver_of(tmp_path, "3 steps"), clock_at(0), 9, skipped=(2, 3))
     assert by_steps == [(3, 160), (6, 256)]

@@ -42,14 +42,14 @@ class Job:
     @property
     def evaluation_due(self) -> bool:
         """Whether the run has come to the next evaluation: the same on all ranks."""
-        trainer, last = self.trainer, (self.history.evaluated_step or 0, self.history.evaluated_at or 0)
-        return self._every is not None and trainer.clock.passed(self._every, *last, trainer.plan.duration_samples)
+        clock, run_samples = self.trainer.clock, self.trainer.plan.duration_samples
+        return self._every is not None and clock.passed(self._every, self.history.evaluated, run_samples)
 
     @property
     def out_of_patience(self) -> bool:
         """Whether the run ends with the evaluation made here, before its plan does: the same on all ranks."""
         patience, history, trainer = self.config.evaluation.patience, self.history, self.trainer
-        here = history.evaluated_at == trainer.clock.drawn and not trainer.over()
+        here = history.evaluated.get("drawn") == trainer.clock.drawn and not trainer.over()
         return here and patience is not None and history.without_improvement >= patience
 
 
@@ -134,7 +134,7 @@ def evaluate(job: Job) -> bool:
 def finish(job: Job, stopped: bool, began: float) -> tuple[str, str]:
     """Save, and at the end evaluate and export. A run that was asked to stop leaves its checkpoint."""
     trainer, clock, history = job.trainer, job.trainer.clock, job.history
-    if not stopped and history.evaluated_at != clock.drawn:
+    if not stopped and history.evaluated.get("drawn") != clock.drawn:
         evaluate(job)
     trainer.hang.stop()
     ranks.set_timeout(job.config.launch.start_timeout)  # for a disk that is slow

@@ -18,7 +18,7 @@ from warmup.training.outcome import UserError
 
 FIXED = ("task", "model", "dropout", "seed", "recipe.optimizer", "recipe.momentum", "data.mask_rate")
 """Fields that a checkpoint does not fit another value of. The data is compared by its content."""
-_EVALUATIONS = ("metrics", "evaluated_at", "evaluated_step", "best_step", "best_metrics", "without_improvement")
+_EVALUATIONS = ("metrics", "evaluated", "best_step", "best_metrics", "without_improvement")
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,8 @@ class History:
     """What every checkpoint says of the run besides its position, and what the evaluations have found so far.
 
     config: as it was asked for. data: key of its content. metric: as `evaluation.metric`. metrics: of the last
-    evaluation, made after `evaluated_step` at `evaluated_at` of the data stream. best_step, best_metrics: of the
-    best one. without_improvement: how many in a row since then.
+    evaluation, made where the clock was at `evaluated`. best_step, best_metrics: of the best one. without_improvement:
+    how many in a row since then.
     """
 
     config: dict[str, Any]
@@ -57,15 +57,14 @@ class History:
     course: Course
     metric: str = "loss"
     metrics: dict[str, float] = field(default_factory=dict)
-    evaluated_at: int | None = None
-    evaluated_step: int | None = None
+    evaluated: dict[str, int] = field(default_factory=dict)
     best_step: int | None = None
     best_metrics: dict[str, float] = field(default_factory=dict)
     without_improvement: int = 0
 
     def add(self, clock: StepClock, metrics: dict[str, float]) -> bool:
         """Take an evaluation in. Returns whether it is the best so far."""
-        self.metrics, self.evaluated_at, self.evaluated_step = metrics, clock.drawn, clock.step
+        self.metrics, self.evaluated = metrics, clock.state_dict()
         improved = scores.better(self.metric, metrics, self.best_metrics)
         self.without_improvement = 0 if improved else self.without_improvement + 1
         if improved:

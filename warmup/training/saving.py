@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,8 +28,7 @@ from warmup.training.zero import ZeRO
 class Saver:
     """Writes a run's checkpoints. Made on every rank; only rank 0 copies and writes.
 
-    every: as `checkpoint.every`. duration_samples: what a percentage in it is of. saved_step: step of the newest
-    checkpoint, saved or restored.
+    every: as `checkpoint.every`. duration_samples: what a percentage in it is of.
     """
 
     run: Path
@@ -39,8 +38,7 @@ class Saver:
     every: str | None
     keep: int
     duration_samples: int
-    saved_step: int | None = None
-    _saved_drawn: int = 0
+    _saved: Mapping[str, int] = field(default_factory=dict)
     _saved_time: float = field(default_factory=time.monotonic)
     _buffers: dict[str, torch.Tensor] = field(default_factory=dict)
     _thread: threading.Thread | None = None
@@ -51,7 +49,12 @@ class Saver:
 
     def mark(self, clock: StepClock) -> None:
         """There is a checkpoint of this position; the next one is due an interval later."""
-        self.saved_step, self._saved_drawn, self._saved_time = clock.step, clock.drawn, time.monotonic()
+        self._saved, self._saved_time = clock.state_dict(), time.monotonic()
+
+    @property
+    def saved_step(self) -> int | None:
+        """The step of the newest checkpoint, saved or restored."""
+        return self._saved.get("step")
 
     def wanted(self) -> bool:
         """Whether the time for the next one has come: by rank 0's clock, the only one that counts."""
@@ -65,8 +68,7 @@ class Saver:
     def due(self, clock: StepClock) -> bool:
         """Whether the run has come to the next one by its counters: the same on all ranks."""
         every = self._interval
-        counted = isinstance(every, Duration)
-        return counted and clock.passed(every, self.saved_step or 0, self._saved_drawn, self.duration_samples)
+        return isinstance(every, Duration) and clock.passed(every, self._saved, self.duration_samples)
 
     def save(self, clock: StepClock, state: dict, tick: Callable[[], None]) -> float:
         """Copy weights and optimizer state and start to write them. Returns the seconds that this rank waited. A
