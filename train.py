@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -124,6 +125,8 @@ def train(
     refuse_hopeless(config, world_size)
     data = training.tokens.prepare(config)
     training.resuming.refuse_other_data(origin, data.key)
+    if config.data.streaming:
+        data = training.stream.follow(config, data, origin.state.get("stream"))
     plan, course, findings = make_plan(config, world_size, data, origin)
     task = training.tasks.build(config, data)
     built = build(config, accelerator, data, task, plan, course, origin)
@@ -152,6 +155,8 @@ def train(
             job.trainer.hang.stop()
             job.trainer.saver.wait(limit=20)  # what is being written gets whole, whatever went wrong
             job.log.close()
+            if config.data.streaming:
+                data.train.close()
     return ended
 
 
@@ -175,22 +180,25 @@ def start(config: Config, options: Namespace) -> tuple[Accelerator, int | None]:
 def refuse_hopeless(config: Config, world_size: int) -> None:
     """What is wrong with a configuration whatever its data, said before the data is tokenised."""
     training.evaluation.refuse(config)
-    _, findings = examine_on(config, world_size, None)
+    _, findings = examine_on(config, world_size, None, None)
     errors = [finding for finding in findings if finding.level == "error" and finding.code != "length-unknown"]
     if errors:
         raise outcome.UserError(errors[0].message)
 
 
-def examine_on(config: Config, world_size: int, num_samples: int | None) -> tuple[Plan | None, list[Finding]]:
+def examine_on(
+    config: Config, world_size: int, num_samples: int | None, tokens_per_sample: Fraction | None
+) -> tuple[Plan | None, list[Finding]]:
     try:
-        return examine(config.recipe, Topology.cut(config.batch, world_size), num_samples)
+        return examine(config.recipe, Topology.cut(config.batch, world_size), num_samples, tokens_per_sample)
     except PlanError as error:  # the batch cannot be cut for so many ranks
         raise outcome.UserError(str(error)) from error
 
 
 def make_plan(config: Config, world_size: int, data: Prepared, origin: Origin) -> tuple[Plan, Course, list[Finding]]:
     """The plan, the same on every rank; the learning rate to follow; the linter's warnings. Its errors end the run."""
-    plan, findings = examine_on(config, world_size, len(data.train))
+    size, tokens = data.train.size, data.train.mean_length
+    plan, findings = examine_on(config, world_size, size, tokens)
     errors = [finding.message for finding in findings if finding.level == "error"]
     if plan is None or errors:
         raise outcome.UserError("; ".join(errors))
@@ -199,7 +207,7 @@ def make_plan(config: Config, world_size: int, data: Prepared, origin: Origin) -
         return plan, Course(plan), findings
     topology, samples = Topology.cut(config.batch, world_size), origin.state["clock"]["samples"]
     try:
-        course = follow(origin.course, config.recipe, topology, samples, len(data.train), config.elastic)
+        course = follow(origin.course, config.recipe, topology, samples, size, config.elastic, tokens)
     except ValueError as error:
         raise outcome.UserError(str(error)) from error
     return plan, course, findings
@@ -266,7 +274,7 @@ def assemble(
         accelerator=accelerator,
         engine=engine,
         scheduler=WarmupScheduler(engine.optimizer, course, counts=False),
-        clock=StepClock(plan.global_batch_size, len(data.train), device),
+        clock=StepClock(plan.global_batch_size, data.train.size, device),
         plan=plan,
         shares=shares,
         meters=training.meters.Meters(engine.model, engine.bare.config, classes, size, peak),
@@ -294,6 +302,7 @@ def begin(job: Job, origin: Origin) -> None:
         log.say(f"--resume: {note}")
     if origin.checkpoint:
         trainer.seek(origin.state["clock"])
+        trainer.place = origin.state.get("stream")
         if trainer.over() or job.out_of_patience:
             why = f"; {training.job.why_early(job)}" if job.out_of_patience else ""
             log.say(f"--resume: {origin.checkpoint} is of the run's end{why}")
@@ -311,8 +320,9 @@ def begin(job: Job, origin: Origin) -> None:
 def describe(job: Job, findings: list[Finding], new_weights: list[str], changes: list[str]) -> None:
     """Write config.yaml and plan.json, and print the plan as a table, before the first step."""
     config, data, plan, folder = job.config, job.data, job.trainer.plan, job.folder
+    many = f"a stream of {len(data.sources)} shards" if data.train.size is None else f"{data.train.size} samples"
     facts = {
-        "data": f"{len(data.train)} samples to train on, {len(data.validation)} held out ({data.folder})",
+        "data": f"{many} to train on, {len(data.validation)} held out ({data.folder})",
         "model": config.model + (f", new: {', '.join(new_weights)}" if new_weights else ""),
         "engine": job.trainer.engine.name,
         "attention": training.model.attention(job.trainer.engine.bare, job.trainer.shares.reading),

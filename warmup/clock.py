@@ -59,8 +59,8 @@ class StepClock:
             setattr(self, name, int(state[name]))
 
     def passed(self, every: Duration, since: Mapping[str, int], run_samples: int) -> bool:
-        """Whether there is a multiple of `every` after the position `since` (as `state_dict` gave it; {}: the start), up
-        to where the clock is now: so what was last done there is due again.
+        """Whether there is a multiple of `every` after the position `since`, up to where the clock is now, so that what
+        was last done there is due again. `since`: as `state_dict` gave it, {} for the start.
 
         Steps and tokens are those of the run, all else is counted in samples drawn; % is of `run_samples`. Exact, and
         the same on all ranks.

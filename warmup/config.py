@@ -20,7 +20,8 @@ def require(condition: bool, flag: str, value: object, wanted: str) -> None:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What was tuned, at the reference batch size. Lengths: "10000 steps", "5 epochs", "2.56M samples", "6%"."""
+    """What was tuned, at the reference batch size. Lengths: "10000 steps", "5 epochs", "2.56M samples", "2B tokens",
+    "6%"."""
 
     optimizer: Literal["adamw", "adam", "rmsprop", "sgd", "lamb", "adafactor"] = "adamw"
     """The optimizer."""
@@ -167,6 +168,12 @@ class Data:
     """Number of tokens of a tokenizer that is trained on the data (WordPieces; for clm of a byte-level BPE)."""
     max_bad_rows: int = 10
     """Rows that may be left out because they cannot be read; one more ends the run."""
+    streaming: bool = False
+    """mlm, clm: read the training files from their beginning to their end, again and again, and tokenise them on the
+    way, instead of before the first step: for a corpus larger than the disk (hub data sets are not downloaded then).
+    Lengths are in steps, samples or tokens."""
+    shuffle_buffer: int = 10000
+    """With streaming: documents that are shuffled at a time. Files are read in another order in each epoch."""
     cache_dir: str | None = None
     """Where tokenised data is kept (default: $WARMUP_CACHE, or ~/.cache/warmup)."""
 
@@ -179,6 +186,9 @@ class Data:
         require(self.max_length >= 4, "data.max_length", self.max_length, "4 or above")
         require(self.vocab_size >= 100, "data.vocab_size", self.vocab_size, "100 or above")
         require(self.max_bad_rows >= 0, "data.max_bad_rows", self.max_bad_rows, "0 or above")
+        require(self.shuffle_buffer >= 1, "data.shuffle_buffer", self.shuffle_buffer, "1 or above")
+        if self.streaming and not self.validation_files:
+            raise ValueError("data.validation_files: none given, and no rows can be held out of a stream; give some")
 
 
 @dataclass(frozen=True)
@@ -217,7 +227,8 @@ class Checkpoint:
     """What is kept to go on from. It is also kept at the end, and where the run is stopped."""
 
     every: str | None = "15 minutes"
-    """How often: "500 steps" (of the run), "1 epochs", "1M samples", "10%", "15 minutes"; null: only at the end."""
+    """How often: "500 steps" (of the run), "1 epochs", "1M samples", "1B tokens", "10%", "15 minutes"; null: only at
+    the end."""
     keep: int = 2
     """Newest checkpoints that are kept, besides the one with the best evaluation."""
 
@@ -232,7 +243,8 @@ class Evaluation:
     """When the held-out data is looked at, and what follows from it. The end of a run is always evaluated."""
 
     every: str | None = None
-    """How often: "500 steps" (of the run) or just 500, "1 epochs", "1M samples", "10%"; null: only at the end."""
+    """How often: "500 steps" (of the run) or just 500, "1 epochs", "1M samples", "1B tokens", "10%"; null: only at the
+    end."""
     metric: str = "loss"
     """What the best evaluation is the best by: any held-out metric of the task. Of loss, perplexity and mse a lower one
     is better, of all others a higher one."""
@@ -337,6 +349,19 @@ class Config:
             seconds(self.time_limit, "time_limit")
         if self.data.whole_words and self.task != "mlm":
             raise ValueError(f"data.whole_words: is for task mlm, not for {self.task}")
+        if self.data.streaming:
+            self._check_streaming()
+
+    def _check_streaming(self) -> None:
+        if self.task not in LANGUAGE_TASKS:
+            raise ValueError(f"data.streaming: is for language modelling, and task: {self.task} needs its labels first")
+        for flag, text in (("checkpoint.every", self.checkpoint.every), ("evaluation.every", self.evaluation.every)):
+            every = text and interval(text, flag)
+            if isinstance(every, Duration) and every.unit == "epochs":
+                raise ValueError(
+                    f"{flag}: {text!r}, but the length of a stream's epoch is not known; give steps, samples, tokens "
+                    "or %"
+                )
 
 
 def _expand_home(config: object, *names: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,11 +11,12 @@ import torch
 from warmup.training import batches, order, tasks
 from warmup.training.model import WHOLE
 from warmup.training.shares import Share, Shares
+from warmup.training.tokens import Samples
 
 LENGTHS = np.random.default_rng(0).integers(3, 40, 101)
 
 
-def collate(samples: SimpleNamespace, indices: np.ndarray, epochs: np.ndarray, seed: int) -> batches.MicroBatch:
+def collate(samples: Samples, indices: np.ndarray, epochs: np.ndarray, seed: int) -> batches.MicroBatch:
     """Ids tell sample and epoch."""
     ids = torch.from_numpy(indices * 10 + epochs)[:, None]
     return batches.MicroBatch(
@@ -24,16 +24,11 @@ def collate(samples: SimpleNamespace, indices: np.ndarray, epochs: np.ndarray, s
     )
 
 
-class Samples(SimpleNamespace):
-    def __len__(self) -> int:
-        return len(LENGTHS)
-
-
 def shares(rank: int = 0, world_size: int = 1, slots: int = 1, batch: int = 8, collate_=collate) -> Shares:
     task = tasks.Task(
         object, (), collate_, tasks.loss_sum, per_sample=False, results=torch.stack, metrics=lambda *parts: {}
     )
-    return Shares(Samples(lengths=LENGTHS), task, WHOLE, 3, batch, slots, rank, world_size)
+    return Shares(Samples(table=None, lengths=LENGTHS), task, WHOLE, 3, batch, slots, rank, world_size)
 
 
 def ids(share: Share) -> list[int]:
@@ -49,7 +44,7 @@ def test_all_ranks_together_take_the_streams_next_samples(world_size: int, slots
         assert sorted(number for share in taken for number in ids(share)) == sorted((indices * 10 + epochs).tolist())
         assert sorted(place for share in taken for place in share.own_positions) == list(range(8))
         for share in taken:
-            assert share.indices.tolist() == indices.tolist()
+            assert share.drawn.indices.tolist() == indices.tolist()
             assert ids(share) == (indices * 10 + epochs)[share.own_positions].tolist()
         assert sum(share.total("target_count") for share in taken) == 8
         assert sum(share.total("token_count") for share in taken) == LENGTHS[indices].sum()
@@ -67,7 +62,7 @@ def test_the_next_step_is_made_while_this_one_is_computed() -> None:
     made = []
     two = threading.Semaphore(0)
 
-    def noted(samples: SimpleNamespace, indices: np.ndarray, *rest: object) -> batches.MicroBatch:
+    def noted(samples: Samples, indices: np.ndarray, *rest: object) -> batches.MicroBatch:
         made.append((indices.tolist(), threading.current_thread() is threading.main_thread()))
         two.release()
         return collate(samples, indices, *rest)
@@ -90,7 +85,7 @@ def test_it_may_go_anywhere() -> None:
 
 
 def test_what_goes_wrong_while_making_is_raised_where_it_is_asked_for() -> None:
-    def broken(samples: SimpleNamespace, indices: np.ndarray, *rest: object) -> batches.MicroBatch:
+    def broken(samples: Samples, indices: np.ndarray, *rest: object) -> batches.MicroBatch:
         raise OSError("the disk is gone")
 
     with pytest.raises(OSError, match="the disk is gone"):

@@ -1,5 +1,6 @@
 """Rows of Arrow tables: parquet files, and data sets of the `datasets` library."""
 
+import itertools
 from collections.abc import Iterable, Iterator
 
 import datasets
@@ -31,6 +32,20 @@ def dataset_rows(name: str, table: datasets.Dataset, choose: Choose) -> Iterator
         yield from _rows(name, batches, chosen, table.features)
     except _UNREADABLE as error:
         raise UserError(f"{name}: damaged data ({one_line(error)})") from error
+
+
+def shard_rows(name: str, stream: datasets.IterableDataset, shard: int, choose: Choose) -> Iterator[dict | BadRow]:
+    """Rows of one shard of a data set that is not downloaded."""
+    try:
+        batches = stream.shard(stream.num_shards, shard).with_format("arrow").iter(ROWS)
+        first = next(batches, None)
+        if first is not None:
+            features = stream.features or datasets.Features.from_arrow_schema(first.schema)
+            yield from _rows(name, itertools.chain([first], batches), choose(first.column_names), features)
+    except UserError:
+        raise
+    except Exception as error:  # of the network, the hub, or whatever a damaged file leads the library to
+        raise UserError(f"{name} cannot be read: {one_line(error)}") from error
 
 
 def one_line(error: Exception) -> str:

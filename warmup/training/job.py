@@ -90,13 +90,15 @@ def report(job: Job, step: Step, detector: spikes.SpikeDetector, last: bool) -> 
     trainer, log, clock = job.trainer, job.log, job.trainer.clock
     if job.config.log.samples:
         log.computed(clock, *trainer.computed(step), step.applied)
+    if step.drawn.left_out:
+        log.left_out(clock, step.drawn.left_out)
     if step.loss_before is not None and (score := detector.score(step.loss_before)):
         log.spike(clock, step.loss_before, score)
     if not step.applied:
         log.skipped(clock, step)
         trainer.refuse_skipping(job.config.recipe.max_skipped, step)
     elif last or clock.step % job.config.log.every == 0:
-        log.train(clock, step.lr, trainer.loss(step), step.grad_norm, trainer.meters.read(clock))
+        log.train(clock, step.lr, trainer.loss(step), step.grad_norm, trainer.meters.read(clock), trainer.epoch)
 
 
 def save(job: Job) -> None:
@@ -109,6 +111,8 @@ def save(job: Job) -> None:
 
     tick()
     state = history.state(trainer.clock, trainer.accelerator.num_processes)
+    if trainer.place:
+        state["stream"] = dict(trainer.place)
     waited = trainer.saver.save(trainer.clock, state, tick)
     job.log.saved(trainer.clock, waited)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import NoReturn
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from warmup.training.outcome import UserError
 from warmup.training.saving import Saver
 from warmup.training.shares import Share, Shares
 from warmup.training.stopping import StopWatch
+from warmup.training.tokens import Drawn
 from warmup.training.zero import ZeRO
 
 BETWEEN = "the update, or what comes between two steps"
@@ -31,7 +33,7 @@ class Step:
 
     lr: the rate it used. loss_sum: this rank's part. loss_before: the mean loss of the step before, None at the first.
     stop, save: whether any rank wants to. save_failed: whether rank 0 could not write its last checkpoint.
-    indices: the samples of all ranks. own_positions: places in the step of those that this rank computed.
+    drawn: the samples of all ranks. own_positions: places in the step of those that this rank computed.
     """
 
     lr: float
@@ -43,8 +45,12 @@ class Step:
     stop: bool
     save: bool
     save_failed: bool
-    indices: np.ndarray
+    drawn: Drawn
     own_positions: np.ndarray
+
+    @property
+    def indices(self) -> np.ndarray:
+        return self.drawn.indices
 
     @property
     def own_indices(self) -> np.ndarray:
@@ -53,7 +59,7 @@ class Step:
 
 @dataclass
 class Trainer:
-    """What a step needs. Built once by train.py."""
+    """What a step needs. Built once by train.py. place: where in a stream of data it is, None without one."""
 
     accelerator: Accelerator
     engine: Engine | ZeRO
@@ -65,6 +71,7 @@ class Trainer:
     watch: StopWatch
     hang: HangWatch
     saver: Saver
+    place: Mapping[str, int] | None = None
     _before: tuple[torch.Tensor, int] | None = None  # loss sum and targets of the step before
 
     def settle(self) -> None:
@@ -78,6 +85,11 @@ class Trainer:
         self.clock.load_state_dict(position)
         self.scheduler.seek(self.clock.samples)
         self.saver.mark(self.clock)
+
+    @property
+    def epoch(self) -> float | None:
+        """Passes over the training data so far; of a stream whole ones alone."""
+        return self.place["epoch"] if self.place else self.clock.epoch
 
     @property
     def total_steps(self) -> int:
@@ -116,12 +128,15 @@ class Trainer:
         lr = float(group["lr"]) / group["lr_ratio"]
         (*flags, before), grad_norm, applied = self.engine.update(counts)
         self.hang.mark(BETWEEN)
-        targets, tokens, places, stop, save, failed = map(int, flags)
+        targets, tokens, places, stop, save, failed, broken = map(int, flags)
+        if broken:
+            self._refuse_broken(share)
         self.clock.advance(tokens, applied)
         self.scheduler.seek(self.clock.samples)
         loss_before = before / max(self._before[1], 1) if self._before else None
         self._before = losses, targets
-        self.meters.add(self.shares.samples.lengths[share.indices], targets, places)
+        self.place = share.drawn.place
+        self.meters.add(share.drawn.lengths, targets, places)
         return Step(
             lr,
             losses,
@@ -132,13 +147,13 @@ class Trainer:
             bool(stop),
             bool(save),
             bool(failed),
-            share.indices,
+            share.drawn,
             share.own_positions,
         )
 
     def _count(self, share: Share) -> torch.Tensor:
         """On the device: targets, tokens and places of the whole step; ranks that want to stop, to save, that failed to
-        save; and the loss sum of the step before, which rides along.
+        save, to read; and the loss sum of the step before, which rides along.
         """
         mine = (
             share.total("target_count"),
@@ -147,6 +162,7 @@ class Trainer:
             self.watch.wanted(),
             self.saver.wanted(),
             self.saver.failed(),
+            share.broken is not None,
         )
         counts = torch.tensor(mine, dtype=torch.float64).to(self.accelerator.device, non_blocking=True)
         before = self._before[0] if self._before else counts.new_zeros(())
@@ -193,3 +209,15 @@ class Trainer:
 
         if self.clock.skipped_in_a_row >= limit:
             ranks.on_main(self.accelerator, refuse)
+
+    def _refuse_broken(self, share: Share) -> NoReturn:
+        """Raise UserError on all ranks, for the first of them that could not read its samples. A collective call."""
+        self.hang.mark("the end for data that cannot be read", waits=True)
+        reasons = [reason for reason in ranks.gather(share.broken) if reason]
+
+        def refuse() -> None:
+            self.saver.wait()
+            raise UserError(f"{reasons[0]}; {saving.last_good(self.saver.run)}")
+
+        ranks.on_main(self.accelerator, refuse)
+        raise AssertionError

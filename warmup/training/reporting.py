@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -88,12 +89,14 @@ class Log:
             )
         self._bar.update(clock.step - self._bar.n)
 
-    def train(self, clock: StepClock, lr: float, loss: float, grad_norm: float, speed: dict) -> None:
+    def train(
+        self, clock: StepClock, lr: float, loss: float, grad_norm: float, speed: dict, epoch: float | None = None
+    ) -> None:
         """A line about the step just done, and how fast it went since the last such line."""
         line = {
             "kind": "train",
             **clock.state_dict(),
-            "epoch": clock.epoch,
+            "epoch": clock.epoch if epoch is None else epoch,
             "lr": lr,
             "loss": loss,
             "grad_norm": grad_norm,
@@ -113,6 +116,11 @@ class Log:
         norm = str(step.grad_norm)  # JSON has no word for it
         self._write({"kind": "skipped", **clock.state_dict(), "grad_norm": norm, "sample_ids": samples})
         self.say(f"the step after step {clock.step} was skipped: its gradient norm was {norm}")
+
+    def left_out(self, clock: StepClock, rows: Sequence[str]) -> None:
+        """A line about rows of a stream that cannot be used, met in the step just done or right before it."""
+        self._write({"kind": "left out", "step": clock.step, "drawn": clock.drawn, "rows": list(rows)})
+        self.say(f"left out: {len(rows)} rows: " + "; ".join(rows[:3]))
 
     def saved(self, clock: StepClock, seconds: float) -> None:
         """A line about a checkpoint, whose copy the ranks waited so many seconds for."""

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from functools import partial
 
-from warmup.training.arrow_rows import dataset_rows, parquet_rows
+from warmup.training.arrow_rows import dataset_rows, parquet_rows, shard_rows
 from warmup.training.columns import BadRow, Columns, choose_columns
 from warmup.training.csv_rows import csv_rows
 from warmup.training.json_rows import json_rows, jsonl_rows
@@ -35,10 +35,10 @@ def read_rows(
     """
     for source in sources:
         usable = 0
-        for row in _rows(source, columns, labelled):
+        for row in rows_of(source, columns, labelled):
             if isinstance(row, BadRow):
                 bad.append(row)
-                _check_limit(bad, max_bad_rows)
+                check_limit(bad, max_bad_rows)
             else:
                 usable += 1
                 yield row
@@ -46,18 +46,22 @@ def read_rows(
             raise UserError(f"{source.name} holds no usable row")
 
 
-def _rows(source: Source, columns: Columns, labelled: bool) -> Iterator[dict | BadRow]:
+def rows_of(source: Source, columns: Columns, labelled: bool) -> Iterator[dict | BadRow]:
+    """Yield every row of a source, usable or not. Raises UserError where it or its columns cannot be read."""
     choose = partial(choose_columns, source.name, columns=columns, labelled=labelled)
+    if source.shard is not None:
+        return shard_rows(source.name, source.table, source.shard, choose)
     if source.table is not None:
         return dataset_rows(source.name, source.table, choose)
     return _READERS[source.kind](source.name, choose)
 
 
-def _check_limit(bad: list[BadRow], max_bad_rows: int) -> None:
-    if len(bad) <= max_bad_rows:
+def check_limit(bad: list[BadRow], max_bad_rows: int, before: int = 0) -> None:
+    """Raise UserError where there are more bad rows than that; `before`: those that are not in the list."""
+    if before + len(bad) <= max_bad_rows:
         return
     first = "; ".join(str(row) for row in bad[:SHOWN])
     raise UserError(
-        f"{len(bad)} bad rows so far, and --data.max_bad_rows allows {max_bad_rows}; "
-        f"mend them or raise the limit. The first: {first}"
+        f"{before + len(bad)} bad rows so far, and --data.max_bad_rows allows {max_bad_rows}; "
+        f"mend them or raise the limit. The {'last' if before else 'first'}: {first}"
     )

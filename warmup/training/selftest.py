@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from warmup.training import card, order, ranks
+from warmup.training import card, ranks
 from warmup.training.export import export
 from warmup.training.job import Job, evaluate, watch_ranks
 from warmup.training.loop import Step, Trainer
@@ -26,7 +26,7 @@ def run(job: Job) -> tuple[str, str]:
             watch_ranks(job)
         loss, ids = trainer.loss(step), sample_hash(step)
         log.advance(trainer.clock)
-        log.train(trainer.clock, step.lr, loss, step.grad_norm, trainer.meters.read(trainer.clock))
+        log.train(trainer.clock, step.lr, loss, step.grad_norm, trainer.meters.read(trainer.clock), trainer.epoch)
         used = probe.rates[-1] if step.applied else float("nan")
         log.tell(f"step {number + 1}  lr {used:.17g}  loss {loss:.9g}  grad_norm {step.grad_norm:.9g}  samples {ids}")
         wrong += check_step(trainer, step, number, used, loss, ids)
@@ -77,8 +77,7 @@ def check_step(trainer: Trainer, step: Step, number: int, used: float, loss: flo
         wrong.append(f"step {number + 1}: the optimizer used a rate of {used!r}, the plan says {expected!r}")
     if not np.isfinite(loss):
         wrong.append(f"step {number + 1}: the loss is {loss}")
-    size, count = trainer.plan.global_batch_size, len(trainer.shares.samples)
-    ids = np.sort(order.draw(number * size, size, count, trainer.shares.seed)[0])
+    size, ids = trainer.plan.global_batch_size, np.sort(step.indices)
     if ids_hash != hashlib.sha256(ids.astype("<i8").tobytes()).hexdigest():
         wrong.append(f"step {number + 1}: the ranks computed other samples than the stream's next {size}")
     if trainer.clock.step != number + 1:

@@ -9,21 +9,24 @@ import numpy as np
 
 from warmup.training import batches, order, tasks
 from warmup.training.model import Reading
-from warmup.training.tokens import Samples
+from warmup.training.outcome import UserError
+from warmup.training.stream import Stream
+from warmup.training.tokens import Drawn, Samples
 
 
 @dataclass(frozen=True)
 class Share:
-    """What a rank computes of a step. indices: samples of all ranks. own_positions: places in the step of its own.
+    """What a rank computes of a step. drawn: samples of all ranks. own_positions: places in the step of its own.
     slots: its micro-batches, each with the number of its slot. token_ids: those in them, each once. most_token_ids: at
-    least as many as any rank has.
+    least as many as any rank has. broken: why there is nothing of the step in it, where its samples cannot be read.
     """
 
-    indices: np.ndarray
+    drawn: Drawn
     own_positions: np.ndarray
     slots: list[tuple[int, batches.MicroBatch]]
     token_ids: np.ndarray
     most_token_ids: int
+    broken: str | None = None
 
     def total(self, what: str) -> int:
         """The sum of one of the micro-batches' counts."""
@@ -36,7 +39,7 @@ class Shares:
     after can be made before it is asked for. pinned: in memory that a GPU can read while something else goes on.
     """
 
-    samples: Samples
+    samples: Samples | Stream
     task: tasks.Task
     reading: Reading
     seed: int
@@ -59,22 +62,35 @@ class Shares:
 
     def make(self, drawn: int) -> Share:
         """Draw the step's samples, deal them to all slots, and read and mask those of this rank's."""
-        indices, epochs = order.draw(drawn, self.global_batch_size, len(self.samples), self.seed)
-        dealt = order.deal(self.samples.lengths[indices], self.slots)
+        try:
+            step = self.samples.draw(drawn, self.global_batch_size, self.seed)
+        except UserError as error:  # it is said where all ranks can hear it
+            return self._broken(str(error))
+        dealt = order.deal(step.lengths, self.slots)
         own = order.own_slots(dealt, self.rank, self.world_size)
-        slots = [(slot, self._micro_batch(indices[members], epochs[members])) for slot, members in own]
+        slots = [(slot, self._of_slot(step, members)) for slot, members in own]
         token_ids = np.unique(np.concatenate([batch.inputs["input_ids"].numpy().ravel() for _, batch in slots]))
-        tokens_of_slots = [self.samples.lengths[indices[members]].sum() for members in dealt]
+        tokens_of_slots = [step.lengths[members].sum() for members in dealt]
         tokens_of_ranks = np.bincount(np.arange(len(dealt)) % self.world_size, tokens_of_slots)
-        most = int(tokens_of_ranks.max() + self.samples.lengths[0]) + 1  # what has no weight, and padding
-        return Share(indices, np.concatenate([members for _, members in own]), slots, token_ids, most)
+        most = int(tokens_of_ranks.max() + step.lengths[0]) + 1  # what has no weight, and padding
+        return Share(step, np.concatenate([members for _, members in own]), slots, token_ids, most)
 
     def any(self) -> batches.MicroBatch:
         """Some micro-batch, of one sample."""
-        return self._micro_batch(np.zeros(1, np.int64), np.zeros(1, np.int64))
+        return self._micro_batch(np.full(1, self.samples.first), np.zeros(1, np.int64))
+
+    def _broken(self, reason: str) -> Share:
+        """As many micro-batches as any rank has, without weight, so that no rank waits for this one's."""
+        nothing = np.zeros(0, np.int64)
+        own = order.own_slots([nothing] * self.slots, self.rank, self.world_size)
+        slots = [(slot, batches.weightless(self.any())) for slot, _ in own]
+        return Share(Drawn(nothing, nothing, nothing), nothing, slots, nothing, 0, reason)
+
+    def _of_slot(self, step: Drawn, members: np.ndarray) -> batches.MicroBatch:
+        if not len(members):
+            return batches.weightless(self._micro_batch(step.indices[:1], step.epochs[:1]))
+        return self._micro_batch(step.indices[members], step.epochs[members])
 
     def _micro_batch(self, indices: np.ndarray, epochs: np.ndarray) -> batches.MicroBatch:
-        if not len(indices):
-            return batches.weightless(self.any())
         batch = batches.lay_out(self.task.collate(self.samples, indices, epochs, self.seed), self.reading)
         return batches.pinned(batch) if self.pinned else batch

@@ -9,7 +9,7 @@ import json
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import datasets
@@ -27,15 +27,22 @@ _HUB = re.compile(r"hub:(?P<name>[^:]+):(?:(?P<configuration>[^:\[]+):)?(?P<spli
 
 @dataclass(frozen=True)
 class Source:
-    """Rows from one place. `kind`: a file's suffix in lower case, less that of its compression; SAVED or HUB."""
+    """Rows from one place. `kind`: a file's suffix in lower case, less that of its compression; SAVED or HUB.
+
+    fingerprint: of the hub's. shard: number of the part of `table` that is meant, where that is read as a stream.
+    whole: whether all of it is looked at to tell its content.
+    """
 
     name: str
     kind: str
-    table: datasets.Dataset | None = None
+    table: datasets.Dataset | datasets.IterableDataset | None = None
+    fingerprint: str = ""
+    shard: int | None = None
+    whole: bool = True
 
     def identity(self) -> str:
         """Equal where two sources are the same one under two names."""
-        return f"hub:{self.table._fingerprint}" if self.kind == HUB else os.path.realpath(self.name)
+        return f"hub:{self.fingerprint}:{self.shard}" if self.kind == HUB else os.path.realpath(self.name)
 
     def content(self) -> str:
         """A hash of what is read, not of where it lies or when it was written.
@@ -43,9 +50,13 @@ class Source:
         For a saved data set that is the bytes of its Arrow files and the types of its columns (with the names of
         classes): its own fingerprint would not notice a file that was changed. For the hub's it is the fingerprint
         that `datasets` gives them, which stands for name, revision, configuration and split.
+
+        Of files that are not looked at as a whole it is the size and both ends: where compressed files have their
+        checksum, and parquet files the list of what is in them.
         """
         if self.kind == HUB:
-            return hashlib.sha256(f"{HUB}{self.table._fingerprint}".encode()).hexdigest()
+            part = "" if self.shard is None else f":{self.shard} of {self.table.num_shards}"
+            return hashlib.sha256(f"{HUB}{self.fingerprint}{part}".encode()).hexdigest()
         if self.kind == SAVED:
             digest = hashlib.sha256(f"{SAVED}{self.table.features}".encode())
             files = json.loads((Path(self.name) / "state.json").read_text())["_data_files"]
@@ -54,35 +65,37 @@ class Source:
             digest = hashlib.sha256("".join(_suffixes(self.name)).encode())
             paths = [Path(self.name)]
         for path in paths:
-            _add_file(digest, path)
+            (_add_file if self.whole else _add_ends)(digest, path)
         return digest.hexdigest()
 
 
 def resolve(
-    train: Sequence[str], validation: Sequence[str], labelled: bool
+    train: Sequence[str], validation: Sequence[str], labelled: bool, streaming: bool = False
 ) -> tuple[tuple[Source, ...], tuple[Source, ...]]:
-    """The sources of training and validation entries. Raises UserError for all that can be told before a row is read,
-    so that no run stops at its last file for it, and where the same rows would be read twice.
+    """The sources of training and validation entries; with `streaming` nothing is downloaded.
+
+    Raises UserError for all that can be told before a row is read, so that no run stops at its last file for it, and
+    where the same rows would be read twice.
     """
     seen: dict[str, tuple[str, str]] = {}
     found: dict[str, list[Source]] = {"train": [], "validation": []}
     for split, entries in (("train", train), ("validation", validation)):
         flag = f"data.{split}_files"
         for entry in entries:
-            for source in _sources(entry, flag, split, labelled):
+            for source in _sources(entry, flag, split, labelled, streaming):
                 if before := seen.get(source.identity()):
                     raise UserError(
                         f"{flag}: {source.name} (by {entry!r}) is read already, for {before[0]} (by {before[1]!r}); "
                         "give it once"
                     )
                 seen[source.identity()] = flag, entry
-                found[split].append(source)
+                found[split].append(replace(source, whole=not streaming or split == "validation"))
     return tuple(found["train"]), tuple(found["validation"])
 
 
-def _sources(entry: str, flag: str, split: str, labelled: bool) -> list[Source]:
+def _sources(entry: str, flag: str, split: str, labelled: bool, streaming: bool) -> list[Source]:
     if entry.startswith("hub:"):
-        return [_hub(entry, flag)]
+        return _hub(entry, flag, streaming)
     return [_saved(name, split) if os.path.isdir(name) else _file(name, labelled) for name in _expand(entry, flag)]
 
 
@@ -149,18 +162,36 @@ def _saved(folder: str, split: str) -> Source:
         raise UserError(f"{folder} cannot be loaded as a saved data set: {one_line(error)}") from error
 
 
-def _hub(entry: str, flag: str) -> Source:
+def _hub(entry: str, flag: str, streaming: bool) -> list[Source]:
+    """A data set of the hub, or where it is streamed its shards."""
     asked = _HUB.fullmatch(entry)
     if not asked:
         raise UserError(f"{flag}: {entry!r} is not hub:NAME:SPLIT or hub:NAME:CONFIGURATION:SPLIT")
+    name, configuration, split = asked["name"], asked["configuration"], asked["split"]
     try:
-        table = datasets.load_dataset(asked["name"], asked["configuration"], split=asked["split"])
+        if not streaming:
+            table = datasets.load_dataset(name, configuration, split=split)
+            return [Source(entry, HUB, table, table._fingerprint)]
+        builder = datasets.load_dataset_builder(name, configuration)
+        stream, fingerprint = builder.as_streaming_dataset(split), builder._get_dataset_fingerprint(split)
     except Exception as error:  # of the network, the hub, or a name, configuration or split that is not there
         raise UserError(f"{flag}: {entry} cannot be loaded: {one_line(error)}") from error
-    return Source(entry, HUB, table)
+    count = stream.num_shards
+    return [
+        Source(f"{entry} (shard {number + 1} of {count})", HUB, stream, fingerprint, number) for number in range(count)
+    ]
 
 
 def _add_file(digest, path: Path) -> None:
     with open(path, "rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)
+
+
+def _add_ends(digest, path: Path, length: int = 1 << 20) -> None:
+    size = path.stat().st_size
+    digest.update(f"{size} ".encode())
+    with open(path, "rb") as file:
+        digest.update(file.read(length))
+        file.seek(max(size - length, 0))
+        digest.update(file.read(length))

@@ -12,9 +12,12 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from fractions import Fraction
+from itertools import islice
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import datasets
 import numpy as np
@@ -39,42 +42,85 @@ _SPLIT_KEY = 0x5B117  # the held-out rows are the same for every seed
 Sources = tuple[Sequence[Source], Sequence[Source]]  # of training and of validation rows
 
 
+class Drawn(NamedTuple):
+    """The samples of a step: their ids, epochs and lengths in tokens.
+
+    Of a stream also `place`, what it goes on from after this step, and `left_out`, rows that could not be used.
+    """
+
+    indices: np.ndarray
+    epochs: np.ndarray
+    lengths: np.ndarray
+    place: dict[str, int] | None = None
+    left_out: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True)
 class Samples:
-    """A tokenised set. `lengths`: tokens of each sample, special ones included."""
+    """A tokenised set. `lengths`: tokens of each sample, special ones included.
+
+    What training asks of it, a `stream.Stream` has too: `size` (None there), `mean_length`, `first` (the id of a sample
+    that is there), `draw` and `take`.
+    """
 
     table: datasets.Dataset
     lengths: np.ndarray
+    first = 0
 
     def __len__(self) -> int:
         return len(self.lengths)
+
+    @property
+    def size(self) -> int:
+        return len(self)
+
+    @property
+    def mean_length(self) -> Fraction:
+        return Fraction(int(self.lengths.sum(dtype=np.int64)), len(self))
+
+    def draw(self, drawn: int, count: int, seed: int) -> Drawn:
+        """The next `count` samples after position `drawn` of the endless stream of epochs."""
+        indices, epochs = order.draw(drawn, count, len(self), seed)
+        return Drawn(indices, epochs, self.lengths[indices])
 
     def take(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
         """Samples as (ids_BT, mask_BT of what is not padding, other columns_B, or _BT where there is a list for each
         sample, of a value for each token). Padded with 0.
         """
-        rows = self.table[indices.tolist()]
-        lengths = self.lengths[indices]
-        mask_BT = np.arange(max(lengths, default=1)) < lengths[:, None]
+        return padded(self.rows(indices))
 
-        def values(column: pyarrow.ChunkedArray) -> np.ndarray:
-            if not pyarrow.types.is_list(column.type):
-                return column.to_numpy()
-            values_BT = np.zeros(mask_BT.shape, np.int64)
-            values_BT[mask_BT] = column.combine_chunks().flatten().to_numpy()
-            return values_BT
+    def rows(self, indices: np.ndarray) -> pyarrow.Table:
+        return self.table[indices.tolist()]
 
-        columns = {name: values(rows[name]) for name in rows.column_names}
-        return columns.pop("ids"), mask_BT, columns
+
+def padded(rows: pyarrow.Table) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+    """Rows of a tokenised set as `Samples.take` gives them."""
+    lengths = rows["length"].to_numpy()
+    mask_BT = np.arange(max(lengths, default=1)) < lengths[:, None]
+
+    def values(column: pyarrow.ChunkedArray) -> np.ndarray:
+        if not pyarrow.types.is_list(column.type):
+            return column.to_numpy()
+        values_BT = np.zeros(mask_BT.shape, np.int64)
+        values_BT[mask_BT] = column.combine_chunks().flatten().to_numpy()
+        return values_BT
+
+    columns = {name: values(rows[name]) for name in rows.column_names}
+    return columns.pop("ids"), mask_BT, columns
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """All that a run needs of its data. `key` is equal where the content is."""
+    """All that a run needs of its data. `key` is equal where the content is.
+
+    sources: what the training rows are read from. train: with data.streaming only the samples of the first documents;
+    `stream.follow` puts all of them in their place.
+    """
 
     key: str
     folder: Path
-    train: Samples
+    sources: tuple[Source, ...]
+    train: Any  # Samples or a stream.Stream
     validation: Samples
     labels: tuple[str, ...]
     bad_rows: tuple[str, ...]
@@ -94,7 +140,7 @@ def prepare(config: Config) -> Prepared:
         if config.task == "regression" and not config.data.train_files:
             raise UserError("data.train_files: none given, and task: regression needs files whose labels are numbers")
         train_files = config.data.train_files or docstring_files(cache, labelled)
-        sources = resolve(train_files, config.data.validation_files, labelled)
+        sources = resolve(train_files, config.data.validation_files, labelled, config.data.streaming)
         name = config.data.tokenizer or (None if is_new(config.model) else config.model)
         flag, goes_on = "data.tokenizer" if config.data.tokenizer else "model", config.task == "clm"
         tokenizer = load_tokenizer(name, flag, goes_on) if name else None
@@ -112,6 +158,7 @@ def prepare(config: Config) -> Prepared:
     return Prepared(
         key=key,
         folder=folder,
+        sources=sources[0],
         train=_load(folder / "train"),
         validation=_load(folder / "validation"),
         labels=tuple(facts["labels"]),
@@ -138,7 +185,13 @@ def _key(config: Config, sources: Sources, tokenizer: PreTrainedTokenizerBase | 
     data = {name: value for name, value in asdict(config.data).items() if name not in ("cache_dir", "tokenizer")}
     train, validation = ([source.content() for source in part] for part in sources)
     data |= {"train_files": train, "validation_files": validation}
-    irrelevant = {"mask_rate": True, "vocab_size": tokenizer is not None, "whole_words": not config.data.whole_words}
+    irrelevant = {
+        "mask_rate": True,
+        "vocab_size": tokenizer is not None,
+        "whole_words": not config.data.whole_words,
+        "streaming": not config.data.streaming,
+        "shuffle_buffer": not config.data.streaming,
+    }
     data = {name: value for name, value in data.items() if not irrelevant.get(name)}
     parts = [FORMAT, config.task, known_labels, data, tokenizer.backend_tokenizer.to_str() if tokenizer else None]
     if tokenizer and config.task == "clm":
@@ -184,14 +237,15 @@ def _build(
 def _read(
     config: Config, sources: Sources, stage: Path, bad: list[BadRow]
 ) -> tuple[datasets.Dataset, datasets.Dataset]:
-    """Training and held-out rows {text, pair, label}."""
-    data = config.data
-    columns = Columns(data.text_column, data.pair_column, data.label_column, numbers=config.task == "regression")
+    """Training and held-out rows {text, pair, label}; of a stream of training rows the first documents."""
+    data, columns = config.data, columns_of(config)
     labelled = config.task not in LANGUAGE_TASKS
 
     def rows_of(part: Sequence[Source], name: str) -> datasets.Dataset:
         def generate() -> Iterator[dict]:
             rows = read_rows(part, columns, labelled, bad, data.max_bad_rows)
+            if data.streaming and name == "train":
+                rows = islice(rows, data.shuffle_buffer)
             return rows if labelled else ({**row, "pair": None} for row in rows)
 
         return _table(generate, stage / "rows" / name)
@@ -206,6 +260,12 @@ def _read(
         raise UserError(f"data.train_files: {len(rows)} row is too few to train on and hold some out")
     held_out = _hold_out(rows, data.validation_fraction, of_all_classes=config.task == "classification")
     return rows.select(np.flatnonzero(~held_out)), rows.select(np.flatnonzero(held_out))
+
+
+def columns_of(config: Config) -> Columns:
+    """What the configuration says of the columns."""
+    data = config.data
+    return Columns(data.text_column, data.pair_column, data.label_column, numbers=config.task == "regression")
 
 
 def _hold_out(rows: datasets.Dataset, fraction: float, of_all_classes: bool = True) -> np.ndarray:
@@ -261,8 +321,26 @@ def _refuse_mixed_pairs(train: datasets.Dataset, validation: datasets.Dataset) -
 def _tokenise(
     rows: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, config: Config, labels: list[str], name: str
 ) -> datasets.Dataset:
-    """Rows -> samples {ids, length, with whole words word, and for the tasks with labels first (tokens of the first
-    text) and label}.
+    samples_of, features = cutter(tokenizer, config, labels)
+    samples = rows.map(
+        samples_of,
+        batched=True,
+        remove_columns=rows.column_names,
+        features=features,
+        desc=f"tokenising {name}",
+        load_from_cache_file=False,
+        new_fingerprint=name,
+    )
+    if not len(samples):
+        raise UserError(f"data: no token in the {name} texts")
+    return samples
+
+
+def cutter(
+    tokenizer: PreTrainedTokenizerBase, config: Config, labels: list[str]
+) -> tuple[Callable[[dict], dict], datasets.Features]:
+    """What makes samples of a batch of rows, and the columns that they have: ids, length, with whole words word, and
+    for the tasks with labels first (tokens of the first text) and label.
     """
     limit, number_of = config.data.max_length, float if config.task == "regression" else labels.index
 
@@ -282,18 +360,8 @@ def _tokenise(
         columns |= {"first": datasets.Value("int32"), "label": datasets.Value(kind)}
     if config.data.whole_words:
         columns["word"] = columns["ids"]
-    samples = rows.map(
-        texts if labels else windows.cutter(config.task, tokenizer, limit, config.data.whole_words),
-        batched=True,
-        remove_columns=rows.column_names,
-        features=datasets.Features(columns),
-        desc=f"tokenising {name}",
-        load_from_cache_file=False,
-        new_fingerprint=name,
-    )
-    if not len(samples):
-        raise UserError(f"data: no token in the {name} texts")
-    return samples
+    samples_of = texts if labels else windows.cutter(config.task, tokenizer, limit, config.data.whole_words)
+    return samples_of, datasets.Features(columns)
 
 
 def _load(folder: Path) -> Samples:
