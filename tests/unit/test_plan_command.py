@@ -140,7 +140,7 @@ FROM_1 = "--world-sizes, --every, --num-samples, --tokens-per-sample: numbers ar
         (("--every", "0"), f"error: {FROM_1}"),
         (("--num-samples", "0"), f"error: {FROM_1}"),
         (("--tokens-per-sample", "0.5"), f"error: {FROM_1}"),
-        (("--tokens-per-sample", "inf"), f"error: {FROM_1}"),
+        (("--tokens-per-sample", ".inf"), f"error: {FROM_1}"),
         (("--world-sizes", "many"), "error: world_sizes: "),
         (("--config", "no.yaml"), "error: --config: cannot read no.yaml: No such file or directory"),
         (("--preset", "bert"), "error: --preset: 'bert' is none of bert-base, "),
