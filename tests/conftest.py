@@ -128,6 +128,15 @@ def mlm(documents: Path) -> tuple[str, ...]:
 
 
 @pytest.fixture(scope="session")
+def clm(documents: Path) -> tuple[str, ...]:
+    """Arguments of a causal-language-modelling run of 20 steps of 32, ragged."""
+    return ("--task", "clm", "--data.train_files", str(documents), "--data.max_length", "24", *TINY) + (
+        "--data.vocab_size", "300", "--recipe.duration", "20 steps", "--recipe.warmup", "5 steps",
+        "--recipe.lr", "1e-3",
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
 def classification(labelled: tuple[Path, Path]) -> tuple[str, ...]:
     """Arguments of a classification run of 30 steps of 32, ragged."""
     return ("--task", "classification", "--data.train_files", str(labelled[0]), *TINY) + (

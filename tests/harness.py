@@ -265,6 +265,7 @@ def _preload() -> None:
     """Import what training imports, once: forked ranks have it then."""
     import torchmetrics.functional  # noqa: F401
     import transformers.models.bert.modeling_bert  # noqa: F401
+    import transformers.models.gpt2.modeling_gpt2  # noqa: F401
 
     import train  # noqa: F401
     from warmup.training import job, model, optimizer, resuming, selftest, starting, tokens  # noqa: F401

@@ -46,6 +46,14 @@ def test_a_regression_in_rows_is_the_padded_one(regression: tuple[str, ...], tmp
     assert_same_training(train(2, tmp_path / "b", *job), padded, steps=30, rel=1e-5)
 
 
+def test_going_on_with_a_text_with_dropout(clm: tuple[str, ...], tmp_path) -> None:
+    """1 x 2 and 2 x 1; without dropout, on 1 to 3 ranks: test_clm.py."""
+    job = (*clm, "--batch.per_device", 16)
+    whole = train(1, tmp_path / "a", *job, "--batch.accumulation", 2)
+    assert whole.column("loss")[-1] < 0.9 * whole.column("loss")[0]
+    assert_same_training(train(2, tmp_path / "b", *job), whole, steps=20, rel=1e-5)
+
+
 def test_simulated_ranks_are_the_real_ones(classification: tuple[str, ...], tmp_path) -> None:
     """--as_world_size 4 --test on one rank: the hashes, rates and losses of a real 4-rank run."""
     job = (*classification, "--test", "--batch.per_device", 8)

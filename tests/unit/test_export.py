@@ -6,10 +6,12 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
+import datasets
 import pytest
 import torch
 from safetensors import SafetensorError
 from transformers import (
+    AutoModelForCausalLM,
     AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -17,12 +19,14 @@ from transformers import (
     pipeline,
 )
 
+from warmup.training import bpe
 from warmup.training import model as models
 from warmup.training.export import export, with_length
 from warmup.training.outcome import UserError
 
 CLASSES = {
     "mlm": AutoModelForMaskedLM,
+    "clm": AutoModelForCausalLM,
     "classification": AutoModelForSequenceClassification,
     "regression": AutoModelForSequenceClassification,
 }
@@ -46,6 +50,21 @@ def test_a_masked_language_model_in_a_pipeline(tokenizer: BertTokenizerFast, tmp
     assert found[0]["token"] == int(logits.argmax())
     assert found[0]["score"] == pytest.approx(float(logits.softmax(0).max()), rel=1e-5)
     assert len({answer["token_str"] for answer in found}) == 200
+
+
+def test_a_causal_language_model_goes_on_until_the_end_of_a_text(tmp_path: Path) -> None:
+    tokenizer = bpe.train(datasets.Dataset.from_dict({"text": ["the cat sat on the mat"] * 5}), 270)
+    model = small("clm", tokenizer)
+    folder = export(tmp_path, model, tokenizer, "# A model")
+    answer = pipeline("text-generation", model=str(folder))("the", max_new_tokens=4, do_sample=False, min_new_tokens=4)
+    ids = tokenizer("the", return_tensors="pt")["input_ids"]
+    for _ in range(4):
+        logits = model.eval()(ids).logits[0, -1]
+        logits[tokenizer.eos_token_id] = -torch.inf  # which would be the end
+        ids = torch.cat([ids, logits.argmax()[None, None]], 1)
+    assert answer[0]["generated_text"] == tokenizer.decode(ids[0])
+    settings = json.loads((folder / "generation_config.json").read_text())
+    assert settings["eos_token_id"] == tokenizer.eos_token_id and settings.get("use_cache", True)
 
 
 def test_a_classifier_in_a_pipeline_says_the_labels_names(tokenizer: BertTokenizerFast, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ def test_the_names_are_known_before_there_is_a_number() -> None:
     """What may be asked for as evaluation.metric is what comes of each task, but the number of targets."""
     found = {
         "mlm": scores.of_language(1.0, torch.ones(1, 2)),
+        "clm": scores.of_language(1.0, torch.ones(1, 2)),
         "classification": scores.of_classes(1.0, table([0, 1, 1], [0, 1, 0]), 2),
         "regression": scores.of_numbers(1.0, table([0.5, 1.0], [0.0, 1.0])),
     }
