@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jsonargparse import Namespace
 
@@ -58,16 +58,32 @@ def parse(argv: Sequence[str]) -> tuple[Config, Namespace]:
     parser.add_argument(
         "--seeds", type=list[int], metavar="1,2,3", help="train once per seed, each into run_dir/seed-N, and compare"
     )
+    parser.add_argument(
+        "--predict", type=list[str], metavar="FILE", help="write a prediction of --model RUN for each row of the files"
+    )
+    parser.add_argument("--output", metavar="PATH", help="where --predict writes (default: FILE.predictions.jsonl)")
     parser.add_argument("--traceback", action="store_true", help="show Python's tracebacks with errors")
     if not commandline.names_a_job(argv):
         argv = ["--config", str(QUICKSTART), *argv]
     try:
-        config, options = commandline.parse(parser, argv)
+        config, options = commandline.parse(parser, argv, of_predicting)
         check(config, options, argv)
     except ValueError as error:
         raise outcome.UserError(str(error)) from error
     options.arguments = argv
     return config, options
+
+
+def of_predicting(config: Config, options: Namespace) -> dict[str, Any]:
+    """The fields that --predict takes from the run that made the model; none without it."""
+    if not options.predict:
+        if options.output:
+            raise ValueError("--output: says where --predict writes; give that too")
+        return {}
+    for name in ("test", "resume", "as_world_size", "seeds"):
+        if getattr(options, name) not in (None, False, "never"):
+            raise ValueError(f"--predict: does not train; leave --{name} out")
+    return training.trained.defaults(config.model)
 
 
 def check(config: Config, options: Namespace, argv: Sequence[str]) -> None:
@@ -94,10 +110,12 @@ def check(config: Config, options: Namespace, argv: Sequence[str]) -> None:
 
 
 def run(config: Config, options: Namespace) -> tuple[str, str]:
-    """From the launcher to the exported model, once or once per seed. Returns (outcome, message)."""
+    """From the launcher to a model, one per seed, or to predictions. Returns (outcome, message)."""
     began = time.perf_counter()
     watch = training.stopping.StopWatch()
     accelerator, simulated = start(config, options)
+    if options.predict:
+        return training.predicting.predict(config, accelerator, options.predict, options.output)
     world_size = simulated or accelerator.num_processes
     if options.seeds:
         ended = training.seeds.sweep(

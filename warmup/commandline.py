@@ -7,7 +7,7 @@ import difflib
 import json
 import re
 from argparse import Action
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -77,13 +77,18 @@ def parser(prog: str, description: str) -> ArgumentParser:
     return made
 
 
-def parse(made: ArgumentParser, argv: Sequence[str]) -> tuple[Config, Namespace]:
+def parse(
+    made: ArgumentParser,
+    argv: Sequence[str],
+    defaults: Callable[[Config, Namespace], dict[str, Any]] = lambda config, options: {},
+) -> tuple[Config, Namespace]:
     """The configuration and the command's own options. Exits where --help or --print_config asked for text.
 
+    defaults: what fields are, by dotted names, where neither a file nor the command line says, made of what these say.
     Raises ValueError with one line that names the flag, and the file where it came from one.
     """
     known = [action.dest for action in made._actions if action.dest not in _GROUPS]
-    lists = _LISTS | {"world_sizes", "seeds"}
+    lists = _LISTS | {"world_sizes", "seeds", "predict"}
     tokens = _normalise(argv, known, lists)
     print_config = "--print_config" in tokens  # jsonargparse takes this name for itself
     tokens = [token for token in tokens if token != "--print_config"]
@@ -95,6 +100,9 @@ def parse(made: ArgumentParser, argv: Sequence[str]) -> tuple[Config, Namespace]
             base += _yaml(made, value, known)
     namespace = _parse(made, base + tokens)
     config = _build(made, namespace)
+    if under := _tokens(defaults(config, namespace)):
+        namespace = _parse(made, under + base + tokens)
+        config = _build(made, namespace)
     if print_config:
         print(to_yaml(config), end="")
         raise SystemExit(0)
@@ -219,4 +227,8 @@ def _preset(name: str) -> list[str]:
     if name not in PRESETS:
         raise ValueError(f"--preset: {name!r} is none of {', '.join(PRESETS)}")
     values = {"recipe": dataclasses.asdict(PRESETS[name].recipe), "batch": dataclasses.asdict(PRESETS[name].batch)}
-    return [f"--{field}={value if isinstance(value, str) else json.dumps(value)}" for field, value in leaves(values)]
+    return _tokens(dict(leaves(values)))
+
+
+def _tokens(values: dict[str, Any]) -> list[str]:
+    return [f"--{field}={value if isinstance(value, str) else json.dumps(value)}" for field, value in values.items()]

@@ -57,7 +57,7 @@ def label_names(name: str) -> list[str]:
     """The classes of a classifier in their order; none for a new model. (An encoder's are LABEL_0, LABEL_1.)"""
     if is_new(name):
         return []
-    names = getattr(_load_config(name), "id2label", None) or {}
+    names = getattr(load_config(name), "id2label", None) or {}
     return [names[number] for number in sorted(names)]
 
 
@@ -95,7 +95,7 @@ def build(
     """
     goes_on = auto_class is AutoModelForCausalLM
     if not is_new(name):
-        config = _load_config(name)
+        config = load_config(name)
     elif goes_on:
         config = causal.new_config(*SIZES[name], tokenizer, max_length)
     else:
@@ -291,7 +291,7 @@ def _new_config(size: str, tokenizer: PreTrainedTokenizerBase, max_length: int) 
     )
 
 
-def _load_config(name: str) -> Any:
+def load_config(name: str) -> Any:
     _refuse_missing_folder(name, "model")
     try:
         return AutoConfig.from_pretrained(name)

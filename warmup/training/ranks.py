@@ -58,19 +58,35 @@ def on_main(accelerator: Accelerator, work: Callable[[], Value]) -> Value:
 
     What goes wrong with files (OSError) is the user's to mend: no space, no permission.
     """
-    outcome: list[Any] = [None, None]
-    if accelerator.is_main_process:
-        try:
-            outcome[0] = work()
-        except UserError as error:
-            outcome[1] = str(error)
-        except OSError as error:
-            outcome[1] = f"{error.filename or 'file'}: {error.strerror or error}"
+    outcome = [_attempt(work) if accelerator.is_main_process else None]
     if distributed():
         dist.broadcast_object_list(outcome, src=0)
-    if outcome[1] is not None:
-        raise UserError(outcome[1])
-    return outcome[0]
+    return _result(outcome[0])
+
+
+def on_each_machine(accelerator: Accelerator, work: Callable[[], Value]) -> Value:
+    """As `on_main`, on one rank of each machine: the other ranks there get its result. Any UserError is everyone's."""
+    everyone = gather(_attempt(work) if accelerator.is_local_main_process else None)
+    results = [outcome and _result(outcome) for outcome in everyone]
+    here = [number for number, outcome in enumerate(everyone) if outcome and number <= accelerator.process_index]
+    return results[here[-1]]  # ranks of a machine follow each other
+
+
+def _attempt(work: Callable[[], Value]) -> tuple[Value | None, str | None]:
+    """What it returns, or why that could not be had."""
+    try:
+        return work(), None
+    except UserError as error:
+        return None, str(error)
+    except OSError as error:
+        return None, f"{error.filename or 'file'}: {error.strerror or error}"
+
+
+def _result(outcome: tuple[Value, str | None]) -> Value:
+    result, reason = outcome
+    if reason is not None:
+        raise UserError(reason)
+    return result
 
 
 def require_same(fields: Mapping[str, Any]) -> None:

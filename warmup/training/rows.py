@@ -25,7 +25,15 @@ _READERS = {
 def read_rows(
     sources: Sequence[Source], columns: Columns, labelled: bool, bad: list[BadRow], max_bad_rows: int
 ) -> Iterator[dict]:
-    """Yield {"text", "pair", "label"} of each usable row; each other row is appended to `bad`.
+    """Yield {"text", "pair", "label"} of each usable row; each other row is appended to `bad`. As `all_rows`."""
+    rows = all_rows(sources, columns, labelled, bad, max_bad_rows)
+    return (row for row in rows if not isinstance(row, BadRow))
+
+
+def all_rows(
+    sources: Sequence[Source], columns: Columns, labelled: bool, bad: list[BadRow], max_bad_rows: int
+) -> Iterator[dict | BadRow]:
+    """Yield {"text", "pair", "label"} of each usable row, and each other row, which is appended to `bad` too.
 
     Texts are yielded as they stand: nothing is stripped, and line ends inside a quoted csv field are kept. Blank
     lines between rows are no rows. A label is text without blanks around it (1 and 1.0 are "1", true is "True", a
@@ -41,7 +49,7 @@ def read_rows(
                 check_limit(bad, max_bad_rows)
             else:
                 usable += 1
-                yield row
+            yield row
         if not usable:
             raise UserError(f"{source.name} holds no usable row")
 

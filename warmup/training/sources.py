@@ -62,7 +62,7 @@ class Source:
             files = json.loads((Path(self.name) / "state.json").read_text())["_data_files"]
             paths = [Path(self.name) / file["filename"] for file in files]
         else:
-            digest = hashlib.sha256("".join(_suffixes(self.name)).encode())
+            digest = hashlib.sha256("".join(suffixes(self.name)).encode())
             paths = [Path(self.name)]
         for path in paths:
             (_add_file if self.whole else _add_ends)(digest, path)
@@ -78,19 +78,32 @@ def resolve(
     where the same rows would be read twice.
     """
     seen: dict[str, tuple[str, str]] = {}
-    found: dict[str, list[Source]] = {"train": [], "validation": []}
-    for split, entries in (("train", train), ("validation", validation)):
-        flag = f"data.{split}_files"
-        for entry in entries:
-            for source in _sources(entry, flag, split, labelled, streaming):
-                if before := seen.get(source.identity()):
-                    raise UserError(
-                        f"{flag}: {source.name} (by {entry!r}) is read already, for {before[0]} (by {before[1]!r}); "
-                        "give it once"
-                    )
-                seen[source.identity()] = flag, entry
-                found[split].append(replace(source, whole=not streaming or split == "validation"))
-    return tuple(found["train"]), tuple(found["validation"])
+    return (
+        resolve_part(train, "data.train_files", "train", labelled, seen, streaming),
+        resolve_part(validation, "data.validation_files", "validation", labelled, seen, streaming),
+    )
+
+
+def resolve_part(
+    entries: Sequence[str],
+    flag: str,
+    split: str,
+    labelled: bool,
+    seen: dict[str, tuple[str, str]],
+    streaming: bool = False,
+) -> tuple[Source, ...]:
+    """The sources of one flag's entries, `split` of those that have several. seen: by what each was read already."""
+    found = []
+    for entry in entries:
+        for source in _sources(entry, flag, split, labelled, streaming):
+            if before := seen.get(source.identity()):
+                raise UserError(
+                    f"{flag}: {source.name} (by {entry!r}) is read already, for {before[0]} (by {before[1]!r}); "
+                    "give it once"
+                )
+            seen[source.identity()] = flag, entry
+            found.append(replace(source, whole=not streaming or split != "train"))
+    return tuple(found)
 
 
 def _sources(entry: str, flag: str, split: str, labelled: bool, streaming: bool) -> list[Source]:
@@ -117,7 +130,7 @@ def _file(file: str, labelled: bool) -> Source:
         raise UserError(f"{file} does not exist{_nearest(Path(file))}") from error
     except OSError as error:
         raise UserError(f"{file} cannot be read: {error.strerror}") from error
-    kind, compression = _suffixes(file)
+    kind, compression = suffixes(file)
     if kind not in TEXT_KINDS and (kind != ".parquet" or compression):
         raise UserError(f"{file}: unknown kind of file {kind + compression!r}; known are {KNOWN}")
     if labelled and kind == ".txt":
@@ -127,7 +140,7 @@ def _file(file: str, labelled: bool) -> Source:
     return Source(file, kind)
 
 
-def _suffixes(file: str) -> tuple[str, str]:
+def suffixes(file: str) -> tuple[str, str]:
     """What the file's name says of its kind and of its compression ("" where there is none)."""
     path = Path(file.lower())
     compression = path.suffix if path.suffix in COMPRESSIONS else ""

@@ -36,7 +36,7 @@ class StopWatch:
     def _note(self, number: int, frame: object) -> None:
         self._signal = number
         if not self._started:
-            raise Stopped("before the first step")
+            raise Stopped("before there was anything to save")
 
     def wanted(self) -> bool:
         return self._signal is not None or (self._deadline is not None and time.monotonic() >= self._deadline)

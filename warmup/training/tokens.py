@@ -23,7 +23,7 @@ import datasets
 import numpy as np
 import pyarrow
 from filelock import FileLock
-from transformers import PreTrainedTokenizerBase
+from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from warmup.config import LANGUAGE_TASKS, Config, Data
 from warmup.training import bpe, causal, order, windows, wordpiece
@@ -159,8 +159,8 @@ def prepare(config: Config) -> Prepared:
         key=key,
         folder=folder,
         sources=sources[0],
-        train=_load(folder / "train"),
-        validation=_load(folder / "validation"),
+        train=load_samples(folder / "train"),
+        validation=load_samples(folder / "validation"),
         labels=tuple(facts["labels"]),
         bad_rows=tuple(facts["bad_rows"]),
         tokenizer=tokenizer or load_tokenizer(str(folder / "tokenizer"), "data.cache_dir", goes_on),
@@ -174,7 +174,7 @@ def _complete(folder: Path, tokenizer: PreTrainedTokenizerBase | None) -> bool:
     try:
         json.loads((folder / "facts.json").read_text())
         for name in ("train", "validation"):
-            _load(folder / name)
+            load_samples(folder / name)
     except (OSError, ValueError, pyarrow.ArrowInvalid, datasets.exceptions.DatasetsError):
         return False
     return True
@@ -217,7 +217,7 @@ def _build(
         if config.task == "classification":
             labels = _labels(train, validation, known_labels)
         if labels:
-            _refuse_mixed_pairs(train, validation)
+            refuse_mixed_pairs(train, validation)
         if tokenizer is None:
             trainer = bpe if config.task == "clm" else wordpiece
             tokenizer = trainer.train(train, config.data.vocab_size)
@@ -248,7 +248,7 @@ def _read(
                 rows = islice(rows, data.shuffle_buffer)
             return rows if labelled else ({**row, "pair": None} for row in rows)
 
-        return _table(generate, stage / "rows" / name)
+        return table_of(generate, stage / "rows" / name)
 
     if data.pair_column and not labelled:
         raise UserError(f"data.pair_column: task {config.task} reads one text of a row; leave it out")
@@ -280,7 +280,7 @@ def _hold_out(rows: datasets.Dataset, fraction: float, of_all_classes: bool = Tr
     return held_out & np.array([label in kept for label in labels])
 
 
-def _table(generate, folder: Path) -> datasets.Dataset:
+def table_of(generate, folder: Path) -> datasets.Dataset:
     """The rows of a generator as a table on disk. A UserError of the generator's comes out as it is."""
     text = datasets.Value("large_string")
     features = datasets.Features({"text": text, "pair": text, "label": text})
@@ -310,9 +310,9 @@ def _labels(train: datasets.Dataset, validation: datasets.Dataset, known: list[s
     return [spelled[name.lower()] for name in known] if same else labels
 
 
-def _refuse_mixed_pairs(train: datasets.Dataset, validation: datasets.Dataset) -> None:
+def refuse_mixed_pairs(*rows: datasets.Dataset) -> None:
     """Raise UserError where some rows are pairs and others single texts."""
-    tables = train.data, validation.data
+    tables = [part.data for part in rows]
     single = sum(table.column("pair").null_count for table in tables)
     if 0 < single < sum(table.num_rows for table in tables):
         raise UserError("data: some files have a second text and some have none; name it with --data.pair_column")
@@ -345,14 +345,8 @@ def cutter(
     limit, number_of = config.data.max_length, float if config.task == "regression" else labels.index
 
     def texts(batch: dict) -> dict:
-        pairs = batch["pair"] if batch["pair"][0] is not None else None
-        encoded = tokenizer(batch["text"], pairs, truncation="longest_first", max_length=limit, verbose=False)
-        ids = encoded["input_ids"]
-        first = [sum(part != 1 for part in encoded.sequence_ids(row)) for row in range(len(ids))]
-        if pairs:  # the second text and the [SEP] after it
-            first = [length - 1 for length in first]
-        numbers = [number_of(label) for label in batch["label"]]
-        return {"ids": ids, "length": [len(row) for row in ids], "first": first, "label": numbers}
+        _, encoded = encode(batch, tokenizer, limit)
+        return encoded | {"label": [number_of(label) for label in batch["label"]]}
 
     columns = {"ids": datasets.List(datasets.Value("int32")), "length": datasets.Value("int32")}
     if labels:
@@ -364,6 +358,17 @@ def cutter(
     return samples_of, datasets.Features(columns)
 
 
-def _load(folder: Path) -> Samples:
+def encode(batch: dict, tokenizer: PreTrainedTokenizerBase, limit: int) -> tuple[BatchEncoding, dict]:
+    """Texts, or pairs of them, with special tokens and cut off at `limit`; and of that {ids, length, first}."""
+    pairs = batch["pair"] if batch["pair"][0] is not None else None
+    encoded = tokenizer(batch["text"], pairs, truncation="longest_first", max_length=limit, verbose=False)
+    ids = encoded["input_ids"]
+    first = [sum(part != 1 for part in encoded.sequence_ids(row)) for row in range(len(ids))]
+    if pairs:  # the second text and the [SEP] after it
+        first = [length - 1 for length in first]
+    return encoded, {"ids": ids, "length": [len(row) for row in ids], "first": first}
+
+
+def load_samples(folder: Path) -> Samples:
     table = datasets.load_from_disk(str(folder))
     return Samples(table.with_format("arrow"), table.data.column("length").to_numpy())

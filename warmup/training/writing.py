@@ -1,0 +1,91 @@
+"""Predictions on disk: a line for every row, in the order of the rows; all of them or none."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+
+from warmup.training.answers import Answers
+from warmup.training.asking import Asked
+from warmup.training.outcome import UserError
+from warmup.training.sources import suffixes
+
+_CHUNK = 1000  # samples that are in memory at once
+
+
+def place(output: str | None, first: str, answers: Answers) -> Path:
+    """Where predictions of a source `first`, and maybe others, are to go. Raises UserError where they cannot."""
+    target = Path(output or _stem(first) + ".predictions.jsonl").expanduser()
+    if target.suffix not in (".jsonl", ".csv"):
+        raise UserError(f"--output: {target} ends neither in .jsonl nor in .csv")
+    if target.suffix == ".csv" and not answers.columns:
+        raise UserError(f"--output: {target}: a .csv file is for one label or number of a text; use .jsonl")
+    if os.path.lexists(target):
+        raise UserError(f"--output: {target} is there already; give another name, or remove it")
+    if not os.access(target.parent, os.W_OK | os.X_OK):
+        reason = "cannot be written to" if target.parent.is_dir() else "does not exist"
+        raise UserError(f"--output: the folder {target.parent} {reason}")
+    return target
+
+
+def write(target: Path, asked: Asked, answers: Answers, values: np.ndarray) -> int:
+    """Write the answers of `values`, all samples' one after the other, as a whole: they are never seen half-written.
+    Returns how many lines are errors.
+    """
+    stage = target.with_name(f".{target.name}.stage")
+    errors = 0
+    try:
+        with open(stage, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+            write_line = _csv_lines(file, answers) if target.suffix == ".csv" else _json_lines(file)
+            for record in _records(asked, answers, values):
+                errors += "error" in record
+                write_line(record)
+        stage.rename(target)
+    finally:
+        stage.unlink(missing_ok=True)
+    return errors
+
+
+def _stem(name: str) -> str:
+    """A source's name without folders and suffixes."""
+    name = Path(name).name
+    return name[: len(name) - sum(map(len, suffixes(name)))].replace(":", "-")
+
+
+def _records(asked: Asked, answers: Answers, values: np.ndarray) -> Iterator[dict[str, Any]]:
+    answered = _answered(asked, answers, values)
+    for number in range(1, len(asked) + 1):
+        yield {"row": number} | ({"error": asked.bad[number]} if number in asked.bad else next(answered))
+
+
+def _answered(asked: Asked, answers: Answers, values: np.ndarray) -> Iterator[dict[str, Any]]:
+    """The usable rows' answers."""
+    for first in range(0, len(asked.samples), _CHUNK):
+        samples = asked.samples.table[first : first + _CHUNK].to_pylist()
+        for number, sample in enumerate(samples, first):
+            own = values[asked.starts[number] : asked.starts[number + 1]]
+            yield _answer(sample, answers, own) | ({"cut": True} if sample["cut"] else {})
+
+
+def _answer(sample: dict, answers: Answers, values: np.ndarray) -> dict[str, Any]:
+    if not len(values):
+        return {"error": answers.unasked}
+    if not np.isfinite(values).all():
+        return {"error": "what the model computes is not finite"}
+    return answers.record(values, sample)
+
+
+def _json_lines(file: TextIO) -> Callable[[dict], object]:
+    return lambda record: file.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+
+def _csv_lines(file: TextIO, answers: Answers) -> Callable[[dict], object]:
+    writer = csv.DictWriter(file, ("row", *answers.columns, "error"), extrasaction="ignore")
+    writer.writeheader()
+    return writer.writerow
