@@ -255,8 +255,8 @@ def build(
     optimizer = training.optimizer.build(model, course.plan, recipe.layer_decay, recipe.lr_ratios)
     kinds = {"DEEPSPEED": training.zero.ZeRO, "FSDP": training.fsdp.FSDP2}
     engine = kinds.get(accelerator.distributed_type.value, training.engine.Engine)(accelerator, model, optimizer, plan)
-    of_tokens = config.task in LANGUAGE_TASKS
-    reading = training.model.read_only_where_asked(model, of_tokens, speed.packing, speed.masked_only)
+    reads_tokens = config.task in (*LANGUAGE_TASKS, "token-classification")
+    reading = training.model.read_only_where_asked(model, reads_tokens, speed.packing, speed.masked_only)
     return Built(engine, reading, new_weights)
 
 

@@ -95,6 +95,52 @@ def numbered(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return write_csv(folder / "train.csv", rows[:600]), write_csv(folder / "validation.csv", rows[600:])
 
 
+_SENTENCES = [
+    "PER moved from LOC to LOC to work for ORG .",
+    "The board of ORG chose PER as its head , a spokesman said in LOC on DATE .",
+    "PER , who was born in LOC , met PER .",
+    "Shares of ORG fell after PER left ORG for LOC .",
+    "It rained in LOC on DATE .",
+    "In LOC the prices rose , said PER of ORG .",
+    "LOC : PER beat PER in DATE minutes .",
+]
+_FILLERS = {
+    "PER": ["Anna", "Ben Okafor", "Carla Rossi", "Fatima", "Ivan Novak", "Julia van Dyk", "Mehmet", "Priya Kim"],
+    "LOC": ["Paris", "New York", "Cape Town", "Lima", "Rio de Janeiro", "Oslo", "San Jose", "Kyoto"],
+    "ORG": ["Acme", "Globex Union", "Orion Bank", "Umbra", "Bank of Lima", "Oslo Steel Works", "Kim and Sons"],
+    "DATE": [str(number) for number in range(1, 32)],
+}
+
+
+def tagged_sentence(random_: random.Random) -> tuple[list[str], list[str]]:
+    """Words and their tags: sentences as of the news, whose names and places share words with firms."""
+    words, tags = [], []
+    for part in random_.choice(_SENTENCES).split():
+        filler = random_.choice(_FILLERS[part]).split() if part in _FILLERS else [part]
+        words += filler
+        entity = part in ("PER", "LOC", "ORG")
+        tags += [f"B-{part}", *[f"I-{part}"] * (len(filler) - 1)] if entity else ["O"] * len(filler)
+    return words, tags
+
+
+def write_conll(path: Path, sentences: list[tuple[list[str], list[str]]]) -> Path:
+    """As CoNLL 2003's files are: word, part of speech, chunk, tag."""
+    text = "-DOCSTART- -X- -X- O\n\n"
+    for words, tags in sentences:
+        text += "".join(f"{word} X I-NP {tag}\n" for word, tag in zip(words, tags, strict=True)) + "\n"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def tagged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """(train.conll, validation.conll): sentences with the tags of persons, places and organisations."""
+    random_ = random.Random(4)
+    folder = tmp_path_factory.mktemp("tagged")
+    rows = [tagged_sentence(random_) for _ in range(700)]
+    return write_conll(folder / "train.conll", rows[:600]), write_conll(folder / "validation.conll", rows[600:])
+
+
 @pytest.fixture(scope="session")
 def documents(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A jsonl file of texts, some longer than a window."""
@@ -151,4 +197,13 @@ def regression(numbered: tuple[Path, Path]) -> tuple[str, ...]:
     return ("--task", "regression", "--data.train_files", str(numbered[0]), *TINY) + (
         "--data.validation_files", str(numbered[1]), "--data.max_length", "64",
         "--recipe.duration", "30 steps", "--recipe.warmup", "10 steps", "--recipe.lr", "5e-4",
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def token_classification(tagged: tuple[Path, Path]) -> tuple[str, ...]:
+    """Arguments of a token classification of 30 steps of 32, with sentences that are cut into windows."""
+    return ("--task", "token-classification", "--data.train_files", str(tagged[0]), *TINY) + (
+        "--data.validation_files", str(tagged[1]), "--data.max_length", "16",
+        "--recipe.duration", "30 steps", "--recipe.warmup", "10 steps", "--recipe.lr", "3e-3",
     )  # fmt: skip

@@ -124,7 +124,7 @@ def _parse(made: ArgumentParser, tokens: list[str]) -> Namespace:
     try:
         return made.parse_args(tokens)
     except ArgumentError as error:
-        text = re.sub(r"\s+", " ", str(error))
+        text = re.sub(r"Expected a typing.Literal\[([^]]*)\]", r"Expected one of \1", re.sub(r"\s+", " ", str(error)))
         raise ValueError(re.sub(r'^Parser key "([^"]+)":', r"\1:", text).replace("argument --", "")) from None
 
 

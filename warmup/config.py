@@ -18,6 +18,9 @@ def require(condition: bool, flag: str, value: object, wanted: str) -> None:
         raise ValueError(f"{flag}: {value!r} is not {wanted}")
 
 
+BALANCED = "balanced"  # among the class weights
+
+
 @dataclass(frozen=True)
 class Recipe:
     """What was tuned, at the reference batch size. Lengths: "10000 steps", "5 epochs", "2.56M samples", "2B tokens",
@@ -81,6 +84,12 @@ class Recipe:
     beta_scaling: Literal["none", "sde", "half-life"] = "none"
     """How betas, alpha and momentum follow the batch: sde (1 - k(1 - beta), eps / sqrt(k); adaptive optimizers) or
     half-life (beta^k)."""
+    label_smoothing: float = 0.0
+    """Classification, of texts or tokens: the part of each target that is spread evenly over all classes."""
+    class_weights: Sequence[str] = ()
+    """Classification, of texts or tokens: how much a target counts in training, by its class: balanced (n / (classes *
+    n_c), which is 1 in the mean) or weights by name, 1 for the others: positive=2 negative=0.5. The sum is divided by
+    the number of targets, not by their weights; the held-out loss knows neither weights nor smoothing."""
     max_skipped: int = 10
     """End the run after so many steps in a row that were skipped for a gradient that is not finite."""
 
@@ -88,8 +97,13 @@ class Recipe:
         object.__setattr__(self, "decay_milestones", tuple(self.decay_milestones))
         object.__setattr__(self, "betas", tuple(self.betas))
         object.__setattr__(self, "lr_ratios", tuple(self.lr_ratios))
+        object.__setattr__(self, "class_weights", tuple(self.class_weights))
         for text in self.lr_ratios:
             ratio_of(text)
+        if self.class_weights != (BALANCED,):
+            for text in self.class_weights:
+                weight_of(text)
+        require(0 <= self.label_smoothing < 1, "recipe.label_smoothing", self.label_smoothing, "in 0 <= x < 1")
         require(0 < self.layer_decay <= 1, "recipe.layer_decay", self.layer_decay, "in 0 < x <= 1")
         for name in ("lr", "max_lr", "ramp_power", "decay_power", "decay_gamma", "eps"):
             value = getattr(self, name)
@@ -139,8 +153,9 @@ class Batch:
 
 @dataclass(frozen=True)
 class Data:
-    """What is trained on. Files end in .csv, .tsv, .jsonl, .json (a list of objects), .txt (one document per line) or
-    .parquet; all but the last also in .gz, .bz2, .xz or .zst after that."""
+    """What is trained on. Files end in .csv, .tsv, .jsonl, .json (a list of objects), .txt (one document per line),
+    .conll, .bio, .iob2 (one word and its tag per line) or .parquet; all but the last also in .gz, .bz2, .xz or .zst
+    after that."""
 
     train_files: Sequence[str] = ()
     """Training files, patterns such as 'corpus/*.txt.gz', folders written by Dataset.save_to_disk (of several splits:
@@ -151,13 +166,14 @@ class Data:
     validation_fraction: float = 0.05
     """The part that is held out where there are no validation files."""
     text_column: str | None = None
-    """Column of the text (default: found by its name)."""
+    """Column of the text, or of the words (default: found by its name)."""
     pair_column: str | None = None
     """Column of the second text of a pair (default: found by its name, where there is one)."""
     label_column: str | None = None
-    """Column of the label (default: found by its name)."""
+    """Column of the label, or of the words' tags (default: found by its name)."""
     max_length: int = 128
-    """Longest sample in tokens, special ones included. mlm and clm make windows of the rest, other tasks cut it off."""
+    """Longest sample in tokens, special ones included. mlm, clm and token-classification make windows of the rest,
+    other tasks cut it off."""
     mask_rate: float = 0.15
     """mlm: part of the tokens that is to be predicted (of these 80% masked, 10% replaced, 10% kept)."""
     whole_words: bool = False
@@ -317,9 +333,10 @@ LANGUAGE_TASKS = ("mlm", "clm")
 class Config:
     """One run: a recipe, the batch it is run at, the data and the model."""
 
-    task: Literal["mlm", "clm", "classification", "regression"] = "mlm"
-    """What is learned: masked language modelling, causal language modelling (to go on with a text, as GPT-2 does), or
-    the label of a text or of a pair of texts: a class, or a number (regression)."""
+    task: Literal["mlm", "clm", "classification", "regression", "token-classification"] = "mlm"
+    """What is learned: masked language modelling; causal language modelling (to go on with a text, as GPT-2 does); the
+    label of a text or of a pair of texts: a class, or a number (regression); or the tag of each word, such as named
+    entities or parts of speech (token-classification)."""
     model: str = "tiny"
     """A new BERT, or for clm a new GPT-2 (tiny 2/128, mini 4/256, small 4/512, medium 8/512, base 12/768, large
     24/1024), a folder, or a hub name."""
@@ -347,6 +364,9 @@ class Config:
         require(0 <= self.seed < 2**63, "seed", self.seed, "in 0 <= seed < 2^63")
         if self.time_limit is not None:
             seconds(self.time_limit, "time_limit")
+        for name in ("label_smoothing", "class_weights"):
+            if getattr(self.recipe, name) and self.task not in ("classification", "token-classification"):
+                raise ValueError(f"recipe.{name}: task: {self.task} has no classes; leave it out")
         if self.data.whole_words and self.task != "mlm":
             raise ValueError(f"data.whole_words: is for task mlm, not for {self.task}")
         if self.data.streaming:
@@ -380,6 +400,18 @@ def ratio_of(text: str) -> tuple[str, float]:
         ratio = -1.0
     require(bool(name) and 0 <= ratio < math.inf, "recipe.lr_ratios", text, "a name and a number: classifier=10")
     return name, ratio
+
+
+def weight_of(text: str) -> tuple[str, float]:
+    """Class and weight of one of `recipe.class_weights`. Raises ValueError where it is not one."""
+    name, _, number = str(text).rpartition("=")
+    try:
+        weight = float(number)
+    except ValueError:
+        weight = -1.0
+    wanted = f"a class and a number (positive=2), nor {BALANCED}, alone"
+    require(bool(name) and 0 <= weight < math.inf, "recipe.class_weights", text, wanted)
+    return name, weight
 
 
 def seconds(text: str, flag: str) -> float:

@@ -14,18 +14,19 @@ from warmup.config import Config, Data
 from warmup.training import evaluation, model, starting, tasks, tokens
 
 BATCH = 7  # which divides neither set
+_LENGTHS = {"mlm": 24, "token-classification": 16}  # in windows
 
 
-@pytest.fixture(params=["mlm", "classification", "regression"])
+@pytest.fixture(params=["mlm", "classification", "regression", "token-classification"])
 def config(request: pytest.FixtureRequest, documents: Path) -> Config:
     mlm = request.param == "mlm"
     files = {"train_files": (str(documents),)}
     if not mlm:
         train, validation = request.getfixturevalue(
-            {"classification": "labelled", "regression": "numbered"}[request.param]
+            {"classification": "labelled", "regression": "numbered", "token-classification": "tagged"}[request.param]
         )
         files = {"train_files": (str(train),), "validation_files": (str(validation),)}
-    data = Data(**files, max_length=24 if mlm else 64, vocab_size=200)
+    data = Data(**files, max_length=_LENGTHS.get(request.param, 64), vocab_size=200)
     return Config(task=request.param, data=data, dropout=0.5, seed=6)
 
 
@@ -46,7 +47,7 @@ def _evaluate(rank: int, world_size: int, config: Config, batch_size: int) -> tu
     accelerator = starting.start(world_size, None, 20, ())
     torch.set_num_threads(1)  # how many threads add up a product may change its last bits
     data, task, built = _build(config)
-    reading = model.read_only_where_asked(built, config.task == "mlm", packs=True, masked_only=True)
+    reading = model.read_only_where_asked(built, task.loss_sum is tasks.loss_sum, packs=True, masked_only=True)
     own: list[int] = []
     batch_of = tasks.evaluation_batch
 

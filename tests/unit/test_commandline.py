@@ -241,10 +241,7 @@ def test_a_group_is_no_field():
         (("--seed", "1", "2"), "seed: takes one value, not 2: 1 2"),
         (("--batch.per_device", "many"), "batch.per_device: Expected a <class 'int'>. Got value: many"),
         (("--batch.per_device", "0"), "batch.per_device: 0 is not 1 or above"),
-        (
-            ("--task", "mml"),
-            "task: Expected a typing.Literal['mlm', 'clm', 'classification', 'regression']. Got value: mml",
-        ),
+        (("--task", "mml"), "task: Expected one of 'mlm', 'clm', "),
         (("--recipe.betas", "0.9"), "recipe.betas: Expected a tuple with 2 elements"),
         (("--recipe.start_lr", "low"), "recipe.start_lr: "),
         (("--recipe.warmup", "6 percent"), "recipe.warmup: '6 percent' has the unit 'percent'; write it like"),

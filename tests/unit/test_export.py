@@ -14,6 +14,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
     AutoTokenizer,
     BertTokenizerFast,
     pipeline,
@@ -29,6 +30,7 @@ CLASSES = {
     "clm": AutoModelForCausalLM,
     "classification": AutoModelForSequenceClassification,
     "regression": AutoModelForSequenceClassification,
+    "token-classification": AutoModelForTokenClassification,
 }
 
 
@@ -93,6 +95,30 @@ def test_a_regressor_in_a_pipeline_says_its_number(tokenizer: BertTokenizerFast,
     for arguments in ({"function_to_apply": "none"}, {}):
         (found,) = pipeline("text-classification", model=str(folder), **arguments)(["w1 w2"])
         assert found == {"label": "value", "score": pytest.approx(wanted, rel=1e-5)} and wanted > 2
+
+
+def test_a_tagger_in_a_pipeline_says_the_words_tags(tmp_path: Path) -> None:
+    """As its first pieces have them, in text and in words; the card's way joins them to entities."""
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "an", "##na", "lives", "in", "rio", "de", "."]
+    tokenizer = BertTokenizerFast(vocab={piece: number for number, piece in enumerate(vocabulary)})
+    labels = ("B-LOC", "B-PER", "I-LOC", "O")
+    model = small("token-classification", tokenizer, labels)
+    with torch.no_grad():  # so that the token alone tells the tag
+        for layer in model.bert.encoder.layer:
+            for part in (layer.attention.output.dense, layer.output.dense):
+                part.weight.zero_()
+        embeddings = model.bert.embeddings
+        embeddings.position_embeddings.weight.zero_()
+        for token, tag in {"an": 1, "##na": 2, "lives": 3, "in": 3, "rio": 0, "de": 2, ".": 3}.items():
+            embeddings.word_embeddings.weight[vocabulary.index(token)] = 0
+            embeddings.word_embeddings.weight[vocabulary.index(token), tag] = 1
+        model.classifier.weight[:, :4] = 10 * torch.eye(4)
+    folder = export(tmp_path, model, tokenizer, "# A model")
+    found = pipeline("token-classification", model=str(folder), ignore_labels=[])("Anna lives in Rio de .")
+    tags = ["B-PER", "I-LOC", "O", "O", "B-LOC", "I-LOC", "O"]
+    assert [(piece["word"], piece["entity"]) for piece in found] == list(zip(vocabulary[5:], tags, strict=True))
+    found = pipeline("token-classification", model=str(folder), aggregation_strategy="first")("Anna lives in Rio de .")
+    assert [(piece["word"], piece["entity_group"]) for piece in found] == [("anna", "PER"), ("rio de", "LOC")]
 
 
 class Failing:

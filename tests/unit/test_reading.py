@@ -20,7 +20,8 @@ MODELS = {
 }
 
 
-KINDS = ("MaskedLM", "SequenceClassification")
+KINDS = ("MaskedLM", "SequenceClassification", "TokenClassification")
+OF_TOKENS = ("MaskedLM", "TokenClassification")  # these read some of them, the other one the first of each sample
 IN_ROWS = ("Bert", "Roberta", "Electra", "Camembert", "XLMRoberta")
 LENGTHS = torch.tensor([3, 9, 30, 7, 12, 5, 22, 18])
 
@@ -40,8 +41,9 @@ def ragged(net: transformers.PreTrainedModel, kind: str, lengths_B: torch.Tensor
     if getattr(net.config, "type_vocab_size", 0) > 1:
         inputs["token_type_ids"] = ((torch.arange(30) > 2) & mask_BT).long()
     targets = torch.randint(0, 2, (8,))
-    if kind == "MaskedLM":
-        targets = torch.where((torch.rand(8, 30) < 0.2) & mask_BT, ids_BT, batches.IGNORED)
+    if kind in OF_TOKENS:
+        wanted_BT = ids_BT if kind == "MaskedLM" else ids_BT % 2
+        targets = torch.where((torch.rand(8, 30) < 0.2) & mask_BT, wanted_BT, batches.IGNORED)
     return batches.MicroBatch(inputs, targets, int((targets != batches.IGNORED).sum()), int(lengths_B.sum()))
 
 
@@ -61,7 +63,7 @@ def assert_equal_to_the_whole(
     expected = backward(net, whole)
     shape = net(**batch.inputs).logits.shape
 
-    reading = model.read_only_where_asked(net, kind == "MaskedLM", packs, masked_only)
+    reading = model.read_only_where_asked(net, kind in OF_TOKENS, packs, masked_only)
     inputs, targets = batches.on_device(batches.lay_out(batch, reading), torch.device("cpu"))
     logits = net(**inputs).logits
     loss = tasks.loss_sum(logits, targets)
@@ -84,7 +86,7 @@ def test_encoders_in_rows(name: str, kind: str, packs: bool, masked_only: bool) 
     if packs:
         assert (inputs["position_ids"].min() == 0) == (name in ("Bert", "Electra"))
     rows = logits.shape[:-1].numel()
-    assert rows == (8 if kind != "MaskedLM" else inputs["kept"].numel() if masked_only else 108 if packs else 240)
+    assert rows == (8 if kind not in OF_TOKENS else inputs["kept"].numel() if masked_only else 108 if packs else 240)
 
 
 @pytest.mark.parametrize("masked_only", [True, False], ids=["read", "dense"])
@@ -105,7 +107,7 @@ def test_rows_of_one_whole_sample_need_no_mask(name: str, kind: str, masked_only
 def test_other_encoders_are_padded(name: str, kind: str) -> None:
     inputs, _ = assert_equal_to_the_whole(name, kind, packs=True, masked_only=True)
     assert tuple(inputs["input_ids"].shape) == (8, 30)
-    assert ("positions" in inputs) == (kind == "MaskedLM")
+    assert ("positions" in inputs) == (kind in OF_TOKENS)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -113,7 +115,7 @@ def test_a_batch_in_which_nothing_is_asked_has_no_gradient(kind: str) -> None:
     """And all parameters take part, so that ranks that wait for each other's gradients do not wait for ever."""
     net = network("Bert", kind)
     batch = ragged(net, kind)
-    reading = model.read_only_where_asked(net, kind == "MaskedLM", packs=True, masked_only=True)
+    reading = model.read_only_where_asked(net, kind in OF_TOKENS, packs=True, masked_only=True)
     inputs, targets = batches.on_device(batches.weightless(batches.lay_out(batch, reading)), torch.device("cpu"))
     loss = tasks.loss_sum(net(**inputs).logits, targets)
     found = backward(net, loss)

@@ -352,7 +352,8 @@ def test_a_folder(tmp_path):
 @pytest.mark.parametrize("name", ["a.doc", "a", "a.gz", "a.parquet.gz", "a.csv.zip", "a.gz.gz"])
 def test_an_unknown_suffix(tmp_path, name):
     assert refusal(write(tmp_path, name, "x")).endswith(
-        "known are .csv, .tsv, .jsonl, .json, .txt (also with .gz, .bz2, .xz, .zst after it) and .parquet"
+        "known are .csv, .tsv, .jsonl, .json, .txt, .conll, .bio, .iob2 (also with .gz, .bz2, .xz, .zst after it) "
+        "and .parquet"
     )
 
 

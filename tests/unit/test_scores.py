@@ -23,10 +23,12 @@ def test_the_names_are_known_before_there_is_a_number() -> None:
         "mlm": scores.of_language(1.0, torch.ones(1, 2)),
         "clm": scores.of_language(1.0, torch.ones(1, 2)),
         "classification": scores.of_classes(1.0, table([0, 1, 1], [0, 1, 0]), 2),
+        "token-classification": scores.of_tags(1.0, torch.ones(1, 6)),
         "regression": scores.of_numbers(1.0, table([0.5, 1.0], [0.0, 1.0])),
     }
     wanted = {task: tuple(name for name in metrics if name != "targets") for task, metrics in found.items()}
     assert wanted == scores.NAMES
+    assert scores.of_entities(1.0, torch.ones(1, 5)).keys() >= set(scores.NAMES["token-classification"])
     assert scores.NAMES.keys() == set(get_args(get_type_hints(Config)["task"]))
 
 

@@ -15,6 +15,7 @@ from conftest import WORDS
 
 from warmup.config import Config, Data
 from warmup.training import tokens
+from warmup.training.labels import classes, hold_out
 from warmup.training.outcome import UserError
 from warmup.training.tokens import Prepared, Samples, prepare
 
@@ -344,21 +345,21 @@ def test_the_trained_tokenizer(tmp_path: Path) -> None:
 def test_labels_keep_the_order_in_which_a_classifier_knows_them() -> None:
     """Or its head's rows would change their meaning in silence."""
     rows = datasets.Dataset.from_dict({"label": ["good", "bad", "good"]})
-    assert tokens._labels(rows, rows, known=[]) == ["bad", "good"]
-    assert tokens._labels(rows, rows, known=["good", "bad"]) == ["good", "bad"]
-    assert tokens._labels(rows, rows, known=["LABEL_0", "LABEL_1"]) == ["bad", "good"]
+    assert classes(rows, rows, known=[]) == ["bad", "good"]
+    assert classes(rows, rows, known=["good", "bad"]) == ["good", "bad"]
+    assert classes(rows, rows, known=["LABEL_0", "LABEL_1"]) == ["bad", "good"]
 
-    assert tokens._labels(rows, rows, known=["GOOD", "Bad"]) == ["good", "bad"]
+    assert classes(rows, rows, known=["GOOD", "Bad"]) == ["good", "bad"]
 
 
 def test_a_class_that_would_only_be_held_out_stays_in_training() -> None:
     rows = datasets.Dataset.from_dict({"label": ["a", "b"] * 20 + ["rare"]})
     for fraction in (0.05, 0.5, 0.9):
-        held_out = tokens._hold_out(rows, fraction)
+        held_out = hold_out(rows, fraction)
         labels = np.array(rows["label"])
         assert set(labels[held_out]) <= set(labels[~held_out])
         assert 0 < held_out.sum() < len(rows)
-    assert tokens._hold_out(rows.select(range(3)), 0.99).sum() <= 2
+    assert hold_out(rows.select(range(3)), 0.99).sum() <= 2
 
 
 @pytest.mark.parametrize("damage", ["facts.json", "train", "validation/state.json", "tokenizer"])

@@ -2,9 +2,11 @@
 
 import itertools
 from collections.abc import Iterable, Iterator
+from itertools import islice
 
 import datasets
 import pyarrow
+import pyarrow.compute
 import pyarrow.parquet
 
 from warmup.training.columns import BadRow, Choose, Columns, take
@@ -77,6 +79,8 @@ def _rows(
 def _values(column: pyarrow.Array | pyarrow.ChunkedArray, feature: object) -> list:
     """A column's values: strings as bytes yet to be decoded, so that a bad one spoils its own row alone."""
     kinds = pyarrow.types
+    if kinds.is_list(column.type) or kinds.is_large_list(column.type):
+        return _lists(column, feature)
     if kinds.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
     if kinds.is_string(column.type) or kinds.is_large_string(column.type) or kinds.is_string_view(column.type):
@@ -90,17 +94,37 @@ def _values(column: pyarrow.Array | pyarrow.ChunkedArray, feature: object) -> li
     return column.to_pylist()
 
 
+def _lists(column: pyarrow.Array | pyarrow.ChunkedArray, feature: object) -> list[list | None]:
+    """As they are, with what `_values` makes of that which is in them."""
+    chunks = column.chunks if isinstance(column, pyarrow.ChunkedArray) else [column]
+    found: list[list | None] = []
+    for chunk in chunks:
+        chunk.validate()
+        # Its offsets alone in full: a string that is not UTF-8 spoils its own row alone.
+        type(chunk).from_arrays(chunk.offsets, pyarrow.nulls(len(chunk.values))).validate(full=True)
+        values = iter(_values(chunk.flatten(), getattr(feature, "feature", None)))
+        counts = pyarrow.compute.list_value_length(chunk).to_pylist()
+        found += [None if count is None else list(islice(values, count)) for count in counts]
+    return found
+
+
 def _class_name(feature: datasets.ClassLabel, value: int | None) -> str | None:
     """The name of a class. -1 is how published data sets write that a row has no label."""
     return None if value is None or value < 0 else feature.int2str(value)
 
 
 def _decoded(record: dict) -> dict:
-    for column, value in record.items():
-        if isinstance(value, bytes):
-            try:
-                record[column] = value.decode("utf-8")
-            except UnicodeDecodeError as error:
-                where = f"byte 0x{value[error.start]:02x} at position {error.start + 1} of {column!r}"
-                raise ValueError(f"not UTF-8 ({where})") from error
-    return record
+    return {column: _text(value, column) for column, value in record.items()}
+
+
+def _text(value: object, column: str) -> object:
+    """Bytes as text, alone or in a list; anything else as it is."""
+    if isinstance(value, list):
+        return [_text(part, column) for part in value]
+    if not isinstance(value, bytes):
+        return value
+    try:
+        return value.decode("utf-8")
+    except UnicodeDecodeError as error:
+        where = f"byte 0x{value[error.start]:02x} at position {error.start + 1} of {column!r}"
+        raise ValueError(f"not UTF-8 ({where})") from error

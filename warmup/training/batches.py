@@ -20,13 +20,14 @@ _MASKS = {"segments": packing.block_diagonal, "causal_segments": packing.block_t
 class MicroBatch:
     """Samples ready for the model. inputs: tensors (B, T); targets: (B, T) or (B,), IGNORED, or of numbers NaN,
     where nothing is asked.
-    (Laid out by `lay_out`, other shapes.)
+    (Laid out by `lay_out`, other shapes, and `owners`, as the targets: the number in the batch of the sample of each.)
     """
 
     inputs: dict[str, torch.Tensor]
     targets: torch.Tensor
     target_count: int
     token_count: int
+    owners: torch.Tensor | None = None
 
     @property
     def place_count(self) -> int:
@@ -60,13 +61,13 @@ def lay_out(batch: MicroBatch, reading: Reading) -> MicroBatch:
     What is found out of the batch is found here, on the host, where no device has to wait for it.
     """
     if reading.rows:
-        inputs, targets = _in_rows(batch, reading)
-    elif reading.positions and batch.targets.ndim == 2:
-        asked = _asked(batch.targets.flatten())
-        inputs, targets = {**batch.inputs, "positions": asked}, batch.targets.flatten()[asked]
-    else:
-        return batch
-    return replace(batch, inputs=inputs, targets=targets)
+        return _in_rows(batch, reading)
+    owners = torch.arange(len(batch.targets)).view(-1, *[1] * (batch.targets.ndim - 1)).expand_as(batch.targets)
+    if not (reading.positions and batch.targets.ndim == 2):
+        return replace(batch, owners=owners)
+    asked = _asked(batch.targets.flatten())
+    inputs, targets = {**batch.inputs, "positions": asked}, batch.targets.flatten()[asked]
+    return replace(batch, inputs=inputs, targets=targets, owners=owners.flatten()[asked])
 
 
 def pinned(batch: MicroBatch) -> MicroBatch:
@@ -90,8 +91,8 @@ def _asked(targets: torch.Tensor) -> torch.Tensor:
     return asked if len(asked) else torch.zeros(1, dtype=torch.int64)
 
 
-def _in_rows(batch: MicroBatch, reading: Reading) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-    """Inputs and targets in rows. Segments tell which sample each place is of, where a row is not just one."""
+def _in_rows(batch: MicroBatch, reading: Reading) -> MicroBatch:
+    """The batch in rows. Segments tell which sample each place is of, where a row is not just one."""
     mask_BT = batch.inputs["attention_mask"].bool()
     lengths_B = mask_BT.sum(1).numpy()
     rows = (packing.arrange if reading.packs else packing.apart)(lengths_B)
@@ -102,24 +103,24 @@ def _in_rows(batch: MicroBatch, reading: Reading) -> tuple[dict[str, torch.Tenso
 
     inputs = {name: lay(tensor, 0) for name, tensor in batch.inputs.items()}
     inputs["input_ids"] = lay(batch.inputs["input_ids"], reading.padding)
+    numbers_B, width = torch.arange(1, len(lengths_B) + 1), mask_BT.shape[1]
+    numbers = lay(numbers_B[:, None].expand(-1, width), 0)
     if reading.packs:
         del inputs["attention_mask"]
-        numbers_B, width = torch.arange(1, len(lengths_B) + 1), mask_BT.shape[1]
         if rows.count < len(lengths_B) or rows.count * rows.width > lengths_B.sum():  # else a row is one sample
-            segments = "causal_segments" if reading.causal else "segments"
-            inputs[segments] = lay(numbers_B[:, None].expand(-1, width), 0)
+            inputs["causal_segments" if reading.causal else "segments"] = numbers
         positions = torch.arange(width).expand(len(lengths_B), -1) + reading.first_position
         inputs["position_ids"] = lay(positions, reading.first_position)
-    targets = batch.targets
+    targets, owners = batch.targets, numbers.flatten() - 1
     if targets.ndim == 2:
         targets = lay(targets, IGNORED).flatten()
         if reading.dense:
-            return inputs, targets
+            return replace(batch, inputs=inputs, targets=targets, owners=owners)
         asked = _asked(targets)
         targets = targets[asked]
         if reading.positions:
-            return {**inputs, "positions": asked}, targets
+            return replace(batch, inputs={**inputs, "positions": asked}, targets=targets, owners=owners[asked])
     else:
         asked = torch.from_numpy(rows.row_B * rows.width + rows.start_B)
     inputs["read"], inputs["kept"] = packing.by_row(asked, rows)
-    return inputs, targets
+    return replace(batch, inputs=inputs, targets=targets, owners=owners[asked])

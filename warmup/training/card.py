@@ -22,6 +22,11 @@ _PIPELINES = {
     "clm": "text-generation",
     "classification": "text-classification",
     "regression": "text-classification",
+    "token-classification": "token-classification",
+}
+_OPTIONS = {  # with which a pipeline says what was trained: the number itself; a word's tag, which its first piece has
+    "regression": ', function_to_apply="none"',
+    "token-classification": ', aggregation_strategy="first"',
 }
 _OF_A_PLACE = ("run_dir", "resume", "traceback")  # options that say where a run was written, and not what it did
 _HUB = "hub:"
@@ -35,7 +40,6 @@ def card(
     Files and folders of this machine go by their last name alone: a card may be published.
     """
     pipeline = _PIPELINES[config.task]
-    as_it_is = ', function_to_apply="none"' if config.task == "regression" else ""
     return f"""---
 library_name: transformers
 pipeline_tag: {pipeline}
@@ -45,7 +49,7 @@ pipeline_tag: {pipeline}
 
 ```python
 from transformers import pipeline
-model = pipeline("{pipeline}", model="path/to/this/folder"{as_it_is})
+model = pipeline("{pipeline}", model="path/to/this/folder"{_OPTIONS.get(config.task, "")})
 ```
 
 ## Held-out metrics

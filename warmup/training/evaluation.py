@@ -51,7 +51,7 @@ def evaluate(
     groups = [by_length[start : start + batch_size] for start in range(0, len(by_length), batch_size)]
     rows = groups if task.per_sample else [[number] for number in range(len(groups))]
     losses = torch.zeros(len(groups), dtype=torch.float64, device=accelerator.device)
-    results = losses.new_zeros(sum(map(len, rows)), 2)
+    results = losses.new_zeros(sum(map(len, rows)), task.width)
     model.eval()
     for first in range(0, len(groups), accelerator.num_processes):
         number = first + accelerator.process_index
@@ -64,7 +64,8 @@ def evaluate(
         logits = model(**inputs).logits
         if mine:
             losses[number] = task.loss_sum(logits, targets)
-            results[rows[number]] = task.results(logits, targets).double()
+            owners = batch.owners.to(accelerator.device, non_blocking=True)
+            results[rows[number]] = task.results(logits, targets, owners).double()
     model.train()
     mark("the sum of the evaluation", waits=True)
     losses, results = ranks.total(losses), ranks.total(results)

@@ -96,6 +96,7 @@ def _list(file: str, text: str) -> list:
 def _refuse_wrong_bytes(record: dict, chosen: Columns) -> None:
     for column in chosen.names:
         value = record.get(column)
-        if isinstance(value, str) and (wrong := _WRONG_BYTE.search(value)):
-            byte = ord(wrong.group()) - 0xDC00
-            raise ValueError(f"not UTF-8 (byte 0x{byte:02x} in {column!r})")
+        for text in value if isinstance(value, list) else [value]:
+            if isinstance(text, str) and (wrong := _WRONG_BYTE.search(text)):
+                byte = ord(wrong.group()) - 0xDC00
+                raise ValueError(f"not UTF-8 (byte 0x{byte:02x} in {column!r})")

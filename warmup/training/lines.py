@@ -1,11 +1,13 @@
-"""The lines of a text file, compressed or not, as bytes; and the rows of a .txt file."""
+"""The lines of a text file, compressed or not, as bytes; and the rows of files that are no more: .txt, .conll."""
 
 import bz2
 import gzip
 import io
 import lzma
+import re
 import zlib
 from collections.abc import Iterator
+from itertools import chain
 from typing import BinaryIO
 
 import pyarrow
@@ -57,3 +59,35 @@ def txt_rows(file: str, choose: Choose) -> Iterator[dict | BadRow]:
             yield BadRow(file, number, reason)
         elif line.decode("utf-8").strip():
             yield {"text": line.decode("utf-8").rstrip("\r\n"), "pair": None, "label": None}
+
+
+def conll_rows(file: str, choose: Choose) -> Iterator[dict | BadRow]:
+    """Sentences of a word per line, its tag in the last column, with an empty line after each (Tjong Kim Sang and De
+    Meulder 2003). A sentence with a bad line is left out as a whole.
+    """
+    words: list[str] = []
+    tags: list[str] = []
+    bad: BadRow | None = None
+    for number, line in enumerate(chain(lines(file), [b""]), 1):
+        if line.strip() and not line.startswith(b"-DOCSTART-"):
+            try:
+                word, tag = _word_and_tag(line)
+                words.append(word)
+                tags.append(tag)
+            except ValueError as error:
+                bad = bad or BadRow(file, number, str(error))
+        elif words or bad:
+            yield bad or {"text": words, "pair": None, "label": tags}
+            words, tags, bad = [], [], None
+
+
+def _word_and_tag(line: bytes) -> tuple[str, str]:
+    """The first and the last column. They are parted by tabs, or where there are none by blanks."""
+    if reason := fault(line):
+        raise ValueError(reason)
+    text = line.decode("utf-8").strip(" \r\n")
+    columns = text.split("\t") if "\t" in text else re.split(" +", text)
+    word, tag = columns[0].strip(), columns[-1].strip()
+    if len(columns) < 2 or not word or not tag:
+        raise ValueError("not a word and its tag; a line has at least two columns, parted by tabs or blanks")
+    return word, tag

@@ -172,7 +172,7 @@ class Trainer:
         """The micro-batch's loss sum; its gradient is that of sum / (targets of all ranks and micro-batches)."""
         self.hang.mark("the forward pass")
         inputs, wanted = batches.on_device(batch, self.accelerator.device)
-        loss = self.shares.task.loss_sum(self.engine.model(**inputs).logits, wanted)
+        loss = self.shares.task.training_loss(self.engine.model(**inputs).logits, wanted)
         scale = (self.engine.gradient_parts / targets).to(loss.dtype)
         # A loss that is not finite can have a gradient that is; x - x makes that not finite too, on all ranks.
         self.hang.mark("the sum of gradients", waits=True)

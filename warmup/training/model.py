@@ -61,13 +61,13 @@ def label_names(name: str) -> list[str]:
     return [names[number] for number in sorted(names)]
 
 
-def load_tokenizer(name: str, flag: str, goes_on: bool = False) -> PreTrainedTokenizerBase:
+def load_tokenizer(name: str, flag: str, goes_on: bool = False, **options: Any) -> PreTrainedTokenizerBase:
     """The tokenizer of a folder or hub name; `goes_on`: of a model that goes on with a text (task: clm).
     Raises UserError, naming `flag`, where there is none to use.
     """
     _refuse_missing_folder(name, flag)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
+        tokenizer = AutoTokenizer.from_pretrained(name, **options)
     except Exception as error:  # transformers raises whatever its parts raise
         raise UserError(f"{flag}: {name} has no tokenizer that can be loaded: {_first_line(error)}") from error
     if goes_on:

@@ -7,9 +7,9 @@ from warmup.training.arrow_rows import dataset_rows, parquet_rows, shard_rows
 from warmup.training.columns import BadRow, Columns, choose_columns
 from warmup.training.csv_rows import csv_rows
 from warmup.training.json_rows import json_rows, jsonl_rows
-from warmup.training.lines import txt_rows
+from warmup.training.lines import conll_rows, txt_rows
 from warmup.training.outcome import UserError
-from warmup.training.sources import Source
+from warmup.training.sources import TAGGED_KINDS, Source
 
 SHOWN = 5
 _READERS = {
@@ -19,6 +19,7 @@ _READERS = {
     ".json": json_rows,
     ".txt": txt_rows,
     ".parquet": parquet_rows,
+    **dict.fromkeys(TAGGED_KINDS, conll_rows),
 }
 
 
@@ -37,7 +38,8 @@ def all_rows(
 
     Texts are yielded as they stand: nothing is stripped, and line ends inside a quoted csv field are kept. Blank
     lines between rows are no rows. A label is text without blanks around it (1 and 1.0 are "1", true is "True", a
-    class of a data set is its name); one that is to be a number is what `float` reads.
+    class of a data set is its name); one that is to be a number is what `float` reads. With `columns.words` texts and
+    labels are lists, as long as each other, of words and of their tags.
     Raises UserError where a source or its columns cannot be read, where a source holds no usable row, and as soon as
     `bad` holds more than `max_bad_rows`.
     """

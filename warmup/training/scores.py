@@ -11,6 +11,7 @@ NAMES = {
     "mlm": ("loss", "perplexity", "accuracy"),
     "clm": ("loss", "perplexity", "accuracy"),
     "classification": ("loss", "accuracy", "f1", "matthews"),
+    "token-classification": ("loss", "accuracy", "f1"),
     "regression": ("loss", "mse", "pearson", "spearman"),
 }
 """Of each task, what one evaluation can be better by than another: what the functions below give, but the counts."""
@@ -31,6 +32,35 @@ def of_language(loss_sum: float, results_n2: torch.Tensor) -> dict[str, float]:
         "loss": mean,
         "perplexity": math.exp(min(mean, 700)),
         "accuracy": right / max(count, 1),
+        "targets": count,
+    }
+
+
+def of_entities(loss_sum: float, results_n5: torch.Tensor) -> dict[str, float]:
+    """Of the numbers of right tags and of tags, of right entities, of found and of true ones: each entity counts once
+    (micro), and is right as a whole or not at all.
+    """
+    right, count, right_entities, found, true = results_n5.sum(0).tolist()
+    return {
+        "loss": loss_sum / max(count, 1),
+        "accuracy": right / max(count, 1),
+        "precision": right_entities / max(found, 1),
+        "recall": right_entities / max(true, 1),
+        "f1": 2 * right_entities / max(found + true, 1),
+        "targets": count,
+    }
+
+
+def of_tags(loss_sum: float, results_nW: torch.Tensor) -> dict[str, float]:
+    """Of the numbers of right, of found and of true tags of each kind. F1 is the mean over those that there are."""
+    right_C, found_C, true_C = results_nW.sum(0).view(3, -1)
+    there_C = found_C + true_C > 0
+    f1_C = (2 * right_C / (found_C + true_C))[there_C]
+    count = float(true_C.sum())
+    return {
+        "loss": loss_sum / max(count, 1),
+        "accuracy": float(right_C.sum()) / max(count, 1),
+        "f1": float(f1_C.mean()) if len(f1_C) else 0.0,
         "targets": count,
     }
 

@@ -18,7 +18,8 @@ from warmup.training.arrow_rows import one_line
 from warmup.training.lines import COMPRESSIONS, lines
 from warmup.training.outcome import UserError
 
-TEXT_KINDS = (".csv", ".tsv", ".jsonl", ".json", ".txt")
+TAGGED_KINDS = (".conll", ".bio", ".iob2")  # a word and its tag per line
+TEXT_KINDS = (".csv", ".tsv", ".jsonl", ".json", ".txt", *TAGGED_KINDS)
 KNOWN = f"{', '.join(TEXT_KINDS)} (also with {', '.join(COMPRESSIONS)} after it) and .parquet"
 SAVED = "saved data set"
 HUB = "hub data set"
@@ -70,17 +71,18 @@ class Source:
 
 
 def resolve(
-    train: Sequence[str], validation: Sequence[str], labelled: bool, streaming: bool = False
+    train: Sequence[str], validation: Sequence[str], labelled: bool, tagged: bool = False, streaming: bool = False
 ) -> tuple[tuple[Source, ...], tuple[Source, ...]]:
-    """The sources of training and validation entries; with `streaming` nothing is downloaded.
+    """The sources of training and validation entries; with `streaming` nothing is downloaded. tagged: whether words are
+    labelled, and not texts.
 
     Raises UserError for all that can be told before a row is read, so that no run stops at its last file for it, and
     where the same rows would be read twice.
     """
     seen: dict[str, tuple[str, str]] = {}
     return (
-        resolve_part(train, "data.train_files", "train", labelled, seen, streaming),
-        resolve_part(validation, "data.validation_files", "validation", labelled, seen, streaming),
+        resolve_part(train, "data.train_files", "train", labelled, seen, tagged, streaming),
+        resolve_part(validation, "data.validation_files", "validation", labelled, seen, tagged, streaming),
     )
 
 
@@ -90,12 +92,13 @@ def resolve_part(
     split: str,
     labelled: bool,
     seen: dict[str, tuple[str, str]],
+    tagged: bool = False,
     streaming: bool = False,
 ) -> tuple[Source, ...]:
     """The sources of one flag's entries, `split` of those that have several. seen: by what each was read already."""
     found = []
     for entry in entries:
-        for source in _sources(entry, flag, split, labelled, streaming):
+        for source in _sources(entry, flag, split, labelled, tagged, streaming):
             if before := seen.get(source.identity()):
                 raise UserError(
                     f"{flag}: {source.name} (by {entry!r}) is read already, for {before[0]} (by {before[1]!r}); "
@@ -106,10 +109,11 @@ def resolve_part(
     return tuple(found)
 
 
-def _sources(entry: str, flag: str, split: str, labelled: bool, streaming: bool) -> list[Source]:
+def _sources(entry: str, flag: str, split: str, labelled: bool, tagged: bool, streaming: bool) -> list[Source]:
     if entry.startswith("hub:"):
         return _hub(entry, flag, streaming)
-    return [_saved(name, split) if os.path.isdir(name) else _file(name, labelled) for name in _expand(entry, flag)]
+    names = _expand(entry, flag)
+    return [_saved(name, split) if os.path.isdir(name) else _file(name, labelled, tagged) for name in names]
 
 
 def _expand(entry: str, flag: str) -> list[str]:
@@ -122,7 +126,7 @@ def _expand(entry: str, flag: str) -> list[str]:
     return found
 
 
-def _file(file: str, labelled: bool) -> Source:
+def _file(file: str, labelled: bool, tagged: bool) -> Source:
     try:
         empty = os.stat(file).st_size == 0
         open(file, "rb").close()
@@ -135,6 +139,8 @@ def _file(file: str, labelled: bool) -> Source:
         raise UserError(f"{file}: unknown kind of file {kind + compression!r}; known are {KNOWN}")
     if labelled and kind == ".txt":
         raise UserError(f"{file}: a .txt file holds no labels; labels need a .csv or .jsonl file, or the like")
+    if not tagged and kind in TAGGED_KINDS:
+        raise UserError(f"{file}: a {kind} file holds words and their tags, for task: token-classification alone")
     if empty or (compression and next(lines(file), None) is None):
         raise UserError(f"{file} is empty")
     return Source(file, kind)

@@ -13,11 +13,12 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
     PreTrainedTokenizerBase,
 )
 
 from warmup.config import Config
-from warmup.training import masking, scores
+from warmup.training import entities, masking, objective, scores
 from warmup.training.batches import IGNORED, MicroBatch, padded_inputs
 from warmup.training.tokens import Prepared, Samples
 
@@ -26,11 +27,12 @@ _EVALUATION = 0xE7A1  # evaluation masks are the same in every run, whatever its
 
 @dataclass(frozen=True)
 class Task:
-    """`collate(samples, indices, epochs, seed)` makes a micro-batch. `loss_sum(logits, targets)` is its loss, summed.
+    """`collate(samples, indices, epochs, seed)` makes a micro-batch. `loss_sum(logits, targets)` is its loss, summed;
+    `objective(logits, targets)` what training minimises, where that is another.
 
-    `results(logits, targets)` (n, 2) is what metrics need of one beside the loss: with `per_sample` the prediction and
-    the target of each sample (n of them), else the number of right targets and of targets (n is 1). `metrics(loss_sum,
-    results)` names what comes of all of them.
+    `results(logits, targets, owners)` (n, width) is what metrics need of one beside the loss: with `per_sample` the
+    prediction and the target of each sample (n of them), else counts (n is 1). `metrics(loss_sum, results)` names what
+    comes of all of them.
     """
 
     auto_class: type
@@ -38,8 +40,14 @@ class Task:
     collate: Callable[[Samples, np.ndarray, np.ndarray, int], MicroBatch]
     loss_sum: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
     per_sample: bool
-    results: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    results: Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
     metrics: Callable[[float, torch.Tensor], dict[str, float]]
+    width: int = 2
+    objective: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None
+
+    @property
+    def training_loss(self) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+        return self.objective or self.loss_sum
 
 
 def build(config: Config, prepared: Prepared) -> Task:
@@ -55,8 +63,21 @@ def build(config: Config, prepared: Prepared) -> Task:
     if config.task == "regression":
         collate = _labeller(tokenizer, np.float32)
         return Task(kind, labels, collate, squared_error_sum, True, _numbers, scores.of_numbers)
+    minimised = objective.build(config.recipe, prepared)
+    if config.task == "token-classification":
+        return _tagging(tokenizer, labels, minimised)
     metrics = partial(scores.of_classes, classes=len(labels))
-    return Task(kind, labels, _labeller(tokenizer, np.int64), loss_sum, True, _classes, metrics)
+    return Task(kind, labels, _labeller(tokenizer, np.int64), loss_sum, True, _classes, metrics, objective=minimised)
+
+
+def _tagging(tokenizer: PreTrainedTokenizerBase, labels: tuple[str, ...], minimised: Callable | None) -> Task:
+    """Scores are of entities where the tags tell of some, else of tags."""
+    how = entities.scheme(labels)
+    results, metrics, width = _counts_of_tags, scores.of_tags, 3 * len(labels)
+    if how:
+        results, metrics, width = partial(_counts_of_entities, how=how), scores.of_entities, 5
+    kind = AutoModelForTokenClassification
+    return Task(kind, labels, _tagger(tokenizer), loss_sum, False, results, metrics, width, minimised)
 
 
 def evaluation_batch(task: Task, samples: Samples, indices: np.ndarray) -> MicroBatch:
@@ -80,15 +101,35 @@ def correct(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return (logits.flatten(0, -2).argmax(-1) == targets.flatten()).sum()  # IGNORED is never the largest
 
 
-def _right_and_count(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+def _right_and_count(logits: torch.Tensor, targets: torch.Tensor, owners: object = None) -> torch.Tensor:
     return torch.stack([correct(logits, targets), (targets != IGNORED).sum()])[None]
 
 
-def _classes(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+def _counts_of_entities(
+    logits: torch.Tensor, targets: torch.Tensor, owners: torch.Tensor, how: entities.Scheme
+) -> torch.Tensor:
+    """Right tags, tags; right entities, found ones, true ones."""
+    counts = entities.count(logits.flatten(0, -2).argmax(-1), targets.flatten(), owners.flatten(), how)
+    return torch.cat([_right_and_count(logits, targets), counts[None]], 1)
+
+
+def _counts_of_tags(logits: torch.Tensor, targets: torch.Tensor, owners: object = None) -> torch.Tensor:
+    """Of each tag: right ones, found ones, true ones."""
+    classes, found_N, wanted_N = logits.shape[-1], logits.flatten(0, -2).argmax(-1), targets.flatten()
+    asked_N = wanted_N != IGNORED
+    counts_3C = asked_N.new_zeros(3, classes, dtype=torch.float64)
+    for counts_C, tags_N, counted_N in zip(
+        counts_3C, (found_N, found_N, wanted_N.clamp(0)), (found_N == wanted_N, asked_N, asked_N), strict=True
+    ):
+        counts_C.index_add_(0, tags_N, counted_N.double())
+    return counts_3C.view(1, -1)
+
+
+def _classes(logits: torch.Tensor, targets: torch.Tensor, owners: object = None) -> torch.Tensor:
     return torch.stack([logits.argmax(-1), targets], 1)
 
 
-def _numbers(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+def _numbers(logits: torch.Tensor, targets: torch.Tensor, owners: object = None) -> torch.Tensor:
     return torch.stack([logits.flatten().float(), targets], 1)
 
 
@@ -111,5 +152,15 @@ def _follower(tokenizer: PreTrainedTokenizerBase) -> Callable[..., MicroBatch]:
         targets_BT[:, :-1] = np.where(mask_BT[:, 1:], ids_BT[:, 1:], IGNORED)
         inputs, count = padded_inputs(ids_BT, mask_BT, tokenizer), int(mask_BT.sum())
         return MicroBatch(inputs, torch.from_numpy(targets_BT), count - len(ids_BT), count)
+
+    return collate
+
+
+def _tagger(tokenizer: PreTrainedTokenizerBase) -> Callable[..., MicroBatch]:
+    def collate(samples: Samples, indices: np.ndarray, epochs: np.ndarray, seed: int) -> MicroBatch:
+        ids_BT, mask_BT, columns = samples.take(indices)
+        targets_BT = torch.from_numpy(np.where(mask_BT, columns["label"], IGNORED))
+        count = int((targets_BT != IGNORED).sum())
+        return MicroBatch(padded_inputs(ids_BT, mask_BT, tokenizer), targets_BT, count, int(mask_BT.sum()))
 
     return collate

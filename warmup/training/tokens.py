@@ -10,11 +10,11 @@ import copy
 import hashlib
 import json
 import os
-import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,19 +26,25 @@ from filelock import FileLock
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from warmup.config import LANGUAGE_TASKS, Config, Data
-from warmup.training import bpe, causal, order, windows, wordpiece
+from warmup.training import bpe, causal, order, sentences, windows, wordpiece
 from warmup.training.columns import BadRow, Columns
 from warmup.training.docstrings import docstring_files
+from warmup.training.labels import classes, hold_out
 from warmup.training.model import is_new, label_names, load_tokenizer
 from warmup.training.outcome import UserError
 from warmup.training.rows import read_rows
+from warmup.training.sentences import load_tokenizer_of_words
 from warmup.training.sources import Source, resolve
 
 FORMAT = 2  # raise it where the same content would be tokenised differently
 PATHS = ("data.train_files", "data.validation_files", "data.tokenizer", "data.cache_dir")
 """Fields that may differ from machine to machine: the key says whether what is there is the same."""
 VALUE = "value"  # the one label of a regression: the name of what it predicts
-_SPLIT_KEY = 0x5B117  # the held-out rows are the same for every seed
+CLASSIFIERS = ("classification", "token-classification")
+_OWN_FILES = {  # tasks for which the docstrings are not made, and what their files are
+    "regression": "files whose labels are numbers",
+    "token-classification": "files of words and their tags",
+}
 Sources = tuple[Sequence[Source], Sequence[Source]]  # of training and of validation rows
 
 
@@ -136,15 +142,16 @@ def prepare(config: Config) -> Prepared:
     cache = cache_folder(config.data)
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        labelled = config.task not in LANGUAGE_TASKS
-        if config.task == "regression" and not config.data.train_files:
-            raise UserError("data.train_files: none given, and task: regression needs files whose labels are numbers")
+        labelled, tagged = config.task not in LANGUAGE_TASKS, config.task == "token-classification"
+        if config.task in _OWN_FILES and not config.data.train_files:
+            raise UserError(f"data.train_files: none given, and task: {config.task} needs {_OWN_FILES[config.task]}")
         train_files = config.data.train_files or docstring_files(cache, labelled)
-        sources = resolve(train_files, config.data.validation_files, labelled, config.data.streaming)
+        sources = resolve(train_files, config.data.validation_files, labelled, tagged, config.data.streaming)
         name = config.data.tokenizer or (None if is_new(config.model) else config.model)
-        flag, goes_on = "data.tokenizer" if config.data.tokenizer else "model", config.task == "clm"
-        tokenizer = load_tokenizer(name, flag, goes_on) if name else None
-        known_labels = label_names(config.model) if config.task == "classification" else []
+        goes_on = config.task == "clm"
+        load = load_tokenizer_of_words if tagged else partial(load_tokenizer, goes_on=goes_on)
+        tokenizer = load(name, "data.tokenizer" if config.data.tokenizer else "model") if name else None
+        known_labels = label_names(config.model) if config.task in CLASSIFIERS else []
         key = _key(config, sources, tokenizer, known_labels)
         folder = cache / key
         if not _complete(folder, tokenizer):
@@ -214,8 +221,8 @@ def _build(
         bad: list[BadRow] = []
         train, validation = _read(config, sources, stage, bad)
         labels = [VALUE] if config.task == "regression" else []
-        if config.task == "classification":
-            labels = _labels(train, validation, known_labels)
+        if config.task in CLASSIFIERS:
+            labels = classes(train, validation, known_labels)
         if labels:
             refuse_mixed_pairs(train, validation)
         if tokenizer is None:
@@ -237,7 +244,9 @@ def _build(
 def _read(
     config: Config, sources: Sources, stage: Path, bad: list[BadRow]
 ) -> tuple[datasets.Dataset, datasets.Dataset]:
-    """Training and held-out rows {text, pair, label}; of a stream of training rows the first documents."""
+    """Training and held-out rows {text, pair, label}; of tagged words, lists in the place of text and label; of a
+    stream of training rows the first documents.
+    """
     data, columns = config.data, columns_of(config)
     labelled = config.task not in LANGUAGE_TASKS
 
@@ -248,9 +257,9 @@ def _read(
                 rows = islice(rows, data.shuffle_buffer)
             return rows if labelled else ({**row, "pair": None} for row in rows)
 
-        return table_of(generate, stage / "rows" / name)
+        return table_of(generate, stage / "rows" / name, columns.words)
 
-    if data.pair_column and not labelled:
+    if data.pair_column and (columns.words or not labelled):
         raise UserError(f"data.pair_column: task {config.task} reads one text of a row; leave it out")
     train, validation = sources
     rows = rows_of(train, "train")
@@ -258,32 +267,21 @@ def _read(
         return rows, rows_of(validation, "validation")
     if len(rows) < 2:
         raise UserError(f"data.train_files: {len(rows)} row is too few to train on and hold some out")
-    held_out = _hold_out(rows, data.validation_fraction, of_all_classes=config.task == "classification")
+    held_out = hold_out(rows, data.validation_fraction, of_all_classes=config.task in CLASSIFIERS)
     return rows.select(np.flatnonzero(~held_out)), rows.select(np.flatnonzero(held_out))
 
 
 def columns_of(config: Config) -> Columns:
     """What the configuration says of the columns."""
-    data = config.data
-    return Columns(data.text_column, data.pair_column, data.label_column, numbers=config.task == "regression")
+    data, numbers, tagged = config.data, config.task == "regression", config.task == "token-classification"
+    return Columns(data.text_column, data.pair_column, data.label_column, numbers, tagged)
 
 
-def _hold_out(rows: datasets.Dataset, fraction: float, of_all_classes: bool = True) -> np.ndarray:
-    """Which rows are held out: a part of them, at least one and not all, but none of a class that only they have."""
-    count = min(max(1, round(fraction * len(rows))), len(rows) - 1)
-    shuffled = order.permute(np.arange(len(rows)), len(rows), order.key(_SPLIT_KEY))
-    held_out = np.isin(np.arange(len(rows)), shuffled[:count])
-    if not of_all_classes:
-        return held_out
-    labels = np.array(rows["label"], object)
-    kept = set(labels[~held_out])
-    return held_out & np.array([label in kept for label in labels])
-
-
-def table_of(generate, folder: Path) -> datasets.Dataset:
+def table_of(generate, folder: Path, tagged: bool = False) -> datasets.Dataset:
     """The rows of a generator as a table on disk. A UserError of the generator's comes out as it is."""
     text = datasets.Value("large_string")
-    features = datasets.Features({"text": text, "pair": text, "label": text})
+    main = datasets.List(text) if tagged else text
+    features = datasets.Features({"text": main, "pair": text, "label": main})
     try:
         return datasets.Dataset.from_generator(
             generate, features=features, cache_dir=str(folder), fingerprint=folder.name, split="rows"
@@ -291,23 +289,6 @@ def table_of(generate, folder: Path) -> datasets.Dataset:
     except datasets.exceptions.DatasetGenerationError as error:
         cause = error.__cause__
         raise cause if isinstance(cause, UserError | OSError) else error from None
-
-
-def _labels(train: datasets.Dataset, validation: datasets.Dataset, known: list[str]) -> list[str]:
-    """Names of the classes in the order that the model knows them in; else numbers by value, names by the alphabet."""
-    labels = sorted(train.unique("label"))
-    if all(re.fullmatch("-?[0-9]+", label) for label in labels):
-        labels.sort(key=int)
-    if len(labels) < 2:
-        raise UserError(f"data.train_files: all rows have the label {labels[0]!r}; a classifier needs two or more")
-    unseen = [label for label in validation.unique("label") if label not in labels]
-    if unseen:
-        raise UserError(
-            f"data.validation_files: the label {unseen[0]!r} is in no training row (labels there: {', '.join(labels)})"
-        )
-    spelled = {label.lower(): label for label in labels}
-    same = sorted(name.lower() for name in known) == sorted(spelled)
-    return [spelled[name.lower()] for name in known] if same else labels
 
 
 def refuse_mixed_pairs(*rows: datasets.Dataset) -> None:
@@ -339,23 +320,25 @@ def _tokenise(
 def cutter(
     tokenizer: PreTrainedTokenizerBase, config: Config, labels: list[str]
 ) -> tuple[Callable[[dict], dict], datasets.Features]:
-    """What makes samples of a batch of rows, and the columns that they have: ids, length, with whole words word, and
-    for the tasks with labels first (tokens of the first text) and label.
-    """
-    limit, number_of = config.data.max_length, float if config.task == "regression" else labels.index
+    """What makes samples of a batch of rows, and the columns that they have: ids, length, and more for each task."""
+    limit, number = config.data.max_length, datasets.Value("int32")
+    columns = {"ids": datasets.List(number), "length": number}
+    if config.task == "token-classification":
+        numbers = {label: place for place, label in enumerate(labels)}
+        cut = partial(sentences.tokenise, tokenizer=tokenizer, limit=limit, numbers=numbers)
+        return cut, datasets.Features(columns | {"label": datasets.List(number)})
+    if not labels:
+        cut = windows.cutter(config.task, tokenizer, limit, config.data.whole_words)
+        more = {"word": datasets.List(number)} if config.data.whole_words else {}
+        return cut, datasets.Features(columns | more)
+    number_of = float if config.task == "regression" else labels.index
 
     def texts(batch: dict) -> dict:
         _, encoded = encode(batch, tokenizer, limit)
         return encoded | {"label": [number_of(label) for label in batch["label"]]}
 
-    columns = {"ids": datasets.List(datasets.Value("int32")), "length": datasets.Value("int32")}
-    if labels:
-        kind = "float64" if config.task == "regression" else "int32"
-        columns |= {"first": datasets.Value("int32"), "label": datasets.Value(kind)}
-    if config.data.whole_words:
-        columns["word"] = columns["ids"]
-    samples_of = texts if labels else windows.cutter(config.task, tokenizer, limit, config.data.whole_words)
-    return samples_of, datasets.Features(columns)
+    kind = datasets.Value("float64") if config.task == "regression" else number
+    return texts, datasets.Features(columns | {"first": number, "label": kind})
 
 
 def encode(batch: dict, tokenizer: PreTrainedTokenizerBase, limit: int) -> tuple[BatchEncoding, dict]:

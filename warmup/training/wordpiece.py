@@ -21,7 +21,7 @@ def train(rows: datasets.Dataset, vocab_size: int) -> PreTrainedTokenizerBase:
     alphabet, whose ties it would break so too.
     """
     model = BertWordPieceTokenizer(lowercase=True)
-    texts = [text for column in ("text", "pair") for text in rows[column] if text]
+    texts = [_joined(text) for column in ("text", "pair") for text in rows[column] if text]
     alphabet = _alphabet(model, texts)
     model.train_from_iterator(
         texts,
@@ -32,6 +32,10 @@ def train(rows: datasets.Dataset, vocab_size: int) -> PreTrainedTokenizerBase:
         limit_alphabet=len(alphabet),
     )
     return BertTokenizerFast(vocab=model.get_vocab(), do_lower_case=True)
+
+
+def _joined(text: str | list[str]) -> str:
+    return text if isinstance(text, str) else " ".join(text)
 
 
 def _alphabet(model: BertWordPieceTokenizer, texts: Iterable[str]) -> list[str]:
