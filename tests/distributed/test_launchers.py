@@ -111,8 +111,7 @@ def test_tensorboard_through_accelerate(classification: tuple[str, ...], tmp_pat
     assert ended.returncode == 0, ended.stderr
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    (events,) = (tmp_path / "run").rglob("events.out.tfevents*")
-    accumulator = EventAccumulator(str(events))
+    accumulator = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
     accumulator.Reload()
     logged = {event.step: event.value for event in accumulator.Scalars("train/lr")}
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]

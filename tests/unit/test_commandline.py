@@ -330,6 +330,8 @@ def test_help_explains_every_field(capsys):
     assert "--recipe.decay_milestones X [X ...] Multistep" in words
     assert "Rate at the end, and floor of the decays that have no end. Not scaled. (default: 0.0)" in words
     assert "--recipe CONFIG" not in text and "type:" not in text  # a reader of YAML need not know Python's names
+    for word in ("wall time", "freezes", "early", "best evaluation"):  # what is looked for by another name
+        assert word in words, word
 
 
 # Whether anything was said about the job

@@ -226,6 +226,12 @@ def test_the_score_of_a_spike_is_zero_or_above(value):
     assert Log(spike_score=0.0).spike_score == 0.0
 
 
+@pytest.mark.parametrize("value", ["bert", "ada/", "/bert", "a/b/c", "ada/my bert", "https://huggingface.co/ada/bert"])
+def test_a_repository_of_the_hub(value):
+    assert refusal(Log, push_to_hub=value) == f"log.push_to_hub: {value!r} is not a repository of the hub: user/name"
+    assert Log(push_to_hub="ada/bert-1.0_x").push_to_hub == "ada/bert-1.0_x"
+
+
 def test_the_time_limit_is_no_matter_of_the_launch():
     assert "time_limit" not in {field.name for field in dataclasses.fields(Launch)}
     assert (

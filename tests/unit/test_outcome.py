@@ -218,3 +218,27 @@ def test_stderr_goes_where_the_launch_script_says(tmp_path: Path) -> None:
     ended = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=env, capture_output=True, text=True)
     assert (ended.returncode, ended.stdout, ended.stderr) == (2, "", "")
     assert (tmp_path / "stderr").read_text() == "before\nsaid\nerror: data: wrong\n"
+
+
+def test_messages_say_what_the_process_was_at(status: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    """Where it ends within; whatever comes after is not about it."""
+    monkeypatch.setattr(outcome, "_about", "")
+
+    def ends(error: BaseException) -> dict:
+        status.unlink(missing_ok=True)
+
+        def run() -> tuple[str, str]:
+            with outcome.about("seed 2: "):
+                raise error
+
+        guard(run, show_traceback=False)
+        return content(status)
+
+    assert ends(UserError("data: empty"))["message"] == "seed 2: data: empty"
+    assert ends(ValueError("odd"))["message"] == "seed 2: rank 0: ValueError: odd"
+    assert ends(Stopped("before the first step"))["message"] == "seed 2: before the first step"
+    with outcome.about("seed 2: "):
+        pass
+    status.unlink()
+    guard(ending(UserError("data: empty")), show_traceback=False)
+    assert content(status)["message"] == "data: empty"

@@ -56,6 +56,8 @@ def test_the_summary(tmp_path: Path) -> None:
         f"  wrote {tmp_path}/plan.json",
     ]
     assert "held-out metrics: none" in reporting.summary(tmp_path, result | {"metrics": {}})
+    for step, of in ((7, ""), (None, ""), (3, " of step 3")):
+        assert f"  held-out metrics{of}: loss" in reporting.summary(tmp_path, result | {"exported_step": step})
 
 
 def test_versions() -> None:

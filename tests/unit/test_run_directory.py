@@ -129,6 +129,14 @@ def test_a_run_that_was_quicker_is_noticed(tmp_path: Path, monkeypatch: pytest.M
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["result.json"]
 
 
+def test_what_is_given_back_can_be_claimed_again(tmp_path: Path) -> None:
+    one, other = (run_directory.create(str(tmp_path / name), "mlm") for name in ("one", "other"))
+    run_directory.release(one)
+    run_directory.release(tmp_path / "never")
+    assert [Path(lock.lock_file).parent for lock in run_directory._held] == [other]
+    run_directory.claim(one)
+
+
 def test_a_claim_ends_with_its_process(tmp_path: Path) -> None:
     """However it ends."""
     script = (

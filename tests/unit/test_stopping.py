@@ -68,6 +68,19 @@ def test_the_time_limit_is_rank_0s(monkeypatch: pytest.MonkeyPatch) -> None:
         assert [main.wanted(), other.wanted(), free.wanted()] == [wanted, False, False]
 
 
+def test_its_age_goes_on_from_run_to_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By which one time limit is that of several runs."""
+    clock = SimpleNamespace(now=50.0)
+    monkeypatch.setattr(stopping.time, "monotonic", lambda: clock.now)
+    watch = StopWatch()
+    for clock.now in (57.0, 70.0):
+        assert watch.age() == clock.now - 50.0
+        watch.start(30.0 - watch.age(), is_main=True)
+        assert not watch.wanted()
+    clock.now = 80.0
+    assert watch.wanted()
+
+
 @pytest.mark.parametrize("limit", [0.0, -5.0])
 def test_a_limit_that_is_over_before_training_stops_after_a_step(limit: float) -> None:
     """As where the preparation took longer."""

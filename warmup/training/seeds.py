@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import yaml
 from accelerate import Accelerator
 from jsonargparse import Namespace
@@ -47,8 +48,7 @@ def sweep(
                     stopped = f"before seed {seed}"
                     break
                 train(one)
-                accelerator.free_memory()  # what Accelerate has kept of it,
-                gc.collect()  # and what refers to itself: the model of a run does
+                forget(accelerator)
                 result = ranks.on_main(accelerator, lambda one=one: leave(one))
                 if result["outcome"] != "done":
                     stopped = f"seed {seed} after step {result['step']} of {result['total_steps']}"
@@ -61,6 +61,15 @@ def sweep(
     if accelerator.is_main_process:
         print(table(results), flush=True)
     return "done", f"{len(seeds)} seeds, compared in {folder / RESULTS}"
+
+
+def forget(accelerator: Accelerator) -> None:
+    """Free what there is left of a run that has ended."""
+    accelerator.free_memory()  # what Accelerate has kept of it,
+    gc.collect()  # and what refers to itself: a run's model does
+    if accelerator.device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(accelerator.device)
 
 
 def enter(config: Config, resume: str | None) -> Path:

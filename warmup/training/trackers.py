@@ -22,7 +22,8 @@ from warmup.training.outcome import UserError
 from warmup.training.resuming import Origin
 
 FILE = "trackers.json"  # what names the run to each tracker that it was begun with
-_FINISH_SECONDS = 60.0
+_FINISH_SECONDS = 20.0
+_TAKE_AGAIN = ("wandb", "trackio")  # a configuration; trackio forgets the old one
 
 
 def start(accelerator: Accelerator, folder: Path, config: Config, origin: Origin) -> Trackers | None:
@@ -75,7 +76,7 @@ def begin(folder: Path, config: Config, step: int) -> dict[str, GeneralTracker]:
             tracker = begun[name] = _make(name, config.log.project, folder, mine, step, resumes=name in known)
             if name == "mlflow":  # its server chooses
                 mine["run_id"] = tracker.tracker.info.run_id
-            if name not in known:
+            if name not in known or name in _TAKE_AGAIN:
                 tracker.store_init_configuration(settings(config))
         except Exception as error:
             raise UserError(f"log.trackers: {name} does not start: {_line(error)}") from error
