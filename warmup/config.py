@@ -212,7 +212,8 @@ class Speed:
     """What makes it fast without changing the result. Switch it off to compare."""
 
     packing: bool = True
-    """Lay several samples end to end in a row, so that almost no padding is computed (BERT, RoBERTa, ELECTRA)."""
+    """Lay several samples end to end in a row, so that almost no padding is computed (BERT, RoBERTa, ELECTRA;
+    GPT-2, Llama, GPT-NeoX)."""
     masked_only: bool = True
     """Compute the last layer and a language model's head only where something is asked."""
     gradient_checkpointing: bool = False

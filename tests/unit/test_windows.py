@@ -50,6 +50,20 @@ def test_no_window_is_of_a_begin_alone(length: int, sizes: list[int]) -> None:
     assert stream == [0, *range(2, length + 2), 1]
 
 
+def test_what_ends_a_document_is_part_of_the_key(tmp_path: Path) -> None:
+    """Two tokenizers that differ in nothing else give other samples."""
+    file, found = jsonl(tmp_path / "a.jsonl", [{"text": text} for text in texts(9)]), {}
+    for end in ("</s>", "<end>"):
+        backend = whitespace(["<s>", "</s>", "<end>"])
+        PreTrainedTokenizerFast(
+            tokenizer_object=backend, eos_token=end, extra_special_tokens=["<s>", "</s>", "<end>"]
+        ).save_pretrained(tmp_path / end[1:-1].strip("/"))
+        found[end] = tokens.prepare(config(file, task="clm", tokenizer=str(tmp_path / end[1:-1].strip("/"))))
+    one, other = found.values()
+    assert one.tokenizer.backend_tokenizer.to_str() == other.tokenizer.backend_tokenizer.to_str()
+    assert one.key != other.key and (ids(one.train)[0][0], ids(other.train)[0][0]) == (1, 2)
+
+
 def whitespace(words: list[str]) -> Tokenizer:
     tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token=words[0]))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
