@@ -189,7 +189,8 @@ class Data:
     way, instead of before the first step: for a corpus larger than the disk (hub data sets are not downloaded then).
     Lengths are in steps, samples or tokens."""
     shuffle_buffer: int = 10000
-    """With streaming: documents that are shuffled at a time. Files are read in another order in each epoch."""
+    """With streaming: documents that are shuffled at a time, and held in memory: fewer where they are whole books.
+    Files are read in another order in each epoch."""
     cache_dir: str | None = None
     """Where tokenised data is kept (default: $WARMUP_CACHE, or ~/.cache/warmup)."""
 

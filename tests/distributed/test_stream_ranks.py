@@ -111,7 +111,16 @@ def test_killed_and_resumed(step: int, cut: tuple, whole: Ended, tmp_path: Path)
     position = state(killed.folder)
     assert position["stream"]["row"] and position["stream"]["drawn"] < position["clock"]["drawn"]  # within a block
     shutil.copytree(killed.folder, tmp_path / "other")
-    resumed = train(2, killed.folder, *cut, "--resume", "auto")
+
+    def before(rank: int) -> None:
+        from warmup.training import stream
+
+        follow = stream.follow
+        stream.follow = lambda config, data, place: follow(config, data, begun.write_text(json.dumps(place)) and place)
+
+    begun = tmp_path / "begun.json"
+    resumed = train(2, killed.folder, *cut, "--resume", "auto", before=before)
+    assert json.loads(begun.read_text()) == position["stream"]
     assert resumed.codes == [0, 0], (resumed.status, resumed.stderr[-2000:])
     assert_same_end(resumed.folder, whole.folder)
     for name in LOGGED:

@@ -206,22 +206,29 @@ def test_masks_of_an_epoch_are_its_own(corpus: list[str]) -> None:
 
 
 def test_bad_rows_are_named_once_and_limited(corpus: list[str], tmp_path: Path) -> None:
-    (tmp_path / "d.jsonl").write_text('{"text": "w1"}\n{"text": 7}\n{"text": "w2"}\n{"text": " "}\n')
-    asked = config(*corpus, str(tmp_path / "d.jsonl"), max_bad_rows=2)
+    (tmp_path / "d.jsonl").write_text('{"text": "w1"}\n{"text": 7}\n{"text": "w2"}\n{"text": " "}\n{"text": "w3"}\n')
+    asked = config(corpus[0], str(tmp_path / "d.jsonl"), max_bad_rows=2, shuffle_buffer=1)
     source, found, places = opened(asked), [], []
-    for drawn in steps(source, 4):
+    for drawn in steps(source, 1):
         found += drawn.left_out
         places.append(drawn.place)
         if drawn.place["epoch"] == 2:
             break
     name = tmp_path / "d.jsonl"
     assert found == [f"{name}:2: 'text' is not a string", f"{name}:4: 'text' is blank"]
-    assert {place["bad_rows"] for place in places} >= {0, 2}
-    strict = config(*corpus, str(tmp_path / "d.jsonl"), max_bad_rows=1)
-    for place in (None, *(place for place in places if place["epoch"] == 0)):
+    strict = config(corpus[0], str(tmp_path / "d.jsonl"), max_bad_rows=1, shuffle_buffer=1)
+    between = next(place for place in places if place["bad_rows"] == 1)  # of the two bad rows
+    for place in (None, between, next(place for place in places if place["epoch"] == 1)):
         with pytest.raises(UserError, match="2 bad rows so far, and --data.max_bad_rows allows 1.*d.jsonl:4"):
             for _ in zip(steps(source := opened(strict, place), 4, place["drawn"] if place else 0), range(40)):
                 source._ahead.result()
+
+
+def test_bad_rows_at_the_end_of_an_epoch_are_named(corpus: list[str], tmp_path: Path) -> None:
+    (tmp_path / "d.txt").write_bytes(b"w1 w2\nw3\n\xff\n")
+    source = opened(config(str(tmp_path / "d.txt"), shuffle_buffer=2))
+    found = [drawn.left_out for drawn, _ in zip(steps(source, 1), range(7), strict=False)]
+    assert [len(rows) for rows in found] == [0, 0, 1, 0, 0, 0, 0] and "d.txt:3: not UTF-8" in found[2][0]
 
 
 def test_a_shard_that_vanishes_or_is_cut_off_is_named(corpus: list[str]) -> None:

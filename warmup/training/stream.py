@@ -94,7 +94,7 @@ class Stream:
             _remove(self._held.pop(0).file)
         blocks = [block for block in self._held if block.start < drawn + count]
         parts = [_shuffled(block, drawn, drawn + count, seed) for block in blocks]
-        entered = [block for block in blocks if block.start >= drawn and block.place.epoch == 0]
+        entered = [block for block in blocks if block.start >= drawn]
         return Drawn(
             *map(np.concatenate, zip(*parts, strict=True)),
             place=blocks[-1].place.to_dict(),
@@ -133,7 +133,8 @@ def _make(corpus: Corpus, files: Files, place: Place) -> Iterator[Block]:
     left_out: tuple[str, ...] = ()
     empty_epochs = 0
     for documents in corpus.documents(place):
-        left_out += documents.left_out
+        if documents.place.epoch == 0:  # later they are the same
+            left_out += documents.left_out
         samples, file = files.samples(documents.texts)
         if not len(samples):
             _remove(file)

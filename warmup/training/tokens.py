@@ -17,7 +17,7 @@ from fractions import Fraction
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import datasets
 import numpy as np
@@ -35,6 +35,9 @@ from warmup.training.outcome import UserError
 from warmup.training.rows import read_rows
 from warmup.training.sentences import load_tokenizer_of_words
 from warmup.training.sources import Source, resolve
+
+if TYPE_CHECKING:
+    from warmup.training.stream import Stream
 
 FORMAT = 2  # raise it where the same content would be tokenised differently
 PATHS = ("data.train_files", "data.validation_files", "data.tokenizer", "data.cache_dir")
@@ -126,7 +129,7 @@ class Prepared:
     key: str
     folder: Path
     sources: tuple[Source, ...]
-    train: Any  # Samples or a stream.Stream
+    train: Samples | Stream
     validation: Samples
     labels: tuple[str, ...]
     bad_rows: tuple[str, ...]
