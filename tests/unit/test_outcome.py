@@ -155,6 +155,18 @@ def test_rank_0_speaks_first(status: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert slept == [1]
 
 
+def test_a_launcher_that_ends_a_waiting_rank_gets_no_traceback(status: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its SIGTERM raises Stopped in the midst of it."""
+
+    def ended(seconds: float) -> None:
+        raise Stopped("before there was anything to save")
+
+    monkeypatch.setattr(outcome.time, "sleep", ended)
+    monkeypatch.setenv("RANK", "1")
+    assert guard(ending(UserError("data: wrong")), show_traceback=False) == 2
+    assert content(status)["outcome"] == "user error"
+
+
 def test_a_run_that_was_stopped_early_says_nothing_of_an_error(
     status: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
 ) -> None:

@@ -9,7 +9,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 STATUS_FILE = "WARMUP_STATUS_FILE"
 EXIT_CODES = {"done": 0, "stopped": 0, "user error": 2, "failed": 1}
@@ -76,7 +76,8 @@ def guard(run: Callable[[], tuple[str, str]], show_traceback: bool) -> int:
         return EXIT_CODES[outcome]
     announce(outcome, message)
     if rank() != 0:
-        time.sleep(1)  # rank 0 speaks first: launchers end all ranks as soon as one has ended
+        with suppress(Stopped):  # launchers end all ranks as soon as one has ended
+            time.sleep(1)  # rank 0 speaks first
     return EXIT_CODES[outcome]
 
 
