@@ -91,7 +91,8 @@ class Recipe:
     n_c), which is 1 in the mean) or weights by name, 1 for the others: positive=2 negative=0.5. The sum is divided by
     the number of targets, not by their weights; the held-out loss knows neither weights nor smoothing."""
     max_skipped: int = 10
-    """End the run after so many steps in a row that were skipped for a gradient that is not finite."""
+    """End the run after so many steps in a row that were skipped for a gradient that is not finite. (In fp16 those do
+    not count that were computed at a loss scale above 1.)"""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "decay_milestones", tuple(self.decay_milestones))

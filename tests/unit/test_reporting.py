@@ -227,7 +227,7 @@ def test_an_evaluation_line(tmp_path: Path, capsys: pytest.CaptureFixture) -> No
 @pytest.mark.parametrize("norm", [float("nan"), float("inf")])
 def test_a_skipped_step_is_a_line_of_strict_json(tmp_path: Path, norm: float) -> None:
     log = reporting.Log(tmp_path, Tracking())
-    step = SimpleNamespace(grad_norm=norm, indices=np.array([7, 3], np.int64))
+    step = SimpleNamespace(grad_norm=norm, loss_scale=None, indices=np.array([7, 3], np.int64))
     log.skipped(clock(5), step)
 
     def refuse(name: str) -> None:

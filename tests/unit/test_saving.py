@@ -92,7 +92,9 @@ def clock_at(step: int, batch: int = 32, num_samples: int | None = 1000) -> Step
 
 def engine_of(model: PreTrainedModel, optimizer_: Optimizer) -> Engine:
     """Of one process; on the device meta, for which nothing is special."""
-    accelerator = SimpleNamespace(num_processes=1, device=torch.device("meta"), prepare=lambda *parts: parts)
+    accelerator = SimpleNamespace(
+        num_processes=1, device=torch.device("meta"), prepare=lambda *parts: parts, scaler=None
+    )
     return Engine(accelerator, model, optimizer_, make_plan(Recipe(duration="1 steps", scaling="none"), Topology(1, 8)))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,10 +28,12 @@ class Engine:
 
     bare: the model as it was given. model: as Accelerate wrapped it, to be called. optimizer: the one whose parameter
     groups hold the rate. gradient_parts: what a loss sum is multiplied by, because its gradient is divided by it.
-    together: whether all ranks must call the model equally often, because each holds a part of it.
+    together: whether all ranks must call the model equally often, because each holds a part of it. loss_scale: what the
+    last step's loss was multiplied by for fp16's sake; None in other precisions.
     """
 
     together = False
+    loss_scale: float | None = None
 
     def __init__(self, accelerator: Accelerator, model: nn.Module, optimizer: Optimizer, plan: Plan):
         self.accelerator, self.bare, self.optimizer, self.plan = accelerator, model, optimizer, plan
@@ -60,14 +63,24 @@ class Engine:
 
         Returns counts as they are on the host, the global gradient norm before clipping, and whether it updated.
         """
-        norm = self._whole(self.accelerator.clip_grad_norm_(self.model.parameters(), self._clip_at))
+        scaler = self.accelerator.scaler
+        norm = self._whole(self.accelerator.clip_grad_norm_(self.model.parameters(), self._clip_at)).double().reshape(1)
+        scale = scaler.scale(torch.ones_like(norm)) if scaler else torch.ones_like(norm)
         # The one read of the device per step: everything before it was only enqueued.
-        *read, grad_norm = torch.cat([counts, norm.double().reshape(1)]).tolist()
+        *read, grad_norm, scale = torch.cat([counts, norm, scale]).tolist()
         applied = bool(np.isfinite(grad_norm))
         if applied:
-            self._prepared.step()
+            self.optimizer.step()  # Accelerate's step would have the scaler read the device again, to know the same
+        if scaler:
+            scaler.update()
+            self.loss_scale = scale
         self._zero_grad()
         return read, grad_norm, applied
+
+    def state(self) -> dict[str, Any]:
+        """What there is to go on from, besides `tensors`, as JSON."""
+        scaler = self.accelerator.scaler
+        return {"scaler": scaler.state_dict()} if scaler else {}
 
     def settle(self, work: Callable[[], object]) -> None:
         """Do `work`, the passes of some micro-batch, without an effect: what the first passes set up is set up then.
@@ -105,6 +118,9 @@ class Engine:
             if names[id(parameter)] in saved
         }
         self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
+        scaler = self.accelerator.scaler
+        if scaler and (scaled := checkpoint.read_state(folder).get("scaler")):  # none of a run in another precision
+            scaler.load_state_dict(scaled)
 
     def _prepare(self, model: nn.Module, optimizer: Optimizer) -> tuple[nn.Module, Optimizer]:
         self._word_embedding = embedding.by_rows(model, self.accelerator.device)

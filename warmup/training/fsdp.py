@@ -20,9 +20,14 @@ from warmup.training.optimizer import refuse_dividing
 from warmup.training.outcome import UserError
 
 
+def wanted() -> bool:
+    """Whether the launcher asked for it."""
+    return os.environ.get("ACCELERATE_USE_FSDP", "false").lower() in ("true", "1")
+
+
 def refuse(on_cpu: bool) -> None:
     """Raise UserError where the launcher asked for an FSDP that does not train here what it seems to train."""
-    if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() not in ("true", "1"):
+    if not wanted():
         return
     if on_cpu:
         raise UserError(

@@ -110,7 +110,7 @@ def save(job: Job) -> None:
         trainer.hang.mark("the writing of the last checkpoint", waits=waits)
 
     tick()
-    state = history.state(trainer.clock, trainer.accelerator.num_processes)
+    state = history.state(trainer.clock, trainer.accelerator.num_processes) | trainer.engine.state()
     if trainer.place:
         state["stream"] = dict(trainer.place)
     waited = trainer.saver.save(trainer.clock, state, tick)

@@ -34,6 +34,7 @@ class Step:
     lr: the rate it used. loss_sum: this rank's part. loss_before: the mean loss of the step before, None at the first.
     stop, save: whether any rank wants to. save_failed: whether rank 0 could not write its last checkpoint.
     drawn: the samples of all ranks. own_positions: places in the step of those that this rank computed.
+    loss_scale: in fp16, what the loss was multiplied by.
     """
 
     lr: float
@@ -47,6 +48,7 @@ class Step:
     save_failed: bool
     drawn: Drawn
     own_positions: np.ndarray
+    loss_scale: float | None = None
 
     @property
     def indices(self) -> np.ndarray:
@@ -132,6 +134,8 @@ class Trainer:
         if broken:
             self._refuse_broken(share)
         self.clock.advance(tokens, applied)
+        if not applied and (self.engine.loss_scale or 0) > 1:
+            self.clock.skipped_in_a_row = 0  # it may be that the loss was only scaled up too far
         self.scheduler.seek(self.clock.samples)
         loss_before = before / max(self._before[1], 1) if self._before else None
         self._before = losses, targets
@@ -149,6 +153,7 @@ class Trainer:
             bool(failed),
             share.drawn,
             share.own_positions,
+            self.engine.loss_scale,
         )
 
     def _count(self, share: Share) -> torch.Tensor:

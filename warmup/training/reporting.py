@@ -114,8 +114,10 @@ class Log:
         """A line about a step that was not applied, with the samples that it was made of."""
         samples = step.indices.tolist()
         norm = str(step.grad_norm)  # JSON has no word for it
-        self._write({"kind": "skipped", **clock.state_dict(), "grad_norm": norm, "sample_ids": samples})
-        self.say(f"the step after step {clock.step} was skipped: its gradient norm was {norm}")
+        scale = {} if step.loss_scale is None else {"loss_scale": step.loss_scale}
+        self._write({"kind": "skipped", **clock.state_dict(), "grad_norm": norm, **scale, "sample_ids": samples})
+        scaled = f" at a loss scale of {step.loss_scale:g}, which is halved" if scale else ""
+        self.say(f"the step after step {clock.step} was skipped: its gradient norm was {norm}{scaled}")
 
     def left_out(self, clock: StepClock, rows: Sequence[str]) -> None:
         """A line about rows of a stream that cannot be used, met in the step just done or right before it."""

@@ -82,6 +82,8 @@ def fit(config: dict, plan: Plan) -> dict:
 class ZeRO:
     """`engine.Engine` for ranks under DeepSpeed."""
 
+    loss_scale = None
+
     def __init__(self, accelerator: Accelerator, model: nn.Module, optimizer: Optimizer, plan: Plan):
         refuse_dividing(plan.optimizer, "DeepSpeed's ZeRO")
         config = accelerator.state.deepspeed_plugin.hf_ds_config.config
@@ -110,6 +112,10 @@ class ZeRO:
         """As `Engine.update`. A collective call."""
         self.model.step()
         return counts.tolist(), float(self.model.get_global_grad_norm()), self.model.was_step_applied()
+
+    def state(self) -> dict:
+        """As `Engine.state`: nothing."""
+        return {}
 
     def settle(self, work: Callable[[], object]) -> None:
         """Do `work`, the passes of some micro-batch, and a step at rate 0, so that there is optimizer state to be set.
