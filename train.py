@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from warmup.training.engine import Engine
     from warmup.training.job import Job
     from warmup.training.loop import Trainer
-    from warmup.training.model import Reading
+    from warmup.training.reading import Reading
     from warmup.training.resuming import Origin
     from warmup.training.stopping import StopWatch
     from warmup.training.tasks import Task
@@ -184,6 +184,8 @@ def start(config: Config, options: Namespace) -> tuple[Accelerator, int | None]:
     wanted = None if simulated else config.launch.world_size
     launch = config.launch
     accelerator = training.starting.start(wanted, launch.device, launch.start_timeout, config.log.trackers)
+    if config.speed.compile:
+        training.compiling.refuse(accelerator)
     fields = {name: value for name, value in commandline.leaves(asdict(config)) if name not in training.tokens.PATHS}
     training.ranks.require_same(
         fields | {"test": options.test, "as_world_size": simulated, "resume": options.resume, "seeds": options.seeds}
@@ -255,8 +257,15 @@ def build(
     optimizer = training.optimizer.build(model, course.plan, recipe.layer_decay, recipe.lr_ratios)
     kinds = {"DEEPSPEED": training.zero.ZeRO, "FSDP": training.fsdp.FSDP2}
     engine = kinds.get(accelerator.distributed_type.value, training.engine.Engine)(accelerator, model, optimizer, plan)
+    device, precision = accelerator.device, accelerator.mixed_precision
+    varlen = training.reading.fits_varlen(model, speed.packing, speed.compile, speed.attention, device, precision)
+    steady = length if speed.compile else 0
     reads_tokens = config.task in (*LANGUAGE_TASKS, "token-classification")
-    reading = training.model.read_only_where_asked(model, reads_tokens, speed.packing, speed.masked_only)
+    reading = training.reading.read_only_where_asked(
+        model, reads_tokens, speed.packing, speed.masked_only, varlen, steady
+    )
+    if speed.compile:
+        training.compiling.layers(model, reading)
     return Built(engine, reading, new_weights)
 
 
@@ -343,11 +352,13 @@ def describe(job: Job, findings: list[Finding], new_weights: list[str], changes:
         "data": f"{many} to train on, {len(data.validation)} held out ({data.folder})",
         "model": config.model + (f", new: {', '.join(new_weights)}" if new_weights else ""),
         "engine": job.trainer.engine.name,
-        "attention": training.model.attention(job.trainer.engine.bare, job.trainer.shares.reading),
+        "attention": training.reading.attention(job.trainer.engine.bare, job.trainer.shares.reading),
         "run directory": str(folder),
     }
     if groups := training.optimizer.describe(job.trainer.engine.bare, job.trainer.engine.optimizer):
         facts["weights"] = groups
+    if config.speed.compile:
+        facts["compiled"] = "the encoder's layers, over few shapes; evaluation is not"
     if data.bad_rows:
         facts["left out"] = f"{len(data.bad_rows)} rows: " + "; ".join(data.bad_rows[:3])
     if changes:

@@ -218,6 +218,12 @@ class Speed:
     GPT-2, Llama, GPT-NeoX)."""
     masked_only: bool = True
     """Compute the last layer and a language model's head only where something is asked."""
+    attention: Literal["auto", "mask", "varlen"] = "auto"
+    """Within packed samples: varlen (FlashAttention on all of them in one row; GPUs since Ampere, in bf16), mask (of
+    rows), or auto: varlen where it works, which is tried at the start."""
+    compile: bool = False
+    """Compile the encoder's layers (torch.compile; BERT, RoBERTa, ELECTRA). Inputs are filled up to a few shapes, each
+    of which is compiled when it first comes. Not with DeepSpeed and FSDP."""
     gradient_checkpointing: bool = False
     """Keep each layer's input alone and compute the layer again for its gradient: less memory, a third more time."""
 

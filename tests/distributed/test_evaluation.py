@@ -12,6 +12,7 @@ from harness import run_ranks
 
 from warmup.config import Config, Data
 from warmup.training import evaluation, model, starting, tasks, tokens
+from warmup.training.reading import read_only_where_asked
 
 BATCH = 7  # which divides neither set
 _LENGTHS = {"mlm": 24, "token-classification": 16}  # in windows
@@ -47,7 +48,7 @@ def _evaluate(rank: int, world_size: int, config: Config, batch_size: int) -> tu
     accelerator = starting.start(world_size, None, 20, ())
     torch.set_num_threads(1)  # how many threads add up a product may change its last bits
     data, task, built = _build(config)
-    reading = model.read_only_where_asked(built, task.loss_sum is tasks.loss_sum, packs=True, masked_only=True)
+    reading = read_only_where_asked(built, task.loss_sum is tasks.loss_sum, packs=True, masked_only=True)
     own: list[int] = []
     batch_of = tasks.evaluation_batch
 

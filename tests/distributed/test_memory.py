@@ -8,7 +8,8 @@ import torch
 from harness import run_ranks
 from transformers import AutoModelForMaskedLM, BertConfig
 
-from warmup.training import batches, model, tasks
+from warmup.training import batches, tasks
+from warmup.training.reading import read_only_where_asked
 
 VOCABULARY, ROWS, LENGTH = 30522, 16, 128
 
@@ -17,7 +18,7 @@ def _peak(rank: int, masked_only: bool) -> int:
     """Bytes at most, after one forward and backward pass of a model whose head is most of it."""
     sizes = {"hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 128}
     net = AutoModelForMaskedLM.from_config(BertConfig(vocab_size=VOCABULARY, **sizes))
-    reading = model.read_only_where_asked(net, True, packs=True, masked_only=masked_only)
+    reading = read_only_where_asked(net, True, packs=True, masked_only=masked_only)
     ids = torch.randint(5, VOCABULARY, (ROWS, LENGTH))
     targets = torch.where(torch.rand(ids.shape) < 0.15, ids, batches.IGNORED)
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "token_type_ids": torch.zeros_like(ids)}

@@ -53,7 +53,7 @@ def test_padding_is_rare(task: str, text: str, batch: int, limit: float) -> None
     """Over 100 steps of samples of at most 128 tokens, on 2 ranks."""
     from train import parse
     from warmup.training import tasks, tokens
-    from warmup.training.model import Reading
+    from warmup.training.reading import Reading
     from warmup.training.shares import Shares
 
     _need(DATA / text)

@@ -18,6 +18,7 @@ from warmup.config import Config
 from warmup.training import batches, embedding, meters, optimizer, tasks
 from warmup.training import model as models
 from warmup.training.outcome import UserError
+from warmup.training.reading import read_only_where_asked
 
 WORDS = 120
 SMALL = {"vocab_size": WORDS, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -64,7 +65,7 @@ def assert_equal_to_one_by_one(
     indices = np.arange(len(rows))
     batch = task.collate(samples([row.tolist() for row in rows]), indices, indices, 0)
     assert batch.target_count == int((lengths_B - 1).sum()) and batch.token_count == int(lengths_B.sum())
-    reading = models.read_only_where_asked(net, True, packs, masked_only)
+    reading = read_only_where_asked(net, True, packs, masked_only)
     inputs, targets = batches.on_device(batches.lay_out(batch, reading), torch.device("cpu"))
     output = net(**inputs)
     loss = task.loss_sum(output.logits, targets)
@@ -108,7 +109,7 @@ def test_a_batch_in_which_nothing_is_asked_has_no_gradient() -> None:
     net = network("GPT2")
     task = tasks.build(Config(task="clm"), SimpleNamespace(tokenizer=end_tokenizer(), labels=()))
     batch = task.collate(samples([[1, 5, 6], [1, 9]]), np.arange(2), np.arange(2), 0)
-    reading = models.read_only_where_asked(net, True, packs=True, masked_only=True)
+    reading = read_only_where_asked(net, True, packs=True, masked_only=True)
     inputs, targets = batches.on_device(batches.weightless(batches.lay_out(batch, reading)), torch.device("cpu"))
     loss = tasks.loss_sum(net(**inputs).logits, targets)
     assert loss.item() == 0 and max(float(grad.abs().max()) for grad in backward(net, loss).values()) == 0

@@ -16,7 +16,7 @@ from test_tasks import CLS, SEP, collate, samples
 from warmup.config import Config
 from warmup.training import batches, entities, scores, tasks
 from warmup.training.batches import IGNORED
-from warmup.training.model import WHOLE, Reading
+from warmup.training.reading import WHOLE, Reading
 
 BIO = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
 BIOES = ("O", *(f"{prefix}-{kind}" for prefix in "BIES" for kind in ("a", "b-c")))

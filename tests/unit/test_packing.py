@@ -97,3 +97,44 @@ def test_attention_stays_within_a_sample() -> None:
 def test_one_sample_in_each_row() -> None:
     rows = packing.apart(np.array([3, 7, 2]))
     assert (rows.row_B.tolist(), rows.start_B.tolist(), rows.count, rows.width) == ([0, 1, 2], [0, 0, 0], 3, 7)
+
+
+@given(st.lists(st.integers(1, 64), min_size=1, max_size=60))
+@settings(max_examples=200, deadline=None)
+def test_steady_rows_have_few_shapes(lengths: list[int]) -> None:
+    lengths_B = np.array(lengths)
+    rows = packing.steady(lengths_B, 64)
+    assert rows.width == 64 and (rows.count == packing.rounded(rows.count) or rows.count == len(lengths))
+    used = np.zeros((rows.count, 64), int)
+    for row, start, end in spans(rows, lengths_B):
+        used[row, start:end] += 1
+    assert used.max() == 1 and used.any(1).all() and used.sum() == sum(lengths)
+
+
+def test_numbers_are_rounded_to_few() -> None:
+    assert [packing.rounded(count) for count in (1, 7, 16, 17, 31, 33, 100, 128, 129)] == [
+        1, 7, 16, 18, 32, 36, 104, 128, 144
+    ]  # fmt: skip
+    assert len({packing.rounded(count) for count in range(1000, 2001)}) == 9
+
+
+@given(st.lists(st.integers(1, 64), min_size=1, max_size=60), st.booleans(), st.integers(0, 2**31))
+@settings(max_examples=200, deadline=None)
+def test_a_single_row_is_samples_that_are_not_empty(lengths: list[int], steady: bool, seed: int) -> None:
+    """Those that fill it up too; and of each something is read."""
+    lengths_B, longest = np.array(lengths), 64 if steady else 0
+    rows = packing.end_to_end(lengths_B, longest)
+    offsets = packing.offsets(lengths_B, rows, longest)
+    assert rows.width <= (packing.rounded(packing.rounded(sum(lengths)) + 1) if steady else sum(lengths))
+    assert offsets.tolist()[: len(lengths) + 1] == [0, *np.cumsum(lengths)]
+    assert int(offsets[-1]) == rows.width and int(offsets.diff().min()) > 0 and int(offsets.diff().max()) <= 64
+    if rows.width > sum(lengths):
+        assert len(offsets) == len(lengths) + 1 + packing._fillers(rows.width, 64)
+
+    random = torch.Generator().manual_seed(seed)
+    asked = torch.randperm(sum(lengths), generator=random)[: 1 + sum(lengths) // 5].sort().values
+    read, kept, read_offsets = packing.by_sample(asked, offsets, 8)
+    assert (read[kept] == asked).all() and len(read) % 8 == 0 and len(read) == int(read_offsets[-1])
+    samples = torch.repeat_interleave(torch.arange(len(offsets) - 1), read_offsets.diff())
+    owners = torch.searchsorted(offsets.long(), read, right=True) - 1
+    assert (samples[kept] == owners[kept]).all() and int(read_offsets.diff().min()) > 0

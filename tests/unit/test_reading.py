@@ -5,8 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 import transformers
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from warmup.training import batches, model, tasks
+from warmup.training import batches, tasks
+from warmup.training import varlen as attending
+from warmup.training.reading import read_only_where_asked
 
 WORDS = 120
 SMALL = {"vocab_size": WORDS, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -53,8 +56,24 @@ def backward(net: transformers.PreTrainedModel, loss: torch.Tensor) -> dict[str,
     return {name: parameter.grad for name, parameter in net.named_parameters() if parameter.grad is not None}
 
 
+class HostReads(TorchDispatchMode):
+    """Counts where the host reads a value of a tensor, for which it would wait for a GPU."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
 def assert_equal_to_the_whole(
-    name: str, kind: str, packs: bool, masked_only: bool, lengths_B: torch.Tensor = LENGTHS
+    name: str,
+    kind: str,
+    packs: bool,
+    masked_only: bool,
+    lengths_B: torch.Tensor = LENGTHS,
+    varlen: bool = False,
+    steady: int = 0,
 ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
     """Inputs as the model got them, and its logits."""
     net = network(name, kind)
@@ -63,11 +82,15 @@ def assert_equal_to_the_whole(
     expected = backward(net, whole)
     shape = net(**batch.inputs).logits.shape
 
-    reading = model.read_only_where_asked(net, kind in OF_TOKENS, packs, masked_only)
-    inputs, targets = batches.on_device(batches.lay_out(batch, reading), torch.device("cpu"))
-    logits = net(**inputs).logits
-    loss = tasks.loss_sum(logits, targets)
-    found = backward(net, loss)
+    reading = read_only_where_asked(net, kind in OF_TOKENS, packs, masked_only, varlen, steady)
+    laid = batches.lay_out(batch, reading)
+    with HostReads() as reads:
+        inputs, targets = batches.on_device(laid, torch.device("cpu"))
+        logits = net(**inputs).logits
+        loss = tasks.loss_sum(logits, targets)
+        found = backward(net, loss)
+    assert reads.count == 0 or not reading.rows  # transformers' own reads the mask
+    assert int((targets != batches.IGNORED).sum()) == batch.target_count
     assert loss.item() == pytest.approx(whole.item(), rel=1e-6)
     assert found.keys() == expected.keys() and len(found) > 10
     for weight, gradient in found.items():
@@ -87,6 +110,34 @@ def test_encoders_in_rows(name: str, kind: str, packs: bool, masked_only: bool) 
         assert (inputs["position_ids"].min() == 0) == (name in ("Bert", "Electra"))
     rows = logits.shape[:-1].numel()
     assert rows == (8 if kind not in OF_TOKENS else inputs["kept"].numel() if masked_only else 108 if packs else 240)
+
+
+@pytest.mark.parametrize("steady", [0, 31], ids=["tight", "steady"])
+@pytest.mark.parametrize("masked_only", [True, False], ids=["read", "dense"])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", IN_ROWS)
+def test_encoders_in_one_row(
+    name: str, kind: str, masked_only: bool, steady: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a slow kernel in the place of the one of GPUs; both ways to a sample without a place that is asked for."""
+    monkeypatch.setattr(attending, "kernel", attending.by_mask)
+    inputs, logits = assert_equal_to_the_whole(name, kind, True, masked_only, varlen=True, steady=steady)
+    assert "attention_mask" not in inputs and tuple(inputs["input_ids"].shape) == (1, 112 if steady else 106)
+    assert inputs["offsets"].dtype == torch.int32 and int(inputs["offsets"].diff().min()) > 0
+    assert inputs["offsets"].tolist()[:9] == [0, *LENGTHS.cumsum(0).tolist()]
+    assert int(inputs["offsets"].diff().max()) <= inputs["longest"] == (steady or 30)
+    if "read" in inputs:
+        assert int(inputs["read_offsets"].diff().min()) > 0  # a kernel need not write gradients of keys nobody asks
+        assert logits.shape[0] == inputs["read"].numel() == int(inputs["read_offsets"][-1])
+
+
+@pytest.mark.parametrize("packs", [True, False], ids=["packed", "padded"])
+@pytest.mark.parametrize("masked_only", [True, False], ids=["read", "dense"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_encoders_in_steady_rows(kind: str, masked_only: bool, packs: bool) -> None:
+    inputs, logits = assert_equal_to_the_whole("Bert", kind, packs, masked_only, steady=31)
+    assert tuple(inputs["input_ids"].shape) == ((4, 32) if packs else (8, 32))
+    assert "kept" not in inputs
 
 
 @pytest.mark.parametrize("masked_only", [True, False], ids=["read", "dense"])
@@ -115,7 +166,7 @@ def test_a_batch_in_which_nothing_is_asked_has_no_gradient(kind: str) -> None:
     """And all parameters take part, so that ranks that wait for each other's gradients do not wait for ever."""
     net = network("Bert", kind)
     batch = ragged(net, kind)
-    reading = model.read_only_where_asked(net, kind in OF_TOKENS, packs=True, masked_only=True)
+    reading = read_only_where_asked(net, kind in OF_TOKENS, packs=True, masked_only=True)
     inputs, targets = batches.on_device(batches.weightless(batches.lay_out(batch, reading)), torch.device("cpu"))
     loss = tasks.loss_sum(net(**inputs).logits, targets)
     found = backward(net, loss)

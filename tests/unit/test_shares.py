@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from warmup.training import batches, order, tasks
-from warmup.training.model import WHOLE
+from warmup.training.reading import WHOLE
 from warmup.training.shares import Share, Shares
 from warmup.training.tokens import Samples
 

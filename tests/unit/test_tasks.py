@@ -17,8 +17,8 @@ from transformers import BertConfig, BertForMaskedLM, BertTokenizerFast
 from warmup.config import Config, Data
 from warmup.training import batches, tasks
 from warmup.training.batches import IGNORED, MicroBatch
-from warmup.training.model import Reading
 from warmup.training.outcome import UserError
+from warmup.training.reading import Reading
 from warmup.training.tokens import Samples
 
 PAD, UNK, CLS, SEP, MASK = range(5)

@@ -10,10 +10,14 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from warmup.training import packing
-from warmup.training.model import Reading
+from warmup.training.reading import Reading
 
 IGNORED = -100
-_MASKS = {"segments": packing.block_diagonal, "causal_segments": packing.block_triangular}
+_MASKS = {
+    "segments": packing.block_diagonal,
+    "causal_segments": packing.block_triangular,
+    "mask": lambda mask_RT: mask_RT[:, None, None],  # transformers would wait for the device to look into one of rows
+}
 
 
 @dataclass(frozen=True)
@@ -23,7 +27,7 @@ class MicroBatch:
     (Laid out by `lay_out`, other shapes, and `owners`, as the targets: the number in the batch of the sample of each.)
     """
 
-    inputs: dict[str, torch.Tensor]
+    inputs: dict[str, torch.Tensor | int]
     targets: torch.Tensor
     target_count: int
     token_count: int
@@ -51,8 +55,17 @@ def padded_inputs(
 
 def weightless(batch: MicroBatch) -> MicroBatch:
     """The same batch with nothing to predict and nothing counted: what a rank without samples computes."""
-    nothing = math.nan if batch.targets.is_floating_point() else IGNORED  # any number may be a target
-    return replace(batch, targets=torch.full_like(batch.targets, nothing), target_count=0, token_count=0)
+    targets = torch.full_like(batch.targets, _nothing(batch.targets))
+    return replace(batch, targets=targets, target_count=0, token_count=0)
+
+
+def _nothing(targets: torch.Tensor) -> float:
+    """The target where nothing is asked. Any number may be one."""
+    return math.nan if targets.is_floating_point() else IGNORED
+
+
+def _is_tensor(value: object) -> bool:
+    return isinstance(value, torch.Tensor)
 
 
 def lay_out(batch: MicroBatch, reading: Reading) -> MicroBatch:
@@ -72,16 +85,19 @@ def lay_out(batch: MicroBatch, reading: Reading) -> MicroBatch:
 
 def pinned(batch: MicroBatch) -> MicroBatch:
     """The same batch in memory that a GPU reads by itself."""
-    inputs = {name: tensor.pin_memory() for name, tensor in batch.inputs.items()}
+    inputs = {name: value.pin_memory() if _is_tensor(value) else value for name, value in batch.inputs.items()}
     return replace(batch, inputs=inputs, targets=batch.targets.pin_memory())
 
 
 def on_device(batch: MicroBatch, device: torch.device) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
     """The model's inputs, and the targets of the logits that it will give."""
-    inputs = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.inputs.items()}
-    for name, within in _MASKS.items():
+    inputs = {
+        name: value.to(device, non_blocking=True) if _is_tensor(value) else value
+        for name, value in batch.inputs.items()
+    }
+    for name, attends in _MASKS.items():
         if name in inputs:
-            inputs["attention_mask"] = within(inputs.pop(name))
+            inputs["attention_mask"] = attends(inputs.pop(name))
     return inputs, batch.targets.to(device, non_blocking=True)
 
 
@@ -92,23 +108,28 @@ def _asked(targets: torch.Tensor) -> torch.Tensor:
 
 
 def _in_rows(batch: MicroBatch, reading: Reading) -> MicroBatch:
-    """The batch in rows. Segments tell which sample each place is of, where a row is not just one."""
+    """The batch in rows, and what tells samples apart: `offsets` where each begins, of a single row; else segments,
+    which sample each place is of, where a row is not just one; or a `mask` of places that are of one.
+    """
     mask_BT = batch.inputs["attention_mask"].bool()
     lengths_B = mask_BT.sum(1).numpy()
-    rows = (packing.arrange if reading.packs else packing.apart)(lengths_B)
+    rows = _rows(lengths_B, reading)
     places_N = packing.places(rows, mask_BT)
 
     def lay(values_BT: torch.Tensor, fill: int) -> torch.Tensor:
         return packing.lay(values_BT, mask_BT, places_N, rows, fill)
 
-    inputs = {name: lay(tensor, 0) for name, tensor in batch.inputs.items()}
+    inputs = {name: lay(tensor, 0) for name, tensor in batch.inputs.items() if name != "attention_mask"}
     inputs["input_ids"] = lay(batch.inputs["input_ids"], reading.padding)
     numbers_B, width = torch.arange(1, len(lengths_B) + 1), mask_BT.shape[1]
     numbers = lay(numbers_B[:, None].expand(-1, width), 0)
+    if reading.varlen:
+        inputs["longest"] = reading.steady or int(lengths_B.max())
+        inputs["offsets"] = packing.offsets(lengths_B, rows, reading.steady)
+    elif rows.count < len(lengths_B) or rows.count * rows.width > lengths_B.sum():  # else a row is one sample
+        name = "causal_segments" if reading.causal else "segments" if reading.packs else "mask"
+        inputs[name] = numbers > 0 if name == "mask" else numbers
     if reading.packs:
-        del inputs["attention_mask"]
-        if rows.count < len(lengths_B) or rows.count * rows.width > lengths_B.sum():  # else a row is one sample
-            inputs["causal_segments" if reading.causal else "segments"] = numbers
         positions = torch.arange(width).expand(len(lengths_B), -1) + reading.first_position
         inputs["position_ids"] = lay(positions, reading.first_position)
     targets, owners = batch.targets, numbers.flatten() - 1
@@ -122,5 +143,36 @@ def _in_rows(batch: MicroBatch, reading: Reading) -> MicroBatch:
             return replace(batch, inputs={**inputs, "positions": asked}, targets=targets, owners=owners[asked])
     else:
         asked = torch.from_numpy(rows.row_B * rows.width + rows.start_B)
-    inputs["read"], inputs["kept"] = packing.by_row(asked, rows)
-    return replace(batch, inputs=inputs, targets=targets, owners=owners[asked])
+    return _read(replace(batch, inputs=inputs, targets=targets, owners=owners[asked]), asked, rows, reading)
+
+
+def _rows(lengths_B: np.ndarray, reading: Reading) -> packing.Rows:
+    if reading.varlen:
+        return packing.end_to_end(lengths_B, reading.steady)
+    width = -(-reading.steady // 8) * 8  # what kernels like
+    if not reading.packs:
+        return packing.apart(lengths_B, width)
+    return packing.steady(lengths_B, width) if reading.steady else packing.arrange(lengths_B)
+
+
+def _read(batch: MicroBatch, asked: torch.Tensor, rows: packing.Rows, reading: Reading) -> MicroBatch:
+    """With the places to be read, where the targets are asked. Where there are to be few shapes, some more are read,
+    for nothing, so that their number is a multiple of a part of all places.
+    """
+    if reading.varlen:
+        grain = max(8, rows.width // 32) if reading.steady else 1
+        read_n, kept, read_offsets = packing.by_sample(asked, batch.inputs["offsets"], grain)
+        inputs = batch.inputs | {"read": read_n[None], "read_offsets": read_offsets}
+    else:
+        read_Rm, kept = packing.by_row(asked, rows, max(4, rows.width // 32) if reading.steady else 1)
+        inputs = batch.inputs | {"read": read_Rm}
+    if not (reading.varlen or reading.steady):
+        return replace(batch, inputs=inputs | {"kept": kept})
+
+    def of_all(values: torch.Tensor, fill: float) -> torch.Tensor:
+        every = torch.full((inputs["read"].numel(),), fill, dtype=values.dtype)
+        every[kept] = values
+        return every
+
+    targets = of_all(batch.targets, _nothing(batch.targets))
+    return replace(batch, inputs=inputs, targets=targets, owners=of_all(batch.owners, 0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -10,9 +11,9 @@ from accelerate import Accelerator
 from torch import nn
 
 from warmup.config import Config
-from warmup.training import batches, ranks, scores, tasks
-from warmup.training.model import Reading
+from warmup.training import batches, compiling, ranks, scores, tasks
 from warmup.training.outcome import UserError
+from warmup.training.reading import Reading
 from warmup.training.tokens import Samples
 
 
@@ -29,7 +30,7 @@ def refuse(config: Config) -> None:
             )
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def evaluate(
     model: nn.Module,
     task: tasks.Task,
@@ -52,6 +53,7 @@ def evaluate(
     rows = groups if task.per_sample else [[number] for number in range(len(groups))]
     losses = torch.zeros(len(groups), dtype=torch.float64, device=accelerator.device)
     results = losses.new_zeros(sum(map(len, rows)), task.width)
+    shaped, reading = reading, replace(reading, steady=0)
     model.eval()
     for first in range(0, len(groups), accelerator.num_processes):
         number = first + accelerator.process_index
@@ -61,7 +63,8 @@ def evaluate(
         mark("the evaluation")
         batch = batches.lay_out(tasks.evaluation_batch(task, samples, groups[number if mine else -1]), reading)
         inputs, targets = batches.on_device(batch, accelerator.device)
-        logits = model(**inputs).logits
+        with compiling.eagerly(shaped):
+            logits = model(**inputs).logits
         if mine:
             losses[number] = task.loss_sum(logits, targets)
             owners = batch.owners.to(accelerator.device, non_blocking=True)

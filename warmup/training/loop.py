@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from warmup.clock import StepClock
 from warmup.plan import Plan
 from warmup.scheduler import WarmupScheduler
-from warmup.training import batches, order, ranks, saving
+from warmup.training import batches, compiling, order, ranks, saving
 from warmup.training.engine import Engine
 from warmup.training.hang import HangWatch
 from warmup.training.meters import Meters
@@ -79,7 +79,7 @@ class Trainer:
     def settle(self) -> None:
         """Passes that change nothing, for what the engine sets up in its first ones."""
         one = torch.ones((), device=self.accelerator.device)
-        with self.engine.turn(last=True):
+        with self.engine.turn(last=True), compiling.eagerly(self.shares.reading):
             self.engine.settle(lambda: self._forward_backward(self.shares.any(), one))
 
     def seek(self, position: Mapping[str, int]) -> None:

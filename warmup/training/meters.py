@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from transformers import PretrainedConfig
 
 from warmup.clock import StepClock
-from warmup.training.model import ROWS
+from warmup.training.reading import ROWS
 
 # Dense bf16 tensor-core FLOP/s, from NVIDIA's data sheets (without sparsity), by words of the device's own name; the
 # first that is found.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,7 +11,6 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     BertConfig,
-    GenerationMixin,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -151,131 +149,6 @@ def _renew_head(model: PreTrainedModel) -> list[str]:
                 if module.bias is not None:
                     torch.nn.init.zeros_(module.bias)
     return [f"{name}.{weight}" for name, child in heads for weight, _ in child.named_parameters()]
-
-
-@dataclass(frozen=True)
-class Reading:
-    """What a model can be asked for, and how its inputs are laid out for it.
-
-    positions: it takes the flattened places whose logits are wanted. rows: it takes samples in rows, `packs` of them
-    several in one, and gives the logits of the places that are read. dense: but its last layer and a language model's
-    head are computed everywhere. causal: in rows a place sees none after it. first_position, padding: the model's
-    numbers of the first place and of padding.
-    """
-
-    positions: bool = False
-    rows: bool = False
-    packs: bool = False
-    dense: bool = False
-    causal: bool = False
-    first_position: int = 0
-    padding: int = 0
-
-
-WHOLE = Reading()
-ROWS = ("bert", "electra", "roberta", "xlm-roberta", "camembert")  # encoders that are made of BertModel's modules
-CAUSAL_ROWS = ("gpt2", "llama", "gpt_neox")  # decoders that take a mask of any shape as it is, and positions
-
-
-def read_only_where_asked(model: PreTrainedModel, task_reads_tokens: bool, packs: bool, masked_only: bool) -> Reading:
-    """Let a model compute only what is read: of a language model the masked places, of a classifier the first ones.
-
-    Of most small models' work, the head is the larger part, and six of seven of its rows are not asked for; of the
-    last encoder layer, everything but keys and values is needed only where something is read. Called as transformers
-    would call it, the model computes all, as it does once exported.
-    """
-    kind, config = model.config.model_type, model.config
-    if kind in ROWS and config._attn_implementation == "sdpa" and not config.is_decoder:
-        _read_in_last_layer(model, whole=not masked_only)
-        padding = config.pad_token_id or 0
-        first = padding + 1 if "roberta" in kind or kind == "camembert" else 0  # these count from behind padding's
-        return Reading(rows=True, packs=packs, dense=not masked_only, first_position=first, padding=padding)
-    reads = task_reads_tokens and masked_only
-    if reads:
-        _read_in_head(model)
-    causal.without_cache(model)
-    if kind in CAUSAL_ROWS and config._attn_implementation == "sdpa" and task_reads_tokens:
-        return Reading(rows=True, packs=packs, positions=reads, dense=not reads, causal=True)
-    return Reading(positions=True) if reads else WHOLE
-
-
-def attention(model: PreTrainedModel, reading: Reading) -> str:
-    """How attention is computed, in words."""
-    return f"{model.config._attn_implementation}, {'samples packed in rows' if reading.packs else 'samples padded'}"
-
-
-def _read_in_last_layer(model: PreTrainedModel, whole: bool) -> None:
-    """The last layer gives (n, 1, width), the places that are read, where it is told of them."""
-    asked = _taken_off(model, "read", "kept")
-    layer = model.base_model.encoder.layer[-1]
-    forward = layer.forward
-
-    def read(hidden_RTD: torch.Tensor, attention_mask: torch.Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
-        if asked["read"] is None:
-            return forward(hidden_RTD, attention_mask, *args, **kwargs)
-        if whole:
-            hidden_RTD = forward(hidden_RTD, attention_mask, *args, **kwargs)
-            read_RmD = hidden_RTD.gather(1, asked["read"][..., None].expand(-1, -1, hidden_RTD.shape[-1]))
-        else:
-            read_RmD = _layer_at(layer, hidden_RTD, attention_mask, asked["read"])
-        return read_RmD.flatten(0, 1)[asked["kept"]][:, None]
-
-    layer.forward = read
-
-
-def _layer_at(
-    layer: torch.nn.Module, hidden_RTD: torch.Tensor, mask: torch.Tensor | None, read_Rm: torch.Tensor
-) -> torch.Tensor:
-    """BertLayer's output at the places read_Rm of each row: keys and values of all, everything else of those alone.
-
-    mask: (R, 1, T or 1, T) bool, None where all see all.
-    """
-    attention, (rows, length, width) = layer.attention.self, hidden_RTD.shape
-    read_RmD = hidden_RTD.gather(1, read_Rm[..., None].expand(-1, -1, width))
-
-    def heads(tensor: torch.Tensor) -> torch.Tensor:
-        return tensor.view(rows, -1, attention.num_attention_heads, attention.attention_head_size).transpose(1, 2)
-
-    if mask is not None:
-        mask = mask.expand(-1, -1, length, -1).gather(2, read_Rm[:, None, :, None].expand(-1, -1, -1, length))
-    context = torch.nn.functional.scaled_dot_product_attention(
-        heads(attention.query(read_RmD)),
-        heads(attention.key(hidden_RTD)),
-        heads(attention.value(hidden_RTD)),
-        attn_mask=mask,
-        dropout_p=attention.dropout.p if layer.training else 0.0,
-    )
-    attended_RmD = layer.attention.output(context.transpose(1, 2).reshape(rows, -1, width), read_RmD)
-    return layer.output(layer.intermediate(attended_RmD), attended_RmD)
-
-
-def _read_in_head(model: PreTrainedModel) -> None:
-    """A language model's head computes `positions` (n,) alone, of the flattened batch: logits (1, n, V)."""
-    asked = _taken_off(model, "positions")
-
-    def select(hidden_BTD: torch.Tensor) -> torch.Tensor:
-        return hidden_BTD if asked["positions"] is None else hidden_BTD.flatten(0, 1)[asked["positions"]][None]
-
-    def after(module: torch.nn.Module, args: tuple, output: Any) -> Any:
-        output["last_hidden_state"] = select(output["last_hidden_state"])
-        return output
-
-    if isinstance(model, GenerationMixin):  # some of these go around their base model; their head is one product
-        model.get_output_embeddings().register_forward_pre_hook(lambda module, args: (select(args[0]),))
-    else:
-        model.base_model.register_forward_hook(after)
-
-
-def _taken_off(model: PreTrainedModel, *names: str) -> dict[str, torch.Tensor | None]:
-    """A dictionary that holds, while the model is called, what it was given under these names, unknown to it."""
-    asked: dict[str, torch.Tensor | None] = {}
-
-    def take(module: torch.nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-        asked.update({name: kwargs.pop(name, None) for name in names})
-        return args, kwargs
-
-    model.register_forward_pre_hook(take, with_kwargs=True)
-    return asked
 
 
 def _new_config(size: str, tokenizer: PreTrainedTokenizerBase, max_length: int) -> BertConfig:

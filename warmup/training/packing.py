@@ -6,7 +6,7 @@ Positions restart with each sample and attention stays within it, so the result 
 from __future__ import annotations
 
 import heapq
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -39,10 +39,56 @@ def arrange(lengths_B: np.ndarray) -> Rows:
     return min(every, key=lambda rows: rows.count * rows.width * (_ATTENTION + rows.width))
 
 
-def apart(lengths_B: np.ndarray) -> Rows:
-    """One sample in each row."""
+def apart(lengths_B: np.ndarray, width: int = 0) -> Rows:
+    """One sample in each row, of at least this width."""
     count = len(lengths_B)
-    return Rows(np.arange(count), np.zeros(count, np.int64), count, int(lengths_B.max()))
+    return Rows(np.arange(count), np.zeros(count, np.int64), count, max(width, int(lengths_B.max())))
+
+
+def steady(lengths_B: np.ndarray, width: int) -> Rows:
+    """Rows of this width, as few as will do, of the numbers that `rounded` gives: ragged samples have few shapes."""
+    most = len(lengths_B)
+    for count in range(-(-int(lengths_B.sum()) // width), most):
+        if count == rounded(count) and (rows := _fill(lengths_B, count)).width <= width:
+            return replace(rows, width=width)
+    return apart(lengths_B, width)
+
+
+def end_to_end(lengths_B: np.ndarray, longest: int = 0) -> Rows:
+    """All samples in one row. With `longest`, the most that a sample can have, it is filled up to a width of the
+    numbers that `rounded` gives.
+    """
+    ends_B = np.cumsum(lengths_B)
+    total = width = int(ends_B[-1])
+    if longest and rounded(total) > total:
+        width = rounded(total)
+        while width - total < _fillers(width, longest):
+            width = rounded(width + 1)
+    return Rows(np.zeros(len(lengths_B), np.int64), ends_B - lengths_B, 1, width)
+
+
+def offsets(lengths_B: np.ndarray, rows: Rows, longest: int = 0) -> torch.Tensor:
+    """Where each sample of a single row begins, and where the last ends, (S + 1,) int32. What fills the row up counts
+    as samples, the same number in all rows of a width, none of them empty or longer than `longest`.
+    """
+    starts, total = rows.start_B, int(lengths_B.sum())
+    ends = (
+        np.linspace(total, rows.width, _fillers(rows.width, longest) + 1) if rows.width > total else np.array([total])
+    )
+    return torch.from_numpy(np.concatenate([starts, ends]).astype(np.int32))
+
+
+def _fillers(width: int, longest: int) -> int:
+    return -(-2 * _grain(width) // longest)
+
+
+def rounded(count: int) -> int:
+    """Up to a multiple of an eighth of the power of two below: 16, 18, 20, ... 32, 36, ... at most an eighth more."""
+    return -(-count // _grain(count)) * _grain(count)
+
+
+def _grain(count: int) -> int:
+    return max(1, 1 << max(count.bit_length() - 4, 0))
 
 
 def _fill(lengths_B: np.ndarray, count: int) -> Rows:
@@ -68,13 +114,14 @@ def lay(values_BT: torch.Tensor, mask_BT: torch.Tensor, places_N: torch.Tensor, 
     return flat.view(rows.count, rows.width)
 
 
-def by_row(places_N: torch.Tensor, rows: Rows) -> tuple[torch.Tensor, torch.Tensor]:
+def by_row(places_N: torch.Tensor, rows: Rows, grain: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
     """Places in the flattened rows, grouped: (read_Rm, kept_N). read_Rm: places within each row, filled up with 0 to
-    the same number in all; kept_N: where in the flattened read_Rm those of `places_N` are, in their order.
+    the same number in all, a multiple of `grain`; kept_N: where in the flattened read_Rm those of `places_N` are, in
+    their order.
     """
     row_N, within_N = places_N // rows.width, places_N % rows.width
     count_R = torch.bincount(row_N, minlength=rows.count)
-    width = max(int(count_R.max()), 1)
+    width = -(-max(int(count_R.max()), 1) // grain) * grain
     order = torch.argsort(row_N, stable=True)
     first_R = torch.cumsum(count_R, 0) - count_R
     rank_N = torch.empty_like(row_N)
@@ -83,6 +130,27 @@ def by_row(places_N: torch.Tensor, rows: Rows) -> tuple[torch.Tensor, torch.Tens
     read_R = torch.zeros(rows.count * width, dtype=torch.int64)
     read_R[kept_N] = within_N
     return read_R.view(rows.count, width), kept_N
+
+
+def by_sample(
+    places_N: torch.Tensor, offsets: torch.Tensor, grain: int = 1
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Places in a single row, in ascending order: (read_n, kept_N, offsets of read_n by sample). read_n holds at least
+    one of each sample, and is filled up with 0, which counts as the last one's, to a multiple of `grain`.
+    """
+    begins = offsets.long()
+    all_n = torch.unique(torch.cat([places_N, begins[:-1][_counts(places_N, begins) == 0]]))
+    counts = _counts(all_n, begins)
+    missing = -len(all_n) % grain
+    counts[-1] += missing
+    read_n = torch.cat([all_n, all_n.new_zeros(missing)])
+    read_offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)]).to(torch.int32)
+    return read_n, torch.searchsorted(all_n, places_N), read_offsets
+
+
+def _counts(places_N: torch.Tensor, begins: torch.Tensor) -> torch.Tensor:
+    """How many of the places lie in each sample."""
+    return torch.bincount(torch.searchsorted(begins, places_N, right=True) - 1, minlength=len(begins) - 1)
 
 
 def block_diagonal(segments_RT: torch.Tensor) -> torch.Tensor:

@@ -20,8 +20,8 @@ from warmup.training.answers import Answers
 from warmup.training.asking import Asked
 from warmup.training.batches import IGNORED, MicroBatch
 from warmup.training.hang import HangWatch
-from warmup.training.model import Reading
 from warmup.training.outcome import UserError
+from warmup.training.reading import Reading, read_only_where_asked
 
 
 def predict(config: Config, accelerator: Accelerator, files: Sequence[str], output: str | None) -> tuple[str, str]:
@@ -35,7 +35,7 @@ def predict(config: Config, accelerator: Accelerator, files: Sequence[str], outp
     task = answers.build(config.task, where, tokenizer, labels)
     target = ranks.on_main(accelerator, lambda: writing.place(output, asking.find(files)[0].name, task))
     network = _load(where, task, tokenizer, config).to(accelerator.device)
-    reading = model.read_only_where_asked(network, task.of_tokens, config.speed.packing, config.speed.masked_only)
+    reading = read_only_where_asked(network, task.of_tokens, config.speed.packing, config.speed.masked_only)
     watch = HangWatch(config.launch.timeout, outcome.fail)
     with tempfile.TemporaryDirectory(prefix="warmup-predict-") as scratch:
         read = ranks.on_each_machine(accelerator, lambda: asking.read(files, config, tokenizer, task, Path(scratch)))

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from warmup.training import batches, order, tasks
-from warmup.training.model import Reading
 from warmup.training.outcome import UserError
+from warmup.training.reading import Reading
 from warmup.training.stream import Stream
 from warmup.training.tokens import Drawn, Samples
 
