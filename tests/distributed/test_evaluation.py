@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -85,7 +86,7 @@ def _one_by_one(rank: int, config: Config) -> dict:
     """Loss and accuracy without padding, batches, the tasks' loss, or a head that is computed in part."""
     data, task, built = _build(config)
     built.eval()
-    losses, predicted, true = [], [], []
+    losses, predicted, true, ends = [], [], [], [0]
     for number in range(len(data.validation)):
         batch = tasks.evaluation_batch(task, data.validation, np.array([number]))
         with torch.no_grad():
@@ -96,12 +97,22 @@ def _one_by_one(rank: int, config: Config) -> dict:
             losses.append(np.log(np.exp(row - row.max()).sum()) + row.max() - row[target])
             predicted.append(row.argmax())
             true.append(target)
+        ends.append(len(true))
+    entities = _entities(predicted, true, ends, task.labels) if config.task == "token-classification" else {}
     predicted, true = np.array(predicted), np.array(true)
     found = {"loss": np.mean(losses), "accuracy": (predicted == true).mean(), "targets": len(losses)}
     if config.task == "classification":
         both, either = (predicted & true).sum(), predicted.sum() + true.sum()
         found |= {"f1": 2 * both / either, "matthews": np.corrcoef(predicted, true)[0, 1]}
-    return found | {"rows": len(data.validation)}
+    return found | entities | {"rows": len(data.validation)}
+
+
+def _entities(predicted: list[int], true: list[int], ends: list[int], labels: tuple[str, ...]) -> dict:
+    """seqeval's scores of tags sample by sample, which end at these places."""
+    from seqeval.metrics import f1_score, precision_score, recall_score
+
+    tags = [[[labels[tag] for tag in side[a:b]] for a, b in pairwise(ends)] for side in (true, predicted)]
+    return {"precision": precision_score(*tags), "recall": recall_score(*tags), "f1": f1_score(*tags)}
 
 
 def test_the_same_bits_on_any_world_size(config: Config) -> None:
@@ -128,6 +139,9 @@ def test_the_same_bits_on_any_world_size(config: Config) -> None:
         assert wanted.pop("rows") == 100 and abs(wanted["pearson"]) > 0.01 < abs(wanted["spearman"])
         assert found[0] == pytest.approx(wanted, rel=1e-4)
         return
+    elif config.task == "token-classification":
+        assert found[0] == pytest.approx({name: value for name, value in wanted.items() if name != "rows"}, rel=1e-6)
+        assert 0 < wanted["f1"] != wanted["recall"] and wanted["rows"] > 100  # sentences, in windows
     else:
         assert set(found[0]) == {"loss", "perplexity", "accuracy", "targets"}
         assert found[0]["perplexity"] == pytest.approx(np.exp(wanted["loss"]), rel=1e-6)

@@ -106,6 +106,8 @@ def test_parts_of_speech_on_two_ranks(tmp_path: Path) -> None:
     metrics = run.of_kind("eval")[-1]
     assert set(metrics) == {"kind", "step", "drawn", "loss", "accuracy", "f1", "targets"}
     assert metrics["accuracy"] == 1.0 == metrics["f1"]
+    alone = train(1, tmp_path / "alone", *job, "--batch.accumulation", 2)  # with dropout
+    assert_same_training(run, alone, steps=24, rel=1e-5)
     more = ("--recipe.class_weights", "0=2", "--recipe.label_smoothing", 0.1, "--recipe.duration", "26 steps")
     again = train(2, tmp_path / "run", *job, *more, "--resume", "auto")
     assert again.codes == [0, 0], again.status

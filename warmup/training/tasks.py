@@ -117,12 +117,13 @@ def _counts_of_tags(logits: torch.Tensor, targets: torch.Tensor, owners: object 
     """Of each tag: right ones, found ones, true ones."""
     classes, found_N, wanted_N = logits.shape[-1], logits.flatten(0, -2).argmax(-1), targets.flatten()
     asked_N = wanted_N != IGNORED
-    counts_3C = asked_N.new_zeros(3, classes, dtype=torch.float64)
-    for counts_C, tags_N, counted_N in zip(
-        counts_3C, (found_N, found_N, wanted_N.clamp(0)), (found_N == wanted_N, asked_N, asked_N), strict=True
-    ):
-        counts_C.index_add_(0, tags_N, counted_N.double())
-    return counts_3C.view(1, -1)
+
+    def count(tags_N: torch.Tensor, counted_N: torch.Tensor) -> torch.Tensor:
+        zeros_C = torch.zeros(classes, dtype=torch.float64, device=tags_N.device)
+        return zeros_C.index_add(0, tags_N, counted_N.double())  # bincount would have to wait for the device
+
+    right_C, found_C = count(found_N, found_N == wanted_N), count(found_N, asked_N)
+    return torch.cat([right_C, found_C, count(wanted_N.clamp(0), asked_N)])[None]
 
 
 def _classes(logits: torch.Tensor, targets: torch.Tensor, owners: object = None) -> torch.Tensor:
