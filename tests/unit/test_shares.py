@@ -10,8 +10,8 @@ import torch
 
 from warmup.training import batches, order, tasks
 from warmup.training.reading import WHOLE
+from warmup.training.samples import Samples
 from warmup.training.shares import Share, Shares
-from warmup.training.tokens import Samples
 
 LENGTHS = np.random.default_rng(0).integers(3, 40, 101)
 

@@ -22,8 +22,8 @@ from warmup.config import Checkpoint, Config, Data
 from warmup.training import sources, stream, tokens
 from warmup.training.corpus import Place
 from warmup.training.outcome import UserError
+from warmup.training.samples import Drawn
 from warmup.training.stream import Stream
-from warmup.training.tokens import Drawn
 
 LIMIT, BLOCK = 8, 7
 SHARDS = (12, 9, 15)  # documents

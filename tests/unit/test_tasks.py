@@ -19,7 +19,7 @@ from warmup.training import batches, tasks
 from warmup.training.batches import IGNORED, MicroBatch
 from warmup.training.outcome import UserError
 from warmup.training.reading import Reading
-from warmup.training.tokens import Samples
+from warmup.training.samples import Samples
 
 PAD, UNK, CLS, SEP, MASK = range(5)
 VOCABULARY = 200

@@ -17,7 +17,8 @@ from warmup.config import Config, Data
 from warmup.training import tokens
 from warmup.training.labels import classes, hold_out
 from warmup.training.outcome import UserError
-from warmup.training.tokens import Prepared, Samples, prepare
+from warmup.training.samples import Samples
+from warmup.training.tokens import Prepared, prepare
 
 LIMIT = 12
 

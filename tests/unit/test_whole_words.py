@@ -13,7 +13,7 @@ from transformers import BertTokenizerFast
 
 from warmup.training import masking, order
 from warmup.training.batches import IGNORED
-from warmup.training.tokens import Samples
+from warmup.training.samples import Samples
 
 
 def worded(count: int, longest: int = 60) -> Samples:

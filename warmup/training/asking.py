@@ -18,8 +18,8 @@ from warmup.training import sources, tokens
 from warmup.training.answers import Answers
 from warmup.training.columns import BadRow, Columns
 from warmup.training.rows import all_rows
+from warmup.training.samples import Samples, load_samples
 from warmup.training.sources import Source
-from warmup.training.tokens import Samples
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def read(
 
 
 def load(folder: Path, bad: dict[int, str], key: str) -> Asked:
-    return Asked(tokens.load_samples(folder), bad, key)
+    return Asked(load_samples(folder), bad, key)
 
 
 def _rows(parts: Sequence[Source], config: Config, bad: dict[int, str]) -> Iterator[dict]:

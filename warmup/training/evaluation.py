@@ -14,7 +14,7 @@ from warmup.config import Config
 from warmup.training import batches, compiling, ranks, scores, tasks
 from warmup.training.outcome import UserError
 from warmup.training.reading import Reading
-from warmup.training.tokens import Samples
+from warmup.training.samples import Samples
 
 
 def refuse(config: Config) -> None:

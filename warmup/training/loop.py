@@ -18,10 +18,10 @@ from warmup.training.engine import Engine
 from warmup.training.hang import HangWatch
 from warmup.training.meters import Meters
 from warmup.training.outcome import UserError
+from warmup.training.samples import Drawn
 from warmup.training.saving import Saver
 from warmup.training.shares import Share, Shares
 from warmup.training.stopping import StopWatch
-from warmup.training.tokens import Drawn
 from warmup.training.zero import ZeRO
 
 BETWEEN = "the update, or what comes between two steps"

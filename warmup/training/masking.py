@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from warmup.training import order
 from warmup.training.batches import IGNORED, MicroBatch, padded_inputs
 from warmup.training.outcome import UserError
-from warmup.training.tokens import Samples
+from warmup.training.samples import Samples
 
 
 def masker(tokenizer: PreTrainedTokenizerBase, rate: float) -> Callable[..., MicroBatch]:

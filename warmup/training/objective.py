@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from warmup.config import BALANCED, Recipe, weight_of
 from warmup.training.batches import IGNORED
 from warmup.training.outcome import UserError
-from warmup.training.tokens import Prepared, Samples
+from warmup.training.samples import Samples
+from warmup.training.tokens import Prepared
 
 
 def build(recipe: Recipe, prepared: Prepared) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None:

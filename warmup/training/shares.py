@@ -10,8 +10,8 @@ import numpy as np
 from warmup.training import batches, order, tasks
 from warmup.training.outcome import UserError
 from warmup.training.reading import Reading
+from warmup.training.samples import Drawn, Samples
 from warmup.training.stream import Stream
-from warmup.training.tokens import Drawn, Samples
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,8 @@ from warmup.config import Config
 from warmup.training import order
 from warmup.training.corpus import Corpus, Place
 from warmup.training.outcome import UserError
-from warmup.training.tokens import Drawn, Prepared, Samples, columns_of, cutter, padded
+from warmup.training.samples import Drawn, Samples, padded
+from warmup.training.tokens import Prepared, columns_of, cutter
 
 BATCH = 1000  # documents that are tokenised at once
 STALE = 3600.0  # seconds after which a file is one that a killed run left behind

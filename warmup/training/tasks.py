@@ -20,7 +20,8 @@ from transformers import (
 from warmup.config import Config
 from warmup.training import entities, masking, objective, scores
 from warmup.training.batches import IGNORED, MicroBatch, padded_inputs
-from warmup.training.tokens import Prepared, Samples
+from warmup.training.samples import Samples
+from warmup.training.tokens import Prepared
 
 _EVALUATION = 0xE7A1  # evaluation masks are the same in every run, whatever its seed
 

@@ -13,11 +13,10 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from fractions import Fraction
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import datasets
 import numpy as np
@@ -26,13 +25,14 @@ from filelock import FileLock
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from warmup.config import LANGUAGE_TASKS, Config, Data
-from warmup.training import bpe, causal, order, sentences, windows, wordpiece
+from warmup.training import bpe, causal, sentences, windows, wordpiece
 from warmup.training.columns import BadRow, Columns
 from warmup.training.docstrings import docstring_files
 from warmup.training.labels import classes, hold_out
 from warmup.training.model import is_new, label_names, load_tokenizer
 from warmup.training.outcome import UserError
 from warmup.training.rows import read_rows
+from warmup.training.samples import Samples, load_samples
 from warmup.training.sentences import load_tokenizer_of_words
 from warmup.training.sources import Source, resolve
 
@@ -49,73 +49,6 @@ _OWN_FILES = {  # tasks for which the docstrings are not made, and what their fi
     "token-classification": "files of words and their tags",
 }
 Sources = tuple[Sequence[Source], Sequence[Source]]  # of training and of validation rows
-
-
-class Drawn(NamedTuple):
-    """The samples of a step: their ids, epochs and lengths in tokens.
-
-    Of a stream also `place`, what it goes on from after this step, and `left_out`, rows that could not be used.
-    """
-
-    indices: np.ndarray
-    epochs: np.ndarray
-    lengths: np.ndarray
-    place: dict[str, int] | None = None
-    left_out: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Samples:
-    """A tokenised set. `lengths`: tokens of each sample, special ones included.
-
-    What training asks of it, a `stream.Stream` has too: `size` (None there), `mean_length`, `first` (the id of a sample
-    that is there), `draw` and `take`.
-    """
-
-    table: datasets.Dataset
-    lengths: np.ndarray
-    first = 0
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    @property
-    def size(self) -> int:
-        return len(self)
-
-    @property
-    def mean_length(self) -> Fraction:
-        return Fraction(int(self.lengths.sum(dtype=np.int64)), len(self))
-
-    def draw(self, drawn: int, count: int, seed: int) -> Drawn:
-        """The next `count` samples after position `drawn` of the endless stream of epochs."""
-        indices, epochs = order.draw(drawn, count, len(self), seed)
-        return Drawn(indices, epochs, self.lengths[indices])
-
-    def take(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
-        """Samples as (ids_BT, mask_BT of what is not padding, other columns_B, or _BT where there is a list for each
-        sample, of a value for each token). Padded with 0.
-        """
-        return padded(self.rows(indices))
-
-    def rows(self, indices: np.ndarray) -> pyarrow.Table:
-        return self.table[indices.tolist()]
-
-
-def padded(rows: pyarrow.Table) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
-    """Rows of a tokenised set as `Samples.take` gives them."""
-    lengths = rows["length"].to_numpy()
-    mask_BT = np.arange(max(lengths, default=1)) < lengths[:, None]
-
-    def values(column: pyarrow.ChunkedArray) -> np.ndarray:
-        if not pyarrow.types.is_list(column.type):
-            return column.to_numpy()
-        values_BT = np.zeros(mask_BT.shape, np.int64)
-        values_BT[mask_BT] = column.combine_chunks().flatten().to_numpy()
-        return values_BT
-
-    columns = {name: values(rows[name]) for name in rows.column_names}
-    return columns.pop("ids"), mask_BT, columns
 
 
 @dataclass(frozen=True)
@@ -353,8 +286,3 @@ def encode(batch: dict, tokenizer: PreTrainedTokenizerBase, limit: int) -> tuple
     if pairs:  # the second text and the [SEP] after it
         first = [length - 1 for length in first]
     return encoded, {"ids": ids, "length": [len(row) for row in ids], "first": first}
-
-
-def load_samples(folder: Path) -> Samples:
-    table = datasets.load_from_disk(str(folder))
-    return Samples(table.with_format("arrow"), table.data.column("length").to_numpy())
