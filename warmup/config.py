@@ -23,8 +23,7 @@ BALANCED = "balanced"  # among the class weights
 
 @dataclass(frozen=True)
 class Recipe:
-    """What was tuned, at the reference batch size. Lengths: "10000 steps", "5 epochs", "2.56M samples", "2B tokens",
-    "6%"."""
+    """What was tuned, at the reference batch size."""
 
     optimizer: Literal["adamw", "adam", "rmsprop", "sgd", "lamb", "adafactor"] = "adamw"
     """The optimizer."""
@@ -37,7 +36,8 @@ class Recipe:
     max_lr: float | None = None
     """Cap of the scaled peak."""
     warmup: str = "0 steps"
-    """Length of the warmup at the reference batch size."""
+    """Length of the warmup at the reference batch size: "10000 steps", "5 epochs", "2.56M samples", "2B tokens",
+    "6%"."""
     warmup_scaling: Literal["samples", "steps"] = "samples"
     """What stays the same at another batch size: the warmup's samples (Goyal et al.) or its steps (LEGW, LAMB)."""
     ramp: str = "linear"
@@ -154,13 +154,13 @@ class Batch:
 
 @dataclass(frozen=True)
 class Data:
-    """What is trained on. Files end in .csv, .tsv, .jsonl, .json (a list of objects), .txt (one document per line),
-    .conll, .bio, .iob2 (one word and its tag per line) or .parquet; all but the last also in .gz, .bz2, .xz or .zst
-    after that."""
+    """What is trained on."""
 
     train_files: Sequence[str] = ()
     """Training files, patterns such as 'corpus/*.txt.gz', folders written by Dataset.save_to_disk (of several splits:
-    train), hub:NAME:SPLIT or hub:NAME:CONFIGURATION:SPLIT. None: docstrings of the installed Python packages."""
+    train), hub:NAME:SPLIT or hub:NAME:CONFIGURATION:SPLIT. None: docstrings of the installed Python packages. Files end
+    in .csv, .tsv, .jsonl, .json (a list of objects), .txt (a document per line), .conll, .bio, .iob2 (a word and its
+    tag per line) or .parquet; all but the last also in .gz, .bz2, .xz or .zst after that."""
     validation_files: Sequence[str] = ()
     """Held-out files, in the same ways (of several splits: validation). None: a part of the training rows is held
     out."""
