@@ -30,7 +30,7 @@ def refuse(config: Config) -> None:
             )
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def evaluate(
     model: nn.Module,
     task: tasks.Task,

@@ -94,8 +94,10 @@ def fits_varlen(
     if wanted == "mask":
         return False
     config = model.config
-    if not packs or not takes_rows(model):
-        why = "samples are not packed in rows" if takes_rows(model) else f"{config.model_type} takes samples padded"
+    if not takes_rows(model):
+        why = f"{config.model_type} takes samples padded"
+    elif not packs:
+        why = "samples are not packed in rows"
     else:
         heads = config.num_attention_heads
         why = attending.unfit(device, precision, heads, config.hidden_size // heads, compiled)
