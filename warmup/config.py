@@ -402,25 +402,22 @@ def _expand_home(config: object, *names: str) -> None:
 
 def ratio_of(text: str) -> tuple[str, float]:
     """Name and ratio of one of `recipe.lr_ratios`. Raises ValueError where it is not one."""
-    name, _, number = str(text).partition("=")
-    try:
-        ratio = float(number)
-    except ValueError:
-        ratio = -1.0
-    require(bool(name) and 0 <= ratio < math.inf, "recipe.lr_ratios", text, "a name and a number: classifier=10")
-    return name, ratio
+    return _named_number(text, "recipe.lr_ratios", "a name and a number: classifier=10")
 
 
 def weight_of(text: str) -> tuple[str, float]:
     """Class and weight of one of `recipe.class_weights`. Raises ValueError where it is not one."""
+    return _named_number(text, "recipe.class_weights", f"a class and a number (positive=2), nor {BALANCED}, alone")
+
+
+def _named_number(text: str, flag: str, wanted: str) -> tuple[str, float]:
     name, _, number = str(text).rpartition("=")
     try:
-        weight = float(number)
+        value = float(number)
     except ValueError:
-        weight = -1.0
-    wanted = f"a class and a number (positive=2), nor {BALANCED}, alone"
-    require(bool(name) and 0 <= weight < math.inf, "recipe.class_weights", text, wanted)
-    return name, weight
+        value = -1.0
+    require(bool(name) and 0 <= value < math.inf, flag, text, wanted)
+    return name, value
 
 
 def seconds(text: str, flag: str) -> float:
