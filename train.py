@@ -282,9 +282,8 @@ def begin(job: Job, origin: Origin) -> None:
 def describe(job: Job, findings: list[Finding], new_weights: list[str], changes: list[str]) -> None:
     """Write config.yaml and plan.json, and print the plan as a table, before the first step."""
     config, data, plan, folder = job.config, job.data, job.trainer.plan, job.folder
-    many = f"a stream of {len(data.sources)} shards" if data.train.size is None else f"{data.train.size} samples"
     facts = {
-        "data": f"{many} to train on, {len(data.validation)} held out ({data.folder})",
+        "data": f"{data.amount} to train on, {len(data.validation)} held out ({data.folder})",
         "model": config.model + (f", new: {', '.join(new_weights)}" if new_weights else ""),
         "engine": job.trainer.engine.name,
         "attention": training.reading.attention(job.trainer.engine.bare, job.trainer.shares.reading),

@@ -18,7 +18,7 @@ from warmup.training.card import card
 RECIPE = Recipe(lr=1e-4, reference_batch_size=16, scaling="sqrt", warmup="10 steps", duration="100 steps")
 BATCH = Batch(per_device=16, accumulation=2)
 PLAN = make_plan(RECIPE, Topology(2, 16, 2), num_samples=1600)
-DATA = SimpleNamespace(train=range(1600), validation=range(84))
+DATA = SimpleNamespace(amount="1600 samples", validation=range(84))
 
 
 def made(config: Config, arguments: list[str] | tuple[str, ...] = (), metrics: dict | None = None) -> str:

@@ -96,9 +96,10 @@ def _ingredients(config: Config, data: Prepared) -> list[tuple[str, str]]:
     trained = _names(files.train_files) or "docstrings of the installed Python packages"
     held_out = _names(files.validation_files) or f"{files.validation_fraction:g} of the training rows, held out"
     versions = ", ".join(f"{name} {version}" for name, version in reporting.versions().items())
+    kind = "GPT-2" if config.task == "clm" else "BERT"
     return [
-        ("base model", f"a new BERT, {config.model}" if is_new(config.model) else f"`{_name(config.model)}`"),
-        ("training data", f"{trained}: {len(data.train)} samples"),
+        ("base model", f"a new {kind}, {config.model}" if is_new(config.model) else f"`{_name(config.model)}`"),
+        ("training data", f"{trained}: {data.amount}"),
         ("validation data", f"{held_out}: {len(data.validation)} samples"),
         ("versions", versions),
     ]

@@ -68,6 +68,11 @@ class Prepared:
     bad_rows: tuple[str, ...]
     tokenizer: PreTrainedTokenizerBase
 
+    @property
+    def amount(self) -> str:
+        """How much there is to train on, in words."""
+        return f"a stream of {len(self.sources)} shards" if self.train.size is None else f"{self.train.size} samples"
+
 
 def cache_folder(data: Data) -> Path:
     return Path(data.cache_dir or os.environ.get("WARMUP_CACHE") or Path.home() / ".cache" / "warmup")
