@@ -28,11 +28,13 @@ EXPECTED = [{"text": words, "pair": None, "label": tags} for words, tags in SENT
 NAMES = ("O", "B-ORG", "B-MISC", "B-PER", "I-PER", "B-LOC")
 
 
-def read(*entries: object, text: str | None = None, label: str | None = None) -> tuple[list[dict], list[str]]:
+def read(
+    *entries: object, text: str | None = None, label: str | None = None, labelled: bool = True
+) -> tuple[list[dict], list[str]]:
     """The rows, and the bad ones in words, less the folder."""
     bad: list[BadRow] = []
-    sources, _ = resolve(list(map(str, entries)), (), True, tagged=True)
-    rows = list(read_rows(sources, Columns(text, None, label, words=True), True, bad, 100))
+    sources, _ = resolve(list(map(str, entries)), (), labelled, tagged=True)
+    rows = list(read_rows(sources, Columns(text, None, label, words=True), labelled, bad, 100))
     return rows, [str(row).rpartition("/")[2] for row in bad]
 
 
@@ -80,6 +82,43 @@ MADE = {
 def test_rows_are_the_same_from_every_format(name: str, tmp_path: Path) -> None:
     MADE[name](tmp_path / name)
     assert read(tmp_path / name) == (EXPECTED, [])
+
+
+WORDS_ALONE = {
+    "words.jsonl": lambda path: path.write_text("".join(json.dumps({"words": row}) + "\n" for row, _ in SENTENCES)),
+    "odd.jsonl": lambda path: path.write_text(
+        "".join(json.dumps({"tokens": row, "tags": [None, 3]}) + "\n" for row, _ in SENTENCES)
+    ),
+    "words.csv": lambda path: write_csv(path, [{"Tokens": json.dumps(row)} for row, _ in SENTENCES]),
+    "words.conll": lambda path: path.write_bytes(conll("{}", " ")),
+    "odd.bio": lambda path: path.write_bytes(conll("{} ", "\t")),
+    "a.txt": lambda path: path.write_text("".join("  ".join(row) + " \n\n" for row, _ in SENTENCES)),
+}
+
+
+@pytest.mark.parametrize("name", [*MADE, *WORDS_ALONE])
+def test_words_without_tags(name: str, tmp_path: Path) -> None:
+    """Those that are there are not read, whatever they are."""
+    (MADE | WORDS_ALONE)[name](tmp_path / name)
+    expected = [{"text": words, "pair": None, "label": None} for words, _ in SENTENCES]
+    assert read(tmp_path / name, labelled=False) == (expected, [])
+
+
+def test_bad_rows_of_words_without_tags(tmp_path: Path) -> None:
+    (tmp_path / "a.conll").write_bytes(b"a\nb\n\nc\n\tO\n\ncaf\xe9\n\nd O")
+    (tmp_path / "b.txt").write_bytes(b"a b\ncaf\xe9 b\n\x00\n")
+    (tmp_path / "c.jsonl").write_text('{"tokens": ["a", " "]}\n{"tokens": []}\n{"tokens": "a b"}\n{"tags": ["O"]}\n')
+    found, bad = read(tmp_path / "a.conll", tmp_path / "b.txt", tmp_path / "c.jsonl", labelled=False)
+    assert [row["text"] for row in found] == [["a", "b"], ["d"], ["a", "b"], ["a", "b"]]
+    assert bad == [
+        "a.conll:5: no word in the first column; columns are parted by tabs or blanks",
+        "a.conll:7: not UTF-8 (byte 0xe9 at position 4 of the line)",
+        "b.txt:2: not UTF-8 (byte 0xe9 at position 4 of the line)",
+        "b.txt:3: holds a NUL byte",
+        "c.jsonl:1: word 2 of 'tokens' is blank",
+        "c.jsonl:2: 'tokens' is empty",
+        "c.jsonl:4: 'tokens' is missing",
+    ]
 
 
 def test_a_parquet_file_with_class_names_and_other_columns(tmp_path: Path) -> None:

@@ -120,13 +120,14 @@ def _number(value: object, what: str) -> str:
 
 
 def _sentence(record: dict, chosen: Columns) -> dict:
-    words, tags = (_list(record.get(column), column) for column in (chosen.text, chosen.label))
-    if len(words) != len(tags):
+    words = _list(record.get(chosen.text), chosen.text)
+    tags = None if chosen.label is None else _list(record.get(chosen.label), chosen.label)
+    if tags is not None and len(words) != len(tags):
         raise ValueError(f"{chosen.text!r} holds {len(words)} words and {chosen.label!r} {len(tags)} tags")
     return {
         "text": [_text(word, f"word {number} of {chosen.text!r}") for number, word in enumerate(words, 1)],
         "pair": None,
-        "label": [_label(tag, f"tag {number} of {chosen.label!r}") for number, tag in enumerate(tags, 1)],
+        "label": tags and [_label(tag, f"tag {number} of {chosen.label!r}") for number, tag in enumerate(tags, 1)],
     }
 
 

@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 import pyarrow
 
-from warmup.training.columns import BadRow, Choose
+from warmup.training.columns import BadRow
 from warmup.training.outcome import UserError
 
 
@@ -53,17 +53,19 @@ def fault(line: bytes) -> str | None:
     return None
 
 
-def txt_rows(file: str, choose: Choose) -> Iterator[dict | BadRow]:
+def txt_rows(file: str, words: bool) -> Iterator[dict | BadRow]:
+    """A text per line; words: as the list of its words, which are parted by blanks."""
     for number, line in enumerate(lines(file), 1):
         if reason := fault(line):
             yield BadRow(file, number, reason)
         elif line.decode("utf-8").strip():
-            yield {"text": line.decode("utf-8").rstrip("\r\n"), "pair": None, "label": None}
+            text = line.decode("utf-8").rstrip("\r\n")
+            yield {"text": text.split() if words else text, "pair": None, "label": None}
 
 
-def conll_rows(file: str, choose: Choose) -> Iterator[dict | BadRow]:
+def conll_rows(file: str, tagged: bool) -> Iterator[dict | BadRow]:
     """Sentences of a word per line, its tag in the last column, with an empty line after each (Tjong Kim Sang and De
-    Meulder 2003). A sentence with a bad line is left out as a whole.
+    Meulder 2003). A sentence with a bad line is left out as a whole. Not `tagged`, the first column alone is read.
     """
     words: list[str] = []
     tags: list[str] = []
@@ -71,23 +73,26 @@ def conll_rows(file: str, choose: Choose) -> Iterator[dict | BadRow]:
     for number, line in enumerate(chain(lines(file), [b""]), 1):
         if line.strip() and not line.startswith(b"-DOCSTART-"):
             try:
-                word, tag = _word_and_tag(line)
-                words.append(word)
-                tags.append(tag)
+                columns = _columns(line, tagged)
+                words.append(columns[0])
+                tags.append(columns[-1])
             except ValueError as error:
                 bad = bad or BadRow(file, number, str(error))
         elif words or bad:
-            yield bad or {"text": words, "pair": None, "label": tags}
+            yield bad or {"text": words, "pair": None, "label": tags if tagged else None}
             words, tags, bad = [], [], None
 
 
-def _word_and_tag(line: bytes) -> tuple[str, str]:
-    """The first and the last column. They are parted by tabs, or where there are none by blanks."""
+def _columns(line: bytes, tagged: bool) -> list[str]:
+    """A line's columns, with a word in the first, and where it is `tagged` its tag in the last. They are parted by
+    tabs, or where there are none by blanks.
+    """
     if reason := fault(line):
         raise ValueError(reason)
     text = line.decode("utf-8").strip(" \r\n")
-    columns = text.split("\t") if "\t" in text else re.split(" +", text)
-    word, tag = columns[0].strip(), columns[-1].strip()
-    if len(columns) < 2 or not word or not tag:
+    columns = [column.strip() for column in (text.split("\t") if "\t" in text else re.split(" +", text))]
+    if tagged and not (len(columns) > 1 and columns[0] and columns[-1]):
         raise ValueError("not a word and its tag; a line has at least two columns, parted by tabs or blanks")
-    return word, tag
+    if not columns[0]:
+        raise ValueError("no word in the first column; columns are parted by tabs or blanks")
+    return columns

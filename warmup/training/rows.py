@@ -17,9 +17,7 @@ _READERS = {
     ".tsv": partial(csv_rows, delimiter="\t"),
     ".jsonl": jsonl_rows,
     ".json": json_rows,
-    ".txt": txt_rows,
     ".parquet": parquet_rows,
-    **dict.fromkeys(TAGGED_KINDS, conll_rows),
 }
 
 
@@ -39,7 +37,7 @@ def all_rows(
     Texts are yielded as they stand: nothing is stripped, and line ends inside a quoted csv field are kept. Blank
     lines between rows are no rows. A label is text without blanks around it (1 and 1.0 are "1", true is "True", a
     class of a data set is its name); one that is to be a number is what `float` reads. With `columns.words` texts and
-    labels are lists, as long as each other, of words and of their tags.
+    labels are lists, as long as each other, of words and of their tags. Where rows are not `labelled`, label is None.
     Raises UserError where a source or its columns cannot be read, where a source holds no usable row, and as soon as
     `bad` holds more than `max_bad_rows`.
     """
@@ -58,6 +56,10 @@ def all_rows(
 
 def rows_of(source: Source, columns: Columns, labelled: bool) -> Iterator[dict | BadRow]:
     """Yield every row of a source, usable or not. Raises UserError where it or its columns cannot be read."""
+    if source.kind == ".txt":
+        return txt_rows(source.name, columns.words)
+    if source.kind in TAGGED_KINDS:
+        return conll_rows(source.name, labelled)
     choose = partial(choose_columns, source.name, columns=columns, labelled=labelled)
     if source.shard is not None:
         return shard_rows(source.name, source.table, source.shard, choose)
