@@ -76,6 +76,24 @@ def test_the_score_is_that_of_the_exported_model(runs: list[Ended], tagged: tupl
     assert metrics["f1"] > 0.9
 
 
+def test_predictions_have_the_score_of_the_evaluation(runs: list[Ended], tagged: tuple[Path, Path], tmp_path: Path):
+    """Of the same sentences, whose tags they do not read."""
+    from seqeval.metrics import f1_score
+
+    words = [words for words, _ in sentences(tagged[1])]
+    (tmp_path / "words.txt").write_text("".join(" ".join(row) + "\n" for row in words))
+    arguments = ("--predict", tmp_path / "words.txt", "--model", runs[1].folder, "--output", tmp_path / "out.jsonl")
+    ended = train(2, tmp_path / "predict", *arguments)
+    assert ended.codes == [0, 0], (ended.status, ended.stderr)
+    found = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [line["tokens"] for line in found] == words and not any("cut" in line for line in found)
+    tags, wanted = [line["tags"] for line in found], [tags for _, tags in sentences(tagged[1])]
+    pairs = [pair for row in zip(tags, wanted, strict=True) for pair in zip(*row, strict=True)]
+    metrics = runs[1].of_kind("eval")[-1]
+    assert sum(one == other for one, other in pairs) / len(pairs) == pytest.approx(metrics["accuracy"], abs=0.002)
+    assert f1_score(wanted, tags) == pytest.approx(metrics["f1"], abs=0.02)  # of entities that are cut in the latter
+
+
 def test_it_reads_sentences_that_it_has_not_seen(runs: list[Ended]) -> None:
     """As text, which the pipeline parts into words by itself."""
     from transformers import pipeline

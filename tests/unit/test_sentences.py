@@ -63,6 +63,19 @@ def test_words_of_no_piece_are_not_asked_for_and_move_no_tag() -> None:
     assert tokenise(["\x07", "\u200b"], ["O", "O"]) == []
 
 
+def test_the_parts_of_sentences_know_their_words() -> None:
+    """Of each sentence there is one at least, whatever the tokenizer leaves of it."""
+    texts = [["in", "\x07", "Annas", "in"], ["\x07"], ["de"]]
+    found = [tuple(part) for part in sentences.parts(texts, TINY, 4)]
+    assert found == [
+        (0, True, [CLS, IN, SEP], [0, 1, 0], False),
+        (0, False, [CLS, AN, NA, SEP], [0, 3, 0, 0], True),
+        (0, False, [CLS, IN, SEP], [0, 4, 0], False),
+        (1, True, [CLS, SEP], [0, 0], False),
+        (2, True, [CLS, DE, SEP], [0, 1, 0], False),
+    ]
+
+
 @pytest.mark.parametrize("limit", [5, 9, 64])
 def test_no_word_is_dropped(limit: int) -> None:
     random_ = random.Random(limit)

@@ -83,6 +83,7 @@ def test_a_run_without_a_model_names_its_newest_checkpoint(run: Path, monkeypatc
     ("BertForSequenceClassification", {"num_labels": 1}, "regression"),
     ("BertForMaskedLM", {}, "mlm"),
     ("BertForPreTraining", {}, "mlm"),
+    ("RobertaForTokenClassification", {"num_labels": 1}, "token-classification"),
 ])  # fmt: skip
 def test_the_task_of_a_model_folder(architecture: str, options: dict, task: str, tmp_path: Path) -> None:
     """And it reads as much as it can."""

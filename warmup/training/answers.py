@@ -1,8 +1,8 @@
-"""What each task answers of a text: which of the model's logits it reads, what it keeps of them, and its record."""
+"""What each task answers of a row: which of the model's logits it reads, what it keeps of them, and its record."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,13 +11,12 @@ import torch
 from transformers import (
     AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
     PreTrainedTokenizerBase,
 )
 
 from warmup.training.outcome import UserError
 from warmup.training.tokens import VALUE
-
-TASKS = ("classification", "regression", "mlm")
 
 
 @dataclass(frozen=True)
@@ -25,43 +24,43 @@ class Answers:
     """Of one task. auto_class, labels: as `model.build` wants them. of_tokens: whether single tokens are asked, or the
     text as a whole.
 
-    asked(ids): which of a text's tokens are asked, 1 or 0 for each; a text without any has no answer, for `unasked`.
-    read(logits_nC): what is kept of asked places' logits, (n, width). record(values, sample): the answer, of a sample
-    {ids, asked} and the (asked, width) that was kept for it. columns: what a .csv file holds of it.
+    read(logits_nC): what is kept of asked places' logits, (n, width). record(values, samples): the answer, of a row's
+    samples (see `asking.Asked`) and the (asked, width) that was kept for them. asked(ids): which of a text's tokens are
+    asked, 1 or 0 for each; of a sentence of words each word is. What has none has no answer, for `unasked`. columns:
+    what a .csv file holds of it.
     """
 
     auto_class: type
     labels: tuple[str, ...]
     of_tokens: bool
     width: int
-    asked: Callable[[list[int]], list[int]]
     read: Callable[[torch.Tensor], torch.Tensor]
-    record: Callable[[np.ndarray, dict], dict[str, Any]]
+    record: Callable[[np.ndarray, Sequence[dict]], dict[str, Any]]
+    asked: Callable[[list[int]], list[int]] | None = None
     unasked: str = ""
     columns: tuple[str, ...] = ()
 
 
 def build(task: str, model: str, tokenizer: PreTrainedTokenizerBase, labels: tuple[str, ...]) -> Answers:
-    """The answers of a task. model: where it is. labels: the names of its classes. Raises UserError for other tasks."""
-    refuse_other_tasks(task, model)
+    """The answers of a task. model: where it is. labels: the names of its classes. Raises UserError for clm."""
+    refuse_clm(task, model)
     if task == "classification":
         return _classes(labels)
+    if task == "token-classification":
+        return _tags(labels)
     return _numbers() if task == "regression" else _fillings(tokenizer)
 
 
-def refuse_other_tasks(task: str, model: str) -> None:
-    """Raise UserError for a task that --predict has no answers for."""
+def refuse_clm(task: str, model: str) -> None:
     if task == "clm":
         raise UserError(
             "--predict: a causal language model writes on, which is transformers' work: "
             f'pipeline("text-generation", model="{model}")'
         )
-    if task not in TASKS:
-        raise UserError(f"--predict: knows {', '.join(TASKS)}, and {model} is for {task}")
 
 
 def _classes(labels: tuple[str, ...]) -> Answers:
-    def record(values: np.ndarray, sample: dict) -> dict[str, Any]:
+    def record(values: np.ndarray, samples: Sequence[dict]) -> dict[str, Any]:
         scores = dict(zip(labels, map(_digits, values[0]), strict=True))
         best = labels[int(values[0].argmax())]
         return {"label": best, "score": scores[best], "scores": scores}
@@ -86,7 +85,7 @@ def _numbers() -> Answers:
         width=1,
         asked=_text,
         read=lambda logits_n1: logits_n1,
-        record=lambda values, sample: {"value": _digits(values[0, 0])},
+        record=lambda values, samples: {"value": _digits(values[0, 0])},
         columns=("value",),
     )
 
@@ -97,7 +96,8 @@ def _fillings(tokenizer: PreTrainedTokenizerBase) -> Answers:
     if mask is None:
         raise UserError("--model: its tokenizer has no mask token, which task: mlm needs")
 
-    def record(values: np.ndarray, sample: dict) -> dict[str, Any]:
+    def record(values: np.ndarray, samples: Sequence[dict]) -> dict[str, Any]:
+        (sample,) = samples
         found, ids = values[:, 0].astype(np.int64), np.array(sample["ids"])
         ids[np.array(sample["asked"]) == 1] = found
         tokens = [tokenizer.decode([number]) for number in found.tolist()]
@@ -109,10 +109,38 @@ def _fillings(tokenizer: PreTrainedTokenizerBase) -> Answers:
         of_tokens=True,
         width=1,
         asked=lambda ids: [int(number == mask) for number in ids],
-        read=lambda logits_nV: logits_nV.argmax(-1, keepdim=True),
+        read=_best,
         record=record,
         unasked=f"holds no {tokenizer.mask_token} to fill in",
     )
+
+
+def _tags(labels: tuple[str, ...]) -> Answers:
+    """The likeliest tag for each word by itself; None for one of which the tokenizer leaves nothing to ask at."""
+
+    def record(values: np.ndarray, samples: Sequence[dict]) -> dict[str, Any]:
+        words = samples[0]["words"]
+        asked = [word for sample in samples for word in sample["asked"] if word]
+        tags: list[str | None] = [None] * len(words)
+        for word, found in zip(asked, values[:, 0], strict=True):
+            tags[word - 1] = labels[int(found)]
+        return {"tokens": words, "tags": tags}
+
+    return Answers(
+        auto_class=AutoModelForTokenClassification,
+        labels=labels,
+        of_tokens=True,
+        width=1,
+        read=_best,
+        record=record,
+        unasked="holds no word of which the tokenizer leaves anything",
+    )
+
+
+def _best(logits_nC: torch.Tensor) -> torch.Tensor:
+    """The number of the largest one; no number where that is not finite."""
+    best_n1, numbers_n1 = logits_nC.max(-1, keepdim=True)
+    return numbers_n1.float().where(best_n1.isfinite(), torch.nan)
 
 
 def _text(ids: list[int]) -> list[int]:

@@ -22,18 +22,18 @@ from warmup.training.batches import IGNORED, MicroBatch
 from warmup.training.hang import HangWatch
 from warmup.training.outcome import UserError
 from warmup.training.reading import Reading, read_only_where_asked
+from warmup.training.sentences import load_tokenizer_of_words
 
 
 def predict(config: Config, accelerator: Accelerator, files: Sequence[str], output: str | None) -> tuple[str, str]:
     """Write a prediction for each row of the files. Returns (outcome, message)."""
     began = time.perf_counter()
     where = trained.folder(config.model)
-    tokenizer = tokens.load_tokenizer(
-        config.data.tokenizer or where, "data.tokenizer" if config.data.tokenizer else "model"
-    )
-    labels = tuple(model.label_names(where)) if config.task == "classification" else ()
+    load = load_tokenizer_of_words if config.task == "token-classification" else model.load_tokenizer
+    tokenizer = load(config.data.tokenizer or where, "data.tokenizer" if config.data.tokenizer else "model")
+    labels = tuple(model.label_names(where)) if config.task in tokens.CLASSIFIERS else ()
     task = answers.build(config.task, where, tokenizer, labels)
-    target = ranks.on_main(accelerator, lambda: writing.place(output, asking.find(files)[0].name, task))
+    target = ranks.on_main(accelerator, lambda: writing.place(output, asking.find(files, config)[0].name, task))
     network = _load(where, task, tokenizer, config).to(accelerator.device)
     reading = read_only_where_asked(network, task.of_tokens, config.speed.packing, config.speed.masked_only)
     watch = HangWatch(config.launch.timeout, outcome.fail)
@@ -117,7 +117,7 @@ def _batch(task: Answers, asked: Asked, indices: np.ndarray, tokenizer: PreTrain
     ids_BT, mask_BT, columns = asked.samples.take(indices)
     rows = asked.starts[indices]
     if task.of_tokens:
-        asked_BT = columns["asked"] == 1
+        asked_BT = columns["asked"] > 0
         rows = np.where(asked_BT, rows[:, None] + asked_BT.cumsum(1) - 1, IGNORED)
-    inputs = batches.padded_inputs(ids_BT, mask_BT, tokenizer, columns["first"])
+    inputs = batches.padded_inputs(ids_BT, mask_BT, tokenizer, columns.get("first"))
     return MicroBatch(inputs, torch.from_numpy(rows), len(indices), int(mask_BT.sum()))

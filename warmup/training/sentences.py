@@ -1,8 +1,9 @@
-"""Sentences of tagged words: tokenised word by word, and cut into windows between words."""
+"""Sentences of words: tokenised word by word, and cut into windows between words."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
@@ -35,24 +36,47 @@ def _knows_words(tokenizer: PreTrainedTokenizerBase) -> bool:
     return alone["input_ids"] == tokenizer("in in", **options)["input_ids"]
 
 
-def tokenise(batch: dict, tokenizer: PreTrainedTokenizerBase, limit: int, numbers: Mapping[str, int]) -> dict:
-    """Sentences -> samples {ids, length, label}: `label` holds the number of a word's tag at the word's first piece,
-    and IGNORED at all else. A word of no piece (a control character, say) has no place to be asked at.
+class Part(NamedTuple):
+    """What of a sentence is read at once. row: which sentence. first: whether it is its first part. words: for each of
+    the ids the number of a word, from 1, at its first piece, and 0 at all else. cut: whether its last word goes on.
     """
-    encoded = tokenizer(batch["text"], is_split_into_words=True, add_special_tokens=False, verbose=False)
+
+    row: int
+    first: bool
+    ids: list[int]
+    words: list[int]
+    cut: bool
+
+
+def tokenise(batch: dict, tokenizer: PreTrainedTokenizerBase, limit: int, numbers: Mapping[str, int]) -> dict:
+    """Tagged sentences -> samples {ids, length, label}: `label` holds the number of a word's tag at the word's first
+    piece, and IGNORED at all else. What has no place to be asked at is left out.
+    """
     ids: list[list[int]] = []
     labels: list[list[int]] = []
-    for row, tags in enumerate(batch["label"]):
-        pieces = encoded["input_ids"][row]
-        for window in windows(_words(encoded.word_ids(row)), limit - 2):
-            ids.append([tokenizer.cls_token_id])
-            labels.append([IGNORED])
-            for word, start, end in window:
-                ids[-1] += pieces[start:end]
-                labels[-1] += [numbers[tags[word]]] + [IGNORED] * (end - start - 1)
-            ids[-1].append(tokenizer.sep_token_id)
-            labels[-1].append(IGNORED)
+    for part in parts(batch["text"], tokenizer, limit):
+        if any(part.words):
+            tags = batch["label"][part.row]
+            ids.append(part.ids)
+            labels.append([numbers[tags[word - 1]] if word else IGNORED for word in part.words])
     return {"ids": ids, "length": [len(row) for row in ids], "label": labels}
+
+
+def parts(texts: Sequence[list[str]], tokenizer: PreTrainedTokenizerBase, limit: int) -> Iterator[Part]:
+    """Sentences, given as their words, in parts of at most `limit` tokens; at least one of each sentence.
+
+    A word of no piece (a control character, say) has no place to be asked at.
+    """
+    encoded = tokenizer(texts, is_split_into_words=True, add_special_tokens=False, verbose=False)
+    for row, pieces in enumerate(encoded["input_ids"]):
+        word_ids = encoded.word_ids(row)
+        for number, window in enumerate(list(windows(_words(word_ids), limit - 2)) or [[]]):
+            ids, words = [tokenizer.cls_token_id], [0]
+            for word, start, end in window:
+                ids += pieces[start:end]
+                words += [word + 1] + [0] * (end - start - 1)
+            cut = bool(window) and word_ids[end : end + 1] == [word]
+            yield Part(row, number == 0, [*ids, tokenizer.sep_token_id], [*words, 0], cut)
 
 
 def _words(word_ids: Sequence[int]) -> Iterator[tuple[int, int, int]]:

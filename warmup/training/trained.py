@@ -45,7 +45,7 @@ def defaults(model: str) -> dict[str, Any]:
     recorded = _recorded(Path(where))
     found = {name: value for name, value in recorded.items() if _TAKEN.fullmatch(name)} or _of_architecture(where)
     if "task" in found:
-        answers.refuse_other_tasks(found["task"], where)
+        answers.refuse_clm(found["task"], where)
     return found
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -65,20 +66,24 @@ def _records(asked: Asked, answers: Answers, values: np.ndarray) -> Iterator[dic
 
 
 def _answered(asked: Asked, answers: Answers, values: np.ndarray) -> Iterator[dict[str, Any]]:
-    """The usable rows' answers."""
-    for first in range(0, len(asked.samples), _CHUNK):
-        samples = asked.samples.table[first : first + _CHUNK].to_pylist()
-        for number, sample in enumerate(samples, first):
-            own = values[asked.starts[number] : asked.starts[number + 1]]
-            yield _answer(sample, answers, own) | ({"cut": True} if sample["cut"] else {})
+    """The usable rows' answers, each by all samples of its row."""
+    for _, numbered in groupby(_samples(asked), lambda one: one[1]["row"]):
+        numbers, samples = zip(*numbered, strict=True)
+        own = values[asked.starts[numbers[0]] : asked.starts[numbers[-1] + 1]]
+        yield _answer(samples, answers, own) | ({"cut": True} if any(sample["cut"] for sample in samples) else {})
 
 
-def _answer(sample: dict, answers: Answers, values: np.ndarray) -> dict[str, Any]:
+def _samples(asked: Asked) -> Iterator[tuple[int, dict]]:
+    for first in range(0, len(asked.table), _CHUNK):
+        yield from enumerate(asked.table[first : first + _CHUNK].to_pylist(), first)
+
+
+def _answer(samples: Sequence[dict], answers: Answers, values: np.ndarray) -> dict[str, Any]:
     if not len(values):
         return {"error": answers.unasked}
     if not np.isfinite(values).all():
         return {"error": "what the model computes is not finite"}
-    return answers.record(values, sample)
+    return answers.record(values, samples)
 
 
 def _json_lines(file: TextIO) -> Callable[[dict], object]:
