@@ -53,6 +53,8 @@ def run(config: Config, options: Namespace) -> tuple[str, str]:
         return training.predicting.predict(config, accelerator, options.predict, options.output)
     world_size = simulated or accelerator.num_processes
     if options.seeds:
+        refuse_hopeless(config, world_size)
+        training.tokens.prepare(config)  # so that what is wrong with it is said before there is a directory
         ended = training.seeds.sweep(
             accelerator,
             config,
@@ -86,7 +88,7 @@ def train(
     with tempfile.TemporaryDirectory(prefix="warmup-test-") as scratch:
         wanted = origin.run_dir or (str(Path(scratch) / "run") if options.test else None)
         folder = training.ranks.on_main(accelerator, lambda: training.run_directory.enter(wanted, config.task, origin))
-        trackers = training.trackers.start(accelerator, folder, config, origin)
+        trackers = None if options.test else training.trackers.start(accelerator, folder, config, origin)
         job = training.job.Job(
             config=config,
             data=data,
@@ -119,13 +121,13 @@ def start(config: Config, options: Namespace) -> tuple[Accelerator, int | None]:
     wanted = None if simulated else config.launch.world_size
     launch = config.launch
     accelerator = training.starting.start(wanted, launch.device, launch.start_timeout, config.log.trackers)
-    if config.speed.compile:
+    if config.speed.compile and not options.predict:
         training.compiling.refuse(accelerator)
     fields = {name: value for name, value in commandline.leaves(asdict(config)) if name not in training.tokens.PATHS}
     training.ranks.require_same(
         fields | {"test": options.test, "as_world_size": simulated, "resume": options.resume, "seeds": options.seeds}
     )
-    if config.log.push_to_hub:
+    if config.log.push_to_hub and not options.predict:
         training.ranks.on_main(
             accelerator, lambda: training.hub.refuse_unwritable(config.log.push_to_hub, make=not options.test)
         )
@@ -135,8 +137,10 @@ def start(config: Config, options: Namespace) -> tuple[Accelerator, int | None]:
 def refuse_hopeless(config: Config, world_size: int) -> None:
     """What is wrong with a configuration whatever its data, said before the data is tokenised."""
     training.evaluation.refuse(config)
-    _, findings = examine_on(config, world_size, None, None)
-    errors = [finding for finding in findings if finding.level == "error" and finding.code != "length-unknown"]
+    streaming = config.data.streaming  # of which only the length of a sample will be known
+    _, findings = examine_on(config, world_size, None, Fraction(1) if streaming else None)
+    errors = [finding for finding in findings if finding.level == "error"]
+    errors = [finding for finding in errors if streaming or finding.code != "length-unknown"]
     if errors:
         raise outcome.UserError(errors[0].message)
 

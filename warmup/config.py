@@ -285,7 +285,10 @@ class Evaluation:
             object.__setattr__(self, "every", f"{text} steps" if text.isdigit() else text)
             timed = isinstance(interval(self.every, "evaluation.every"), float)
             require(
-                not timed, "evaluation.every", self.every, "the same on any ranks; give steps, epochs, samples or %"
+                not timed,
+                "evaluation.every",
+                self.every,
+                "the same on any ranks; give steps, epochs, samples, tokens or %",
             )
 
 
@@ -378,6 +381,8 @@ class Config:
                 raise ValueError(f"recipe.{name}: task: {self.task} has no classes; leave it out")
         if self.data.whole_words and self.task != "mlm":
             raise ValueError(f"data.whole_words: is for task mlm, not for {self.task}")
+        if self.speed.compile and self.task == "clm":
+            raise ValueError("speed.compile: is for BERT, RoBERTa and ELECTRA, not for task: clm")
         if self.data.streaming:
             self._check_streaming()
 
@@ -385,8 +390,7 @@ class Config:
         if self.task not in LANGUAGE_TASKS:
             raise ValueError(f"data.streaming: is for language modelling, and task: {self.task} needs its labels first")
         for flag, text in (("checkpoint.every", self.checkpoint.every), ("evaluation.every", self.evaluation.every)):
-            every = text and interval(text, flag)
-            if isinstance(every, Duration) and every.unit == "epochs":
+            if str(text).strip().rstrip("s").endswith("epoch"):
                 raise ValueError(
                     f"{flag}: {text!r}, but the length of a stream's epoch is not known; give steps, samples, tokens "
                     "or %"

@@ -183,8 +183,8 @@ def test_sigterm_to_one_rank_stops_all_after_the_same_step(classification: tuple
     assert not (tmp_path / "run" / "model").exists()
 
 
-def _train_with_infinite_losses(rank: int, arguments: list[str], steps: list[int]) -> int:
-    """Train; on rank 1 the loss is infinite in these steps."""
+def _train_with_infinite_losses(rank: int, arguments: list[str], steps: list[int], faulty: int = 1) -> int:
+    """Train; on the faulty rank the loss is infinite in these steps."""
     import train as script
     from warmup.training import tasks
 
@@ -194,18 +194,23 @@ def _train_with_infinite_losses(rank: int, arguments: list[str], steps: list[int
         nonlocal count
         if logits.requires_grad:
             count += 1
-        return loss_sum(logits, targets) * (float("inf") if rank == 1 and count in steps else 1.0)
+        return loss_sum(logits, targets) * (float("inf") if rank == faulty and count in steps else 1.0)
 
     tasks.loss_sum = infinite
     return script.main(arguments)
 
 
-def test_a_step_that_is_not_finite_is_skipped_on_all_ranks(classification: tuple[str, ...], tmp_path: Path) -> None:
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_a_step_that_is_not_finite_is_skipped_on_all_ranks(
+    world_size: int, classification: tuple[str, ...], tmp_path: Path
+) -> None:
+    """And nothing of it is left: the next step is applied."""
     import json
 
-    job = [*classification, "--batch.global_size", "32", "--batch.per_device", "16", "--run_dir", str(tmp_path / "run")]
-    ranks = run_ranks(2, _train_with_infinite_losses, job, [5])
-    assert [rank.value for rank in ranks] == [0, 0]
+    batch = ("--batch.global_size", "32", "--batch.per_device", str(32 // world_size))
+    job = [*classification, *batch, "--run_dir", str(tmp_path / "run")]
+    ranks = run_ranks(world_size, _train_with_infinite_losses, job, [5], world_size - 1)
+    assert [rank.value for rank in ranks] == [0] * world_size
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     trained = [line for line in lines if line["kind"] == "train"]
     (skipped,) = [line for line in lines if line["kind"] == "skipped"]

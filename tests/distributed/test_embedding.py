@@ -127,6 +127,34 @@ def test_one_rank_has_nothing_to_exchange() -> None:
     assert not model.get_input_embeddings().weight.grad.any()
 
 
+def _update_after_nan(rank: int) -> tuple[list[bool], float]:
+    """An engine's updates after a loss of NaN and after a right one, and the largest weight at the end."""
+    from types import SimpleNamespace
+
+    from accelerate import Accelerator
+
+    from warmup.training.engine import Engine
+
+    model = _classifier()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    engine = Engine(Accelerator(cpu=True), model, optimizer, SimpleNamespace(max_grad_norm=1.0))
+    touched = SimpleNamespace(token_ids=np.unique(_ids(rank).numpy()), most_token_ids=30)
+    applied = []
+    for factor in (float("nan"), 1.0):
+        engine.backward(_loss(engine.model, rank) * factor)
+        engine.exchange(touched)
+        applied.append(engine.update(torch.zeros(1, dtype=torch.float64))[2])
+    return applied, float(model.get_input_embeddings().weight.abs().max())
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_nothing_is_left_of_a_gradient_that_is_not_finite(world_size: int) -> None:
+    """Clipping by a norm of NaN spoils every row, not the touched ones alone."""
+    for rank in run_ranks(world_size, _update_after_nan):
+        assert rank.error is None, rank.error
+        assert rank.value[0] == [False, True] and np.isfinite(rank.value[1])
+
+
 def test_it_stays_where_rows_are_not_all_there_is() -> None:
     """A tied head gives every row a gradient."""
     tied, frozen, on_gpu = AutoModelForMaskedLM.from_config(_classifier().config), _classifier(), _classifier()

@@ -35,6 +35,13 @@ def test_the_same_training(task: str, accumulation: int, request: pytest.Fixture
         assert_same_training(train(2, tmp_path / f"zero{stage}", *job, env=zero(stage)), reference, steps=20, rel=1e-4)
 
 
+def test_evaluations_on_the_way_leave_weights_that_can_be_trained(clm: tuple[str, ...], tmp_path: Path) -> None:
+    """Those of a GPT-2 are large enough for DeepSpeed to divide them."""
+    job = (*clm, "--recipe.duration", "6 steps", "--batch.per_device", 16, "--evaluation.every", 2)
+    reference = train(2, tmp_path / "ddp", *job)
+    assert_same_training(train(2, tmp_path / "zero3", *job, env=zero(3)), reference, steps=6, rel=1e-4)
+
+
 @pytest.fixture(scope="module")
 def job(mlm: tuple[str, ...]) -> tuple[object, ...]:
     """20 steps of 24 with a checkpoint every 4 steps, without dropout, so that it is the same however it is cut."""

@@ -205,7 +205,7 @@ def test_what_is_no_interval_of_evaluations_is_refused(every):
 
 def test_evaluations_follow_no_clock_of_one_machine():
     assert refusal(Evaluation, every="15 minutes") == (
-        "evaluation.every: '15 minutes' is not the same on any ranks; give steps, epochs, samples or %"
+        "evaluation.every: '15 minutes' is not the same on any ranks; give steps, epochs, samples, tokens or %"
     )
 
 

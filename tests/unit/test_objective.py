@@ -102,6 +102,8 @@ def test_a_class_that_there_is_not() -> None:
         UserError, match="^recipe.class_weights: no class 'positive' in the training data .there are neg"
     ):
         build("positive=2")
+    with pytest.raises(UserError, match="^recipe.class_weights: no class has a weight above 0"):
+        build("negative=0", "neutral=0", "a=b=0")
 
 
 @pytest.mark.parametrize("weights", [("positive",), ("=2",), ("a=-1",), ("a=inf",), ("a=nan",), ("balanced", "a=2")])

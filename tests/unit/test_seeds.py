@@ -8,11 +8,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 import train
 from warmup.commandline import to_yaml
 from warmup.config import Config, Recipe
-from warmup.training import run_directory, seeds, tokens
+from warmup.training import resuming, run_directory, seeds, tokens
 from warmup.training.outcome import UserError
 
 CONFIG = Config(recipe=Recipe(lr=1e-3), task="mlm")
@@ -44,6 +45,25 @@ def test_what_does_not_go_together(given: tuple[str, ...], message: str) -> None
     assert str(caught.value).startswith(message)
 
 
+@pytest.mark.parametrize("given", [("--predict",), ("--predict", "--model", "x")])
+def test_to_predict_nothing_is_not_to_train(given: tuple[str, ...]) -> None:
+    with pytest.raises(UserError, match="^--predict: names no file"):
+        train.parse(["--task", "mlm", *given])
+
+
+def test_a_sweep_is_no_run(tmp_path: Path) -> None:
+    (tmp_path / "seeds.json").write_text("{}")
+    text = f"{tmp_path} is of a sweep of seeds; name one of its runs: {tmp_path}/seed-N"
+    for flag, find in (
+        ("run_dir", lambda: resuming.find("auto", str(tmp_path))),
+        ("--resume", lambda: resuming.find(str(tmp_path), None)),
+        ("--model", lambda: train.parse(["--predict", "x.txt", "--model", str(tmp_path)])),
+    ):
+        with pytest.raises(UserError) as caught:
+            find()
+        assert str(caught.value) == f"{flag}: {text}"
+
+
 def test_a_seed_of_a_file_gives_way(tmp_path: Path) -> None:
     """As that of an earlier run's config.yaml."""
     (tmp_path / "config.yaml").write_text("seed: 7\n")
@@ -57,6 +77,7 @@ class Swept:
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, ends: dict[int, float | None]):
         self.folder, self.ends, self.trained, self.freed = folder, ends, [], 0
         self.watch = SimpleNamespace(wanted=lambda: False)
+        self.scaler, self.scales = torch.amp.GradScaler("cpu", init_scale=1024.0), []
         self.key = "data"
         monkeypatch.setattr(tokens, "prepare", lambda config: SimpleNamespace(key=self.key))
 
@@ -65,7 +86,9 @@ class Swept:
 
     def run(self, *numbers: int, resume: str | None = None, **changes: object) -> tuple[str, str]:
         device = SimpleNamespace(type="cpu")
-        accelerator = SimpleNamespace(is_main_process=True, free_memory=self.free_memory, device=device)
+        accelerator = SimpleNamespace(
+            is_main_process=True, free_memory=self.free_memory, device=device, scaler=self.scaler
+        )
         config = replace(CONFIG, run_dir=str(self.folder), **changes)
         options = SimpleNamespace(seeds=list(numbers), resume=resume)
         try:
@@ -75,6 +98,8 @@ class Swept:
 
     def train(self, config: Config) -> None:
         self.trained.append(config.seed)
+        self.scales.append(self.scaler.state_dict()["scale"])
+        self.scaler.load_state_dict(self.scaler.state_dict() | {"scale": 2.0})  # what overflows come to
         folder, value = Path(config.run_dir), self.ends[config.seed]
         folder.mkdir(exist_ok=True)
         run_directory.claim(folder)
@@ -95,6 +120,7 @@ def swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Swept:
 def test_mean_and_sample_standard_deviation(swept: Swept, capsys: pytest.CaptureFixture) -> None:
     assert swept.run(5, 3, 8) == ("done", f"3 seeds, compared in {swept.folder}/seeds.json")
     assert swept.trained == [5, 3, 8] and swept.freed == 3 and run_directory._held == []
+    assert swept.scales == [1024.0] * 3  # each begins with the scale of fp16 that a run by itself would
     assert swept.found() == {
         "seeds": [5, 3, 8],
         "metrics": {"5": {"loss": 1.0, "n": 8.0}, "3": {"loss": 2.0, "n": 8.0}, "8": {"loss": 6.0, "n": 8.0}},

@@ -41,9 +41,11 @@ class WordEmbedding:
         self._touched: torch.Tensor | None = None  # None: may be any
         self.clear()
 
-    def clear(self) -> None:
-        """In the place of the optimizer's zero_grad(), which takes the gradient away."""
-        if self._touched is None:
+    def clear(self, whole: bool = False) -> None:
+        """In the place of the optimizer's zero_grad(), which takes the gradient away. whole: not the touched rows
+        alone, where clipping by a norm that is not finite may have spoilt the others.
+        """
+        if whole or self._touched is None:
             self._grad_VD.zero_()
         else:
             self._grad_VD.index_fill_(0, self._touched, 0)

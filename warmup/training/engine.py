@@ -74,7 +74,7 @@ class Engine:
         if scaler:
             scaler.update()
             self.loss_scale = scale
-        self._zero_grad()
+        self._zero_grad(whole=not applied)
         return read, grad_norm, applied
 
     def state(self) -> dict[str, Any]:
@@ -134,10 +134,10 @@ class Engine:
         """This rank's part of a parameter's state."""
         return tensor
 
-    def _zero_grad(self) -> None:
+    def _zero_grad(self, whole: bool = False) -> None:
         self._prepared.zero_grad()
         if self._word_embedding is not None:
-            self._word_embedding.clear()
+            self._word_embedding.clear(whole)
 
 
 def saved_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:

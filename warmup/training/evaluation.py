@@ -30,7 +30,7 @@ def refuse(config: Config) -> None:
             )
 
 
-@torch.inference_mode()
+@torch.no_grad()  # in inference mode, ZeRO 3 would gather weights that the next pass cannot be trained with
 def evaluate(
     model: nn.Module,
     task: tasks.Task,

@@ -50,7 +50,10 @@ def class_weights(wanted: Sequence[str], prepared: Prepared) -> list[float]:
     if unknown := [name for name in given if name not in labels]:
         there = ", ".join(labels[:20]) + (", ..." if len(labels) > 20 else "")
         raise UserError(f"recipe.class_weights: no class {unknown[0]!r} in the training data (there are {there})")
-    return [given.get(label, 1.0) for label in labels]
+    weights = [given.get(label, 1.0) for label in labels]
+    if not any(weights):
+        raise UserError("recipe.class_weights: no class has a weight above 0, so that nothing would be learned")
+    return weights
 
 
 def balanced(counts_C: np.ndarray) -> list[float]:

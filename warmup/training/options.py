@@ -47,10 +47,12 @@ def parse(argv: Sequence[str]) -> tuple[Config, Namespace]:
 
 def of_predicting(config: Config, options: Namespace) -> dict[str, Any]:
     """The fields that --predict takes from the run that made the model; none without it."""
-    if not options.predict:
+    if options.predict is None:
         if options.output:
             raise ValueError("--output: says where --predict writes; give that too")
         return {}
+    if not options.predict:
+        raise ValueError("--predict: names no file")
     for name in ("test", "resume", "as_world_size", "seeds"):
         if getattr(options, name) not in (None, False, "never"):
             raise ValueError(f"--predict: does not train; leave --{name} out")

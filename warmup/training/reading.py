@@ -95,7 +95,7 @@ def fits_varlen(
         return False
     config = model.config
     if not takes_rows(model):
-        why = f"{config.model_type} takes samples padded"
+        why = f"there is no kernel for the layers of {config.model_type}"
     elif not packs:
         why = "samples are not packed in rows"
     else:

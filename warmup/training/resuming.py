@@ -100,6 +100,7 @@ def find(wanted: str | None, run_dir: str | None) -> Origin:
 
 def _newest(run: Path) -> Origin:
     """The newest valid checkpoint of an occupied run directory, or a fresh start in it."""
+    run_directory.refuse_sweep(run, "run_dir")
     if not (run / "metrics.jsonl").is_file():
         raise UserError(f"run_dir: {run} is occupied and not a run directory; give another one")
     run_directory.claim(run)
@@ -112,6 +113,7 @@ def _newest(run: Path) -> Origin:
 
 def _given(path: Path, run_dir: str | None) -> Origin:
     """The checkpoint of a path; or, of a run directory's, the newest valid one."""
+    run_directory.refuse_sweep(path, "--resume")
     notes: list[str] = []
     folder: Path | None = path
     if (path / "checkpoints").is_dir():

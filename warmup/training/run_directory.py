@@ -16,6 +16,7 @@ from warmup.training.outcome import UserError
 if TYPE_CHECKING:
     from warmup.training.resuming import Origin
 
+SWEEP = "seeds.json"  # what a sweep of seeds is known by
 LINES = ("metrics.jsonl", "samples.jsonl")
 _held: list[FileLock] = []  # for as long as the process lives; the kernel frees them however it ends
 
@@ -23,6 +24,12 @@ _held: list[FileLock] = []  # for as long as the process lives; the kernel frees
 def occupied(folder: Path) -> bool:
     """Whether a path is taken: by something that is no directory, or by one that holds something."""
     return folder.exists() and (not folder.is_dir() or any(path.name != ".lock" for path in folder.iterdir()))
+
+
+def refuse_sweep(folder: Path, flag: str) -> None:
+    """Raise UserError where a run is asked for and a sweep of seeds, which holds several, is named."""
+    if (folder / SWEEP).is_file():
+        raise UserError(f"{flag}: {folder} is of a sweep of seeds; name one of its runs: {folder}/seed-N")
 
 
 def refuse_occupied(path: str | None) -> None:
@@ -75,6 +82,12 @@ def make(path: str | None, task: str) -> Path:
         refuse_occupied(str(folder))  # by a run that was quicker, and is over
         return folder
     raise AssertionError
+
+
+def leave(folder: Path) -> None:
+    """Leave a directory free that this run has just made, and will write nothing to."""
+    if not (folder / LINES[0]).stat().st_size:
+        (folder / LINES[0]).unlink()
 
 
 def enter(path: str | None, task: str, origin: Origin) -> Path:

@@ -21,7 +21,7 @@ from warmup.training import outcome, ranks, resuming, run_directory, tokens
 from warmup.training.outcome import UserError
 from warmup.training.stopping import StopWatch
 
-RESULTS = "seeds.json"
+RESULTS = run_directory.SWEEP
 Metrics = dict[str, float]
 
 
@@ -38,6 +38,7 @@ def sweep(
     seeds: list[int] = options.seeds
     folder = ranks.on_main(accelerator, lambda: enter(config, options.resume))
     results: dict[int, Metrics] = {}
+    scaler = accelerator.scaler.state_dict() if accelerator.scaler else None
     stopped = ""
     for seed in seeds:
         one = replace(config, seed=seed, run_dir=str(folder / f"seed-{seed}"))
@@ -48,7 +49,7 @@ def sweep(
                     stopped = f"before seed {seed}"
                     break
                 train(one)
-                forget(accelerator)
+                forget(accelerator, scaler)
                 result = ranks.on_main(accelerator, lambda one=one: leave(one))
                 if result["outcome"] != "done":
                     stopped = f"seed {seed} after step {result['step']} of {result['total_steps']}"
@@ -63,8 +64,10 @@ def sweep(
     return "done", f"{len(seeds)} seeds, compared in {folder / RESULTS}"
 
 
-def forget(accelerator: Accelerator) -> None:
-    """Free what there is left of a run that has ended."""
+def forget(accelerator: Accelerator, scaler: dict[str, Any] | None) -> None:
+    """Free what there is left of a run that has ended. scaler: fp16's, as it was before the first one."""
+    if scaler:
+        accelerator.scaler.load_state_dict(scaler)
     accelerator.free_memory()  # what Accelerate has kept of it,
     gc.collect()  # and what refers to itself: a run's model does
     if accelerator.device.type == "cuda":
@@ -108,7 +111,7 @@ def done(config: Config) -> dict[str, Any] | None:
 
 def changed(was: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """Fields that make it another training. The reference batch size may be the one that the run began with."""
-    fixed = [name for name in now if name in resuming.FIXED or name.startswith("recipe.")]
+    fixed = [name for name in now if name in resuming.FIXED or name.startswith(("recipe.", "evaluation."))]
     taken = ["recipe.reference_batch_size"] if now["recipe.reference_batch_size"] is None else []
     return [name for name in fixed if name not in taken and was.get(name) != now[name]]
 

@@ -32,7 +32,17 @@ def start(accelerator: Accelerator, folder: Path, config: Config, origin: Origin
         return None
     step = origin.state["clock"]["step"] if origin.checkpoint else -1
     made: list[Trackers] = []
-    ranks.on_main(accelerator, lambda: made.append(Trackers(folder, config, step)))
+
+    def make() -> None:
+        try:
+            made.append(Trackers(folder, config, step))
+        except UserError:
+            if not origin.checkpoint:
+                (folder / FILE).unlink(missing_ok=True)
+                run_directory.leave(folder)
+            raise
+
+    ranks.on_main(accelerator, make)
     return made[0] if made else None
 
 

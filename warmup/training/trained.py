@@ -9,11 +9,11 @@ from typing import Any
 import yaml
 
 from warmup.commandline import leaves
-from warmup.training import answers, checkpoint
+from warmup.training import answers, checkpoint, run_directory
 from warmup.training.model import is_new, load_config, positions
 from warmup.training.outcome import UserError
 
-_TAKEN = re.compile(r"task|data\.(\w+_column|max_length)|batch\.evaluation|speed\.\w+")
+_TAKEN = re.compile(r"task|data\.(\w+_column|max_length)|batch\.evaluation|speed\.(packing|masked_only)")
 """Fields of the run that a prediction is made with too."""
 _TASKS = {
     "ForSequenceClassification": "classification",
@@ -32,6 +32,7 @@ def folder(model: str) -> str:
             f"--predict: needs a trained --model: a run directory, a model folder or a hub name; {model} is a new one"
         )
     run = Path(model)
+    run_directory.refuse_sweep(run, "--model")
     if not _is_run(run) or (run / "model").is_dir():
         return str(run / "model") if _is_run(run) else model
     newest, _ = checkpoint.newest(run)
