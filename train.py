@@ -121,12 +121,12 @@ def start(config: Config, options: Namespace) -> tuple[Accelerator, int | None]:
     wanted = None if simulated else config.launch.world_size
     launch = config.launch
     accelerator = training.starting.start(wanted, launch.device, launch.start_timeout, config.log.trackers)
-    if config.speed.compile and not options.predict:
-        training.compiling.refuse(accelerator)
     fields = {name: value for name, value in commandline.leaves(asdict(config)) if name not in training.tokens.PATHS}
     training.ranks.require_same(
         fields | {"test": options.test, "as_world_size": simulated, "resume": options.resume, "seeds": options.seeds}
     )
+    if config.speed.compile and not options.predict:
+        training.compiling.refuse(accelerator)
     if config.log.push_to_hub and not options.predict:
         training.ranks.on_main(
             accelerator, lambda: training.hub.refuse_unwritable(config.log.push_to_hub, make=not options.test)
