@@ -339,6 +339,8 @@ class Log:
 
 LANGUAGE_TASKS = ("mlm", "clm")
 """Tasks that learn from plain text, which needs no labels."""
+CLASSIFIERS = ("classification", "token-classification")
+"""Tasks whose labels are classes."""
 
 
 @dataclass(frozen=True)
@@ -377,7 +379,7 @@ class Config:
         if self.time_limit is not None:
             seconds(self.time_limit, "time_limit")
         for name in ("label_smoothing", "class_weights"):
-            if getattr(self.recipe, name) and self.task not in ("classification", "token-classification"):
+            if getattr(self.recipe, name) and self.task not in CLASSIFIERS:
                 raise ValueError(f"recipe.{name}: task: {self.task} has no classes; leave it out")
         if self.data.whole_words and self.task != "mlm":
             raise ValueError(f"data.whole_words: is for task mlm, not for {self.task}")

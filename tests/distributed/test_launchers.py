@@ -64,6 +64,7 @@ def test_deepspeed_trains_the_same(job: tuple[str, ...], tmp_path: Path) -> None
     assert found[0] == pytest.approx(found[1], rel=1e-6)
 
 
+@pytest.mark.slow
 def test_without_arguments_it_is_the_quickstarts_pretraining(tmp_path: Path) -> None:
     ended = shell(BIN / "accelerate", "launch", "--cpu", TRAIN, "--test", folder=tmp_path)
     assert ended.returncode == 0, ended.stderr

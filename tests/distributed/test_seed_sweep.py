@@ -169,7 +169,8 @@ def test_a_failure_names_its_seed(job: tuple, tmp_path: Path) -> None:
     assert not (tmp_path / "run" / "seed-9").exists()
 
 
-@pytest.mark.parametrize("stage", [pytest.param(2, marks=pytest.mark.slow), 3])
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [2, 3])
 def test_engines_of_deepspeed_one_after_the_other(stage: int, job: tuple, tmp_path: Path) -> None:
     pytest.importorskip("deepspeed")
     env = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO3_INIT": "false"}

@@ -9,6 +9,7 @@ import pytest
 from harness import Ended, assert_each_sample_once, assert_killed, assert_same_training, killed_after, train
 
 pytest.importorskip("deepspeed")
+pytestmark = pytest.mark.slow
 BATCH = 24
 
 

@@ -44,6 +44,7 @@ def test_sigterm_stops_and_the_next_start_goes_on(classification, tmp_path: Path
     assert checkpoint.step_of(newest) == steps(run) > int(step) + 5
 
 
+@pytest.mark.slow
 def test_a_peers_death_is_no_preemption_and_a_run_directory_has_one_run(classification, tmp_path: Path, launch) -> None:
     """The launcher sends SIGTERM to the other ranks when one dies: that is a failure. Before it, a second launcher
     is refused and the first goes on.
@@ -69,7 +70,8 @@ def test_a_peers_death_is_no_preemption_and_a_run_directory_has_one_run(classifi
     assert newest and not inside(tmp_path, "RANK=0")
 
 
-@pytest.mark.parametrize("number", [pytest.param(0, marks=pytest.mark.slow), 1])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [0, 1])
 def test_a_rank_that_is_stopped_is_named_in_time(number: int, classification, tmp_path: Path, launch) -> None:
     """SIGSTOP: within --launch.timeout, and the 30 s that the launcher gives a rank to end."""
     process = launch("cpu.sh", 2, *classification, *ENDLESS, "--run_dir", "run", "--launch.timeout", 6)

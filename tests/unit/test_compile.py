@@ -119,6 +119,7 @@ def test_full_windows_have_one_shape_and_no_padding() -> None:
         assert tuple(laid.inputs["read"].shape) == (SAMPLES, 8) and laid.targets.numel() == 8 * SAMPLES
 
 
+@pytest.mark.slow
 def test_the_code_that_is_generated_computes_the_same() -> None:
     (net, reading), plain = compiled("MaskedLM"), network("MaskedLM")
     batch = ragged("MaskedLM", torch.randint(4, LENGTH + 1, (SAMPLES,)))

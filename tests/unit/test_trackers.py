@@ -14,8 +14,9 @@ import pytest
 from accelerate import PartialState
 
 from warmup.config import Config, Log, Recipe
-from warmup.training import trackers
+from warmup.training import run_directory, trackers
 from warmup.training.outcome import UserError
+from warmup.training.resuming import Origin
 from warmup.training.trackers import Trackers, settings
 
 
@@ -146,6 +147,19 @@ def test_one_that_does_not_start_ends_the_run(tmp_path: Path, calls: Calls, monk
     with pytest.raises(UserError, match=text):
         Trackers(tmp_path, configured("wandb"), -1)
     assert not (tmp_path / "trackers.json").exists()
+
+
+@pytest.mark.parametrize("checkpoint", [None, Path("step-00000004")])
+def test_a_new_run_that_does_not_start_leaves_its_directory_free(
+    checkpoint: Path | None, tmp_path: Path, calls: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where another tracker has started; a run that goes on keeps what it has."""
+    monkeypatch.setattr(sys.modules["wandb"], "init", lambda **_: 1 / 0)
+    (tmp_path / "metrics.jsonl").touch()
+    origin = Origin(checkpoint, None, state={"clock": {"step": 4}})
+    with pytest.raises(UserError, match="^log.trackers: wandb does not start: ZeroDivisionError"):
+        trackers.start(SimpleNamespace(is_main_process=True), tmp_path, configured("mlflow", "wandb"), origin)
+    assert run_directory.occupied(tmp_path) == (checkpoint is not None)
 
 
 def test_one_that_fails_on_the_way_is_told_of_once(

@@ -14,8 +14,8 @@ from accelerate import Accelerator
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from warmup.config import Config
-from warmup.training import answers, asking, batches, model, outcome, ranks, tokens, trained, writing
+from warmup.config import CLASSIFIERS, Config
+from warmup.training import answers, asking, batches, model, outcome, ranks, trained, writing
 from warmup.training.answers import Answers
 from warmup.training.asking import Asked
 from warmup.training.batches import IGNORED, MicroBatch
@@ -31,7 +31,7 @@ def predict(config: Config, accelerator: Accelerator, files: Sequence[str], outp
     where = trained.folder(config.model)
     load = load_tokenizer_of_words if config.task == "token-classification" else model.load_tokenizer
     tokenizer = load(config.data.tokenizer or where, "data.tokenizer" if config.data.tokenizer else "model")
-    labels = tuple(model.label_names(where)) if config.task in tokens.CLASSIFIERS else ()
+    labels = tuple(model.label_names(where)) if config.task in CLASSIFIERS else ()
     task = answers.build(config.task, where, tokenizer, labels)
     target = ranks.on_main(accelerator, lambda: writing.place(output, asking.find(files, config)[0].name, task))
     network = _load(where, task, tokenizer, config).to(accelerator.device)

@@ -22,8 +22,8 @@ def run(job: Job) -> tuple[str, str]:
     probe, wrong = RateProbe(trainer), []
     steps = min(STEPS, trainer.plan.total_steps)
     number = 0
-    for drawn, step in enumerate(trainer.steps()):
-        if drawn == 0:
+    for turn, step in enumerate(trainer.steps()):
+        if turn == 0:
             watch_ranks(job)
         if not step.applied and (step.loss_scale or 0) > 1:
             log.tell(f"skipped at a loss scale of {step.loss_scale:g}, which is lowered")

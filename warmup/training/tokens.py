@@ -24,7 +24,7 @@ import pyarrow
 from filelock import FileLock
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
-from warmup.config import LANGUAGE_TASKS, Config, Data
+from warmup.config import CLASSIFIERS, LANGUAGE_TASKS, Config, Data
 from warmup.training import bpe, causal, sentences, windows, wordpiece
 from warmup.training.columns import BadRow, Columns
 from warmup.training.docstrings import docstring_files
@@ -43,7 +43,6 @@ FORMAT = 2  # raise it where the same content would be tokenised differently
 PATHS = ("data.train_files", "data.validation_files", "data.tokenizer", "data.cache_dir")
 """Fields that may differ from machine to machine: the key says whether what is there is the same."""
 VALUE = "value"  # the one label of a regression: the name of what it predicts
-CLASSIFIERS = ("classification", "token-classification")
 _OWN_FILES = {  # tasks for which the docstrings are not made, and what their files are
     "regression": "files whose labels are numbers",
     "token-classification": "files of words and their tags",
