@@ -33,6 +33,13 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of tokenised data of this test's own."""
+    monkeypatch.setenv("WARMUP_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
     """Processes that are forked later must not inherit a pool of threads."""

@@ -196,17 +196,17 @@ def killed_after(step: int | None) -> Callable[[int], None]:
     """
 
     def before(rank: int) -> None:
-        from warmup.training.loop import Trainer
+        from warmup.training.run.train_step import TrainStep
 
-        whole_step = Trainer._step
+        whole_step = TrainStep._step
 
-        def killed(self: Trainer) -> object:
+        def killed(self: TrainStep) -> object:
             if self.clock.step == step:
                 self.saver.wait()
                 os.kill(os.getpid(), signal.SIGKILL)
             return whole_step(self)
 
-        Trainer._step = killed
+        TrainStep._step = killed
 
     return before
 
@@ -238,12 +238,12 @@ def assert_same_end(run: Path, reference: Path) -> None:
 
 def assert_each_sample_once(run: Path, seed: int = 0) -> None:
     """samples.jsonl holds each position of the data stream once, up to where the run is, with the sample there."""
-    from warmup.training import order
+    from warmup.training.data import order
 
     lines = [json.loads(line) for line in (run / "samples.jsonl").read_text().splitlines()]
     found = [pair for line in lines for pair in zip(line["positions"], line["ids"], strict=True)]
     size = json.loads((run / "plan.json").read_text())["num_samples"]
-    ids, _ = order.draw(0, lines[-1]["drawn"], size, seed)
+    ids, _ = order.step_samples(0, lines[-1]["drawn"], size, seed)
     assert sorted(found) == list(enumerate(ids.tolist()))
 
 
@@ -268,7 +268,7 @@ def _preload() -> None:
     import transformers.models.gpt2.modeling_gpt2  # noqa: F401
 
     import train  # noqa: F401
-    from warmup.training import job, model, optimizer, resuming, selftest, starting, tokens  # noqa: F401
+    from warmup.training.data import prepare  # noqa: F401
 
 
 def _train_rank(

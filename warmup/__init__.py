@@ -7,19 +7,29 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from warmup.clock import RanksDisagree, StepClock
-    from warmup.config import Batch, Config, Elastic, Recipe
-    from warmup.elastic import Course, follow
+    from warmup.config import Config
+    from warmup.config.recipe import Recipe
+    from warmup.config.run import Batch, Elastic
+    from warmup.elastic import LRSchedule, replan
+    from warmup.errors import PlanError, UserError
+    from warmup.explain import explain_plan
     from warmup.lint import Finding, examine
-    from warmup.plan import Plan, PlanError, Topology, make_plan
+    from warmup.plan import Plan, Topology
+    from warmup.planning import make_plan
     from warmup.presets import PRESETS
     from warmup.scheduler import WarmupScheduler
 
 _HOMES = {
     "clock": ("RanksDisagree", "StepClock"),
-    "config": ("Batch", "Config", "Elastic", "Recipe"),
-    "elastic": ("Course", "follow"),
+    "config": ("Config",),
+    "config.recipe": ("Recipe",),
+    "config.run": ("Batch", "Elastic"),
+    "elastic": ("LRSchedule", "replan"),
+    "errors": ("PlanError", "UserError"),
+    "explain": ("explain_plan",),
     "lint": ("Finding", "examine"),
-    "plan": ("Plan", "PlanError", "Topology", "make_plan"),
+    "plan": ("Plan", "Topology"),
+    "planning": ("make_plan",),
     "presets": ("PRESETS",),
     "scheduler": ("WarmupScheduler",),
 }
@@ -28,19 +38,21 @@ __all__ = [
     "PRESETS",
     "Batch",
     "Config",
-    "Course",
     "Elastic",
     "Finding",
+    "LRSchedule",
     "Plan",
     "PlanError",
     "RanksDisagree",
     "Recipe",
     "StepClock",
     "Topology",
+    "UserError",
     "WarmupScheduler",
     "examine",
-    "follow",
+    "explain_plan",
     "make_plan",
+    "replan",
 ]
 
 

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from fractions import Fraction
 
 from warmup import commandline
+from warmup.errors import PlanError
 from warmup.lint import Finding, examine
-from warmup.plan import Plan, PlanError, Topology
+from warmup.plan import Plan, Topology
 from warmup.presets import PRESETS
 
 CURVE_POINTS = 200

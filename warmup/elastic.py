@@ -6,15 +6,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
-from warmup.config import Elastic, Recipe
+from warmup.config.recipe import Recipe
+from warmup.config.run import Elastic
 from warmup.duration import Duration, round_half_up
-from warmup.plan import Plan, PlanError, Topology, make_plan
+from warmup.errors import PlanError
+from warmup.plan import Plan, Topology
+from warmup.planning import make_plan
 
 _CUT = ("world_size", "per_device_batch_size", "accumulation")  # how a batch is cut changes no rate
 
 
 @dataclass(frozen=True)
-class Course:
+class LRSchedule:
     """The learning rate of a run: a plan's, and after a change, for `rewarm_samples`, on the way there.
 
     global_batch_size: samples per step from here on, 0 for the plan's. before: what was followed until the run had
@@ -23,7 +26,7 @@ class Course:
 
     plan: Plan
     global_batch_size: int = 0
-    before: Course | None = None
+    before: LRSchedule | None = None
     since: int = 0
     rewarm_samples: int = 0
 
@@ -42,10 +45,10 @@ class Course:
         old = self.before.lr_at(samples, ratio)
         return old + (new - old) * (passed / self.rewarm_samples)
 
-    def settled(self, samples: int) -> Course:
+    def settled(self, samples: int) -> LRSchedule:
         """The same from `samples` on, without what is over by then."""
         over = self.before is not None and samples >= self.since + self.rewarm_samples
-        return Course(self.plan, self.global_batch_size) if over else self
+        return LRSchedule(self.plan, self.global_batch_size) if over else self
 
     def to_dict(self) -> dict:
         """As JSON would have it."""
@@ -53,28 +56,28 @@ class Course:
         return {"plan": self.plan.to_dict(), "before": self.before and self.before.to_dict(), **numbers}
 
     @classmethod
-    def from_dict(cls, content: Mapping) -> Course:
+    def from_dict(cls, content: Mapping) -> LRSchedule:
         """What `to_dict` gave. Raises ValueError where it is something else."""
         try:
             before = content["before"] and cls.from_dict(content["before"])
             return cls(**{**content, "plan": Plan.from_dict(content["plan"]), "before": before})
         except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"not a course: {error}") from None
+            raise ValueError(f"not a schedule of rates: {error}") from None
 
     def plans(self) -> list[Plan]:
         """All plans that it is made of, the newest first."""
         return [self.plan, *(self.before.plans() if self.before else ())]
 
 
-def follow(
-    course: Course,
+def replan(
+    course: LRSchedule,
     recipe: Recipe,
     topology: Topology,
     samples: int,
     num_samples: int | None,
     settings: Elastic,
     tokens_per_sample: Fraction | None = None,
-) -> Course:
+) -> LRSchedule:
     """The course from `samples` on, of a run that goes on with this recipe on this topology.
 
     With the same recipe and global batch it is the same course, however the batch is cut. Another global batch is
@@ -100,8 +103,8 @@ def follow(
     rewarm = Duration.parse(settings.rewarm, "elastic.rewarm")
     length = rewarm.samples(new, num_samples, whole, "elastic.rewarm", tokens_per_sample)
     if not length:
-        return Course(followed, new)
-    return Course(followed, new, course.settled(samples), samples, round_half_up(length))
+        return LRSchedule(followed, new)
+    return LRSchedule(followed, new, course.settled(samples), samples, round_half_up(length))
 
 
 def _uncut(plan: Plan) -> Plan:

@@ -7,8 +7,10 @@ from dataclasses import asdict, dataclass
 from fractions import Fraction
 from typing import Literal
 
-from warmup.config import Recipe
-from warmup.plan import Plan, PlanError, Topology, make_plan
+from warmup.config.recipe import Recipe
+from warmup.errors import PlanError
+from warmup.plan import Plan, Topology
+from warmup.planning import make_plan
 from warmup.scaling import ADAPTIVE
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from warmup.config import Batch, Recipe
+from warmup.config.recipe import Recipe
+from warmup.config.run import Batch
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,9 @@ from turns import Turns
 from works import Work
 
 import train
-from warmup.training import embedding, loop, shares
+from warmup.training.data.batching import prefetcher
+from warmup.training.engines import ddp
+from warmup.training.run.train_step import StepResult, TrainStep
 
 
 def model_and_collator(work: Work, given: bool) -> tuple[PreTrainedModel, Callable[[list], dict]]:
@@ -106,9 +108,9 @@ def trainer(work: Work, turns: Turns, given: bool, **flags: Any) -> None:
 
 def ours(work: Work, turns: Turns, given: bool, without: str = "") -> None:
     """train.py as it is, but that it waits for its turns between its steps."""
-    steps = loop.Trainer.steps
+    steps = TrainStep.steps
 
-    def in_turns(trainer: loop.Trainer) -> Iterator[loop.Step]:
+    def in_turns(trainer: TrainStep) -> Iterator[StepResult]:
         for number in range(work.steps):
             turns.step()
             if number == 0:
@@ -118,7 +120,7 @@ def ours(work: Work, turns: Turns, given: bool, without: str = "") -> None:
                 turns.loss(trainer.loss(step))
             yield step
 
-    loop.Trainer.steps = in_turns
+    TrainStep.steps = in_turns
     run = work.folder / f"run-{without}-{given}"
     argv = [*work.argv, "--run_dir", str(run), "--checkpoint.every", "null"]
     if given:
@@ -126,9 +128,9 @@ def ours(work: Work, turns: Turns, given: bool, without: str = "") -> None:
     if without in ("packing", "masked_only"):
         argv += [f"--speed.{without}", "false"]
     if without == "ahead":
-        shares.Shares.take = shares.Shares.make
+        prefetcher.BatchPrefetcher.take = prefetcher.BatchPrefetcher.make
     if without == "rows":
-        embedding.by_rows = lambda *args: None
+        ddp.sparse_embedding_grad = lambda *args: None
     if without == "fused":
         adamw = torch.optim.AdamW
         torch.optim.AdamW = lambda *args, fused, **kwargs: adamw(*args, **kwargs)

@@ -33,7 +33,9 @@ from turns import Contender, Turns  # noqa: E402
 from works import Work  # noqa: E402
 
 from warmup import clock, scheduler  # noqa: E402
-from warmup.training import hang, meters  # noqa: E402
+from warmup.training.distributed import watchdog  # noqa: E402
+from warmup.training.models.flops import useful_flops  # noqa: E402
+from warmup.training.reporting import throughput  # noqa: E402
 
 PER_DEVICE, TOKENS = 16, 128
 FLOPS_OF_A_PRODUCT = 2 * 1024**3
@@ -59,7 +61,7 @@ def rates(work: Work, turns: int) -> list[str]:
         contender.end()
     targets = PER_DEVICE * round(0.15 * (TOKENS - 2))
     config = AutoConfig.from_pretrained(work.model)
-    flops = meters.useful_flops(config, np.full(PER_DEVICE, TOKENS), targets, works.VOCABULARY)
+    flops = useful_flops(config, np.full(PER_DEVICE, TOKENS), targets, works.VOCABULARY)
     lines = []
     for ranks in (1, 2):
         pairs = zip(seconds["ours", ranks], seconds["products", ranks], strict=True)
@@ -110,8 +112,8 @@ def _timed(work: Work, turns: Turns, given: bool) -> None:
     for owner, names in (
         (clock.StepClock, ("check", "advance")),
         (scheduler.WarmupScheduler, ("seek",)),
-        (meters.Meters, ("add", "read")),
-        (hang.HangWatch, ("mark",)),
+        (throughput.ThroughputMeter, ("add", "read")),
+        (watchdog.Watchdog, ("mark",)),
     ):
         for name in names:
             time_of(owner, name)
@@ -124,15 +126,15 @@ import os, sys, time
 began = time.perf_counter()
 import accelerate, datasets, torch, transformers.models.bert.modeling_bert
 import train
-from warmup.training import job, model, optimizer, resuming, selftest, tokens
+from warmup.training.run import smoke_test, train_step
 imported = time.perf_counter()
-steps = job.Trainer.steps
+steps = train_step.TrainStep.steps
 def first(trainer):
     next(steps(trainer))
     print(imported - began, time.perf_counter() - imported)
     sys.stdout.flush()
     os._exit(0)
-job.Trainer.steps = first
+train_step.TrainStep.steps = first
 train.main(sys.argv[1:])
 """
 

@@ -12,7 +12,10 @@ import torch
 from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, BertConfig, BertTokenizerFast
 
 from train import parse
-from warmup.training import order, tasks, tokens, wordpiece
+from warmup.training import tasks
+from warmup.training.data import order
+from warmup.training.data.prepare import prepare_data
+from warmup.training.data.tokenizers.train import train_wordpiece
 
 VOCABULARY = 30522  # of bert-base-uncased, Devlin et al. 2018
 CHECKED = 4  # steps whose losses are compared
@@ -86,7 +89,7 @@ def _one_line(text: Path, folder: Path) -> Path:
 def _save_new_model(work: Work, layers: int, width: int, text: Path) -> None:
     """New weights, and a tokenizer of the text. It has as many pieces as BERT's: those beyond the text's are unused."""
     lines = text.read_text(encoding="utf-8").splitlines()
-    pieces = wordpiece.train({"text": lines, "pair": []}, VOCABULARY).get_vocab()
+    pieces = train_wordpiece({"text": lines, "pair": []}, VOCABULARY).get_vocab()
     pieces |= {f"[unused{number}]": number for number in range(len(pieces), VOCABULARY)}
     BertTokenizerFast(vocab=pieces).save_pretrained(work.model)
     config = BertConfig(
@@ -105,14 +108,14 @@ def _save_new_model(work: Work, layers: int, width: int, text: Path) -> None:
 def _save_samples(work: Work) -> None:
     """The training set as the rivals read it; and the samples of our first steps, masked as we do."""
     config, _ = parse(work.argv)
-    prepared = tokens.prepare(config)
-    task, samples = tasks.build(config, prepared), prepared.train
+    prepared = prepare_data(config)
+    task, samples = tasks.build_task(config, prepared), prepared.train
     everything = np.arange(len(samples))
     ids_BT, mask_BT, columns = samples.take(everything)
     labels = columns["label"][:, None] if work.task == "classification" else None
     _table(ids_BT, mask_BT, labels).save_to_disk(str(work.data))
 
-    indices, epochs = order.draw(0, CHECKED * work.per_device * work.ranks, len(samples), config.seed)
+    indices, epochs = order.step_samples(0, CHECKED * work.per_device * work.ranks, len(samples), config.seed)
     batch = task.collate(samples, indices, epochs, config.seed)
     ids_BT, mask_BT = batch.inputs["input_ids"].numpy(), batch.inputs["attention_mask"].numpy().astype(bool)
     labels = batch.targets.numpy()

@@ -91,12 +91,12 @@ def test_another_world_size_than_was_meant(classification: tuple[str, ...], tmp_
 def _train_and(rank: int, what: str, arguments: list[str]) -> int:
     """Train; the last rank does something to itself after its third step."""
     import train as script
-    from warmup.training.loop import Trainer
+    from warmup.training.run.train_step import TrainStep
 
-    step = Trainer._step
+    step = TrainStep._step
     count = 0
 
-    def interrupted(self: Trainer):
+    def interrupted(self: TrainStep):
         nonlocal count
         count += 1
         if count == 4 and rank == 1:
@@ -110,7 +110,7 @@ def _train_and(rank: int, what: str, arguments: list[str]) -> int:
                 time.sleep(60)
         return step(self)
 
-    Trainer._step = interrupted
+    TrainStep._step = interrupted
     return script.main(arguments)
 
 
@@ -154,16 +154,16 @@ def _wait_for_a_late_rank(rank: int, seconds: float) -> float:
     import torch
     import torch.distributed as dist
 
-    from warmup.training import ranks
+    from warmup.training.distributed import collectives
 
     dist.init_process_group("gloo", timeout=timedelta(seconds=60))
-    ranks.total(torch.ones(1))
-    ranks.set_timeout(seconds)
+    collectives.sum_over_ranks(torch.ones(1))
+    collectives.set_timeout(seconds)
     began = time.monotonic()
     if rank == 1:
         time.sleep(10)
     with contextlib.suppress(RuntimeError):
-        ranks.total(torch.ones(1))
+        collectives.sum_over_ranks(torch.ones(1))
     return time.monotonic() - began
 
 

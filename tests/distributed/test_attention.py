@@ -20,17 +20,17 @@ class NoHostReads(TorchDispatchMode):
 
 def without_gpu(rank: int) -> None:
     """A slow kernel in the place of the one of GPUs; and no step reads the device but in its update."""
-    from warmup.training import varlen
-    from warmup.training.loop import Trainer
+    from warmup.training.models import varlen_attention
+    from warmup.training.run.train_step import TrainStep
 
-    varlen.kernel, varlen.unfit = varlen.by_mask, lambda *args: None
-    passes = Trainer._forward_backward
+    varlen_attention.kernel, varlen_attention.why_unsupported = varlen_attention.masked_attention, lambda *args: None
+    passes = TrainStep._forward_backward
 
-    def watched(self: Trainer, *args: object) -> torch.Tensor:
+    def watched(self: TrainStep, *args: object) -> torch.Tensor:
         with NoHostReads():
             return passes(self, *args)
 
-    Trainer._forward_backward = watched
+    TrainStep._forward_backward = watched
 
 
 @pytest.mark.parametrize("job", ["mlm", "classification", "regression"])

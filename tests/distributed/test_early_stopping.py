@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 from harness import Ended, assert_killed, assert_same_end, killed_after, train
 from safetensors.torch import load_file
+from warmup.config.run import Evaluation
+from warmup.errors import UserError
 
-from warmup.config import Config, Evaluation
-from warmup.training import checkpoint, evaluation
-from warmup.training.outcome import UserError
+from warmup.config import Config
+from warmup.training.checkpoints import format as checkpoint_format
+from warmup.training.run.evaluate import check_evaluation
 
 BATCH, STEPS = 32, 24
 
@@ -75,7 +77,7 @@ def assert_exported(run: Ended, line: dict) -> None:
     assert said["exported_step"] == line["step"]
     assert said["metrics"] == {name: line[name] for name in said["metrics"]} and "loss" in said["metrics"]
     ours = load_file(run.folder / "model" / "model.safetensors")
-    theirs = load_file(checkpoint.place(run.folder, line["step"]) / checkpoint.MODEL)
+    theirs = load_file(checkpoint_format.checkpoint_path(run.folder, line["step"]) / checkpoint_format.MODEL)
     assert ours.keys() == theirs.keys()
     for name, tensor in ours.items():
         assert tensor.numpy().tobytes() == theirs[name].numpy().tobytes(), name
@@ -119,10 +121,10 @@ def test_stopped_where_one_is_due(job: tuple, tmp_path: Path) -> None:
     job = (*job, "--recipe.duration", "6 steps", "--evaluation.every", "2 steps")
 
     def before(rank: int) -> None:
-        from warmup.training.stopping import StopWatch
+        from warmup.training.distributed.preemption import PreemptionHandler
 
         calls = iter([False, False, False, True])
-        StopWatch.wanted = lambda self: next(calls)  # asked once a step
+        PreemptionHandler.wanted = lambda self: next(calls)  # asked once a step
 
     run = train(1, tmp_path / "run", *job, before=before)
     assert run.status["outcome"] == "stopped" and evaluated(run) == [2, 4]
@@ -149,7 +151,7 @@ def test_killed_while_it_was_losing_patience(
     last = evaluated(stopped[size])[-1]
     job = (*impatient, "--checkpoint.every", "1 steps")
     assert_killed(train(size, tmp_path / "run", *job, before=killed_after(last - 1)), last - 1)
-    state = checkpoint.read_state(checkpoint.place(tmp_path / "run", last - 1))
+    state = checkpoint_format.read_state(checkpoint_format.checkpoint_path(tmp_path / "run", last - 1))
     assert state["evaluations"]["without_improvement"] == 1
     run = train(size, tmp_path / "run", *job)
     assert [line["step"] for line in run.of_kind("resumed")] == [last - 1]
@@ -177,7 +179,7 @@ def test_what_is_over_is_over(stopped: dict[int, Ended], impatient: tuple, copie
 def test_a_best_model_that_was_damaged(stopped: dict[int, Ended], impatient: tuple, copied: Path) -> None:
     """The run is not lost: the last one is exported, and it is said."""
     last, best = stopped[1].of_kind("eval")[-1], best_of(stopped[1])["step"]
-    file = checkpoint.place(copied, best) / checkpoint.MODEL
+    file = checkpoint_format.checkpoint_path(copied, best) / checkpoint_format.MODEL
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     file.write_bytes(content)
@@ -233,9 +235,9 @@ def test_on_in_another_run_directory(stopped: dict[int, Ended], impatient: tuple
 )
 def test_what_evaluations_cannot_give(task: str, asked: dict, message: str) -> None:
     with pytest.raises(UserError) as caught:
-        evaluation.refuse(Config(task=task, evaluation=Evaluation(**asked)))
+        check_evaluation(Config(task=task, evaluation=Evaluation(**asked)))
     assert str(caught.value).startswith(message) and "\n" not in str(caught.value)
-    evaluation.refuse(Config(task=task, evaluation=Evaluation(every=5, patience=3, export="best")))
+    check_evaluation(Config(task=task, evaluation=Evaluation(every=5, patience=3, export="best")))
 
 
 def test_refused_before_anything_is_made(job: tuple, tmp_path: Path) -> None:

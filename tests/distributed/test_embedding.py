@@ -8,7 +8,7 @@ import torch
 from harness import gloo, run_ranks
 from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, BertConfig
 
-from warmup.training import embedding
+from warmup.training.engines.sparse_embedding import SparseEmbeddingGrad, sparse_embedding_grad
 
 ROWS, WIDTH = 1000, 8
 TOUCHED = ([0, 3, 7, 999], [3], [])  # of three ranks
@@ -21,10 +21,10 @@ def _gradient(rank: int) -> torch.Tensor:
     return grad
 
 
-def _word_embedding(grad: torch.Tensor) -> tuple[embedding.WordEmbedding, torch.Tensor]:
+def _word_embedding(grad: torch.Tensor) -> tuple[SparseEmbeddingGrad, torch.Tensor]:
     """One that holds this gradient, and the gradient."""
     weight = torch.nn.Parameter(torch.zeros_like(grad))
-    whole = embedding.WordEmbedding(weight)
+    whole = SparseEmbeddingGrad(weight)
     weight.grad += grad
     return whole, weight.grad
 
@@ -87,7 +87,7 @@ def _backward(rank: int) -> dict[str, list]:
     """Two backward passes, as with accumulation, and the exchange; all gradients."""
     gloo(rank)
     bare = _classifier()
-    whole = embedding.by_rows(bare, torch.device("cpu"))
+    whole = sparse_embedding_grad(bare, torch.device("cpu"))
     model = torch.nn.parallel.DistributedDataParallel(bare)
     for _ in range(2):  # the second time after a first
         model.zero_grad()
@@ -115,7 +115,7 @@ def test_all_gradients_are_those_of_one_rank() -> None:
 
 def test_one_rank_has_nothing_to_exchange() -> None:
     model = _classifier()
-    whole = embedding.by_rows(model, torch.device("cpu"))
+    whole = sparse_embedding_grad(model, torch.device("cpu"))
     for number in (0, 1):
         _loss(model, number).backward()
     reference = _classifier()
@@ -133,11 +133,11 @@ def _update_after_nan(rank: int) -> tuple[list[bool], float]:
 
     from accelerate import Accelerator
 
-    from warmup.training.engine import Engine
+    from warmup.training.engines.ddp import DDPEngine
 
     model = _classifier()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    engine = Engine(Accelerator(cpu=True), model, optimizer, SimpleNamespace(max_grad_norm=1.0))
+    engine = DDPEngine(Accelerator(cpu=True), model, optimizer, SimpleNamespace(max_grad_norm=1.0))
     touched = SimpleNamespace(token_ids=np.unique(_ids(rank).numpy()), most_token_ids=30)
     applied = []
     for factor in (float("nan"), 1.0):
@@ -160,6 +160,6 @@ def test_it_stays_where_rows_are_not_all_there_is() -> None:
     tied, frozen, on_gpu = AutoModelForMaskedLM.from_config(_classifier().config), _classifier(), _classifier()
     frozen.get_input_embeddings().weight.requires_grad = False
     for model, device in ((tied, "cpu"), (frozen, "cpu"), (on_gpu, "cuda")):
-        assert embedding.by_rows(model, torch.device(device)) is None
+        assert sparse_embedding_grad(model, torch.device(device)) is None
         assert not model.get_input_embeddings().sparse
         assert not hasattr(model, "_ddp_params_and_buffers_to_ignore")

@@ -10,10 +10,15 @@ import numpy as np
 import pytest
 import torch
 from harness import run_ranks
+from warmup.config.data import Data
 
-from warmup.config import Config, Data
-from warmup.training import evaluation, model, starting, tasks, tokens
-from warmup.training.reading import read_only_where_asked
+from warmup.config import Config
+from warmup.training import tasks
+from warmup.training.data.prepare import prepare_data
+from warmup.training.distributed import launch
+from warmup.training.models import build as model_build
+from warmup.training.models.partial_forward import install_partial_forward
+from warmup.training.run.evaluate import evaluate_model
 
 BATCH = 7  # which divides neither set
 _LENGTHS = {"mlm": 24, "token-classification": 16}  # in windows
@@ -33,9 +38,9 @@ def config(request: pytest.FixtureRequest, documents: Path) -> Config:
 
 
 def _build(config: Config):
-    data = tokens.prepare(config)
-    task = tasks.build(config, data)
-    built, _ = model.build(
+    data = prepare_data(config)
+    task = tasks.build_task(config, data)
+    built, _ = model_build.build_model(
         config.model, task.auto_class, data.tokenizer, config.data.max_length, config.dropout, task.labels, config.seed
     )
     for module in built.modules():  # or it would say much the same of all samples
@@ -46,10 +51,10 @@ def _build(config: Config):
 
 def _evaluate(rank: int, world_size: int, config: Config, batch_size: int) -> tuple[int, dict, list[int], bool]:
     """(world size, metrics, the samples that this rank computed, whether the model is back in training)."""
-    accelerator = starting.start(world_size, None, 20, ())
+    accelerator = launch.start_accelerator(world_size, None, 20, ())
     torch.set_num_threads(1)  # how many threads add up a product may change its last bits
     data, task, built = _build(config)
-    reading = read_only_where_asked(built, task.loss_sum is tasks.loss_sum, packs=True, masked_only=True)
+    reading = install_partial_forward(built, task.loss_sum is tasks.loss_sum, packs=True, masked_only=True)
     own: list[int] = []
     batch_of = tasks.evaluation_batch
 
@@ -58,7 +63,7 @@ def _evaluate(rank: int, world_size: int, config: Config, batch_size: int) -> tu
         return batch_of(task, samples, indices)
 
     tasks.evaluation_batch = counted
-    metrics = evaluation.evaluate(built.train(), task, reading, data.validation, batch_size, accelerator)
+    metrics = evaluate_model(built.train(), task, reading, data.validation, batch_size, accelerator)
     return accelerator.num_processes, metrics, own, built.training
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from harness import LOGGED, assert_killed, assert_same_end, assert_went_through, killed_after, train
 
-from warmup.training import checkpoint
+from warmup.training.checkpoints import format as checkpoint_format
 
 INTERVAL = 5  # steps without an overflow, after which the scale is doubled
 
@@ -22,9 +22,9 @@ def scaled(scale: float, halves: bool, *others: Callable[[int], None]) -> Callab
         import torch
         from accelerate.utils import AutocastKwargs
 
-        from warmup.training import starting
+        from warmup.training.distributed import launch
 
-        start = starting.start
+        start = launch.start_accelerator
 
         def with_scaler(*args):
             accelerator = start(*args)
@@ -33,7 +33,7 @@ def scaled(scale: float, halves: bool, *others: Callable[[int], None]) -> Callab
             accelerator.autocast_handler = AutocastKwargs(enabled=halves)
             return accelerator
 
-        starting.start = with_scaler
+        launch.start_accelerator = with_scaler
         for other in others:
             other(rank)
 
@@ -87,7 +87,7 @@ def test_overflows_are_skipped_and_a_killed_run_goes_on_to_the_same_bits(mlm: tu
     assert [line["drawn"] for line in steps] == [32 * number for number in range(1, len(steps) + 1)]
     assert re.search(r"after step 0 was skipped: its .* at a loss scale of 1.67772e\+07, which is halved", whole.stderr)
     scale, clean = scale_after(steps, first)
-    state = checkpoint.read_state(checkpoint.newest(tmp_path / "whole")[0])["scaler"]
+    state = checkpoint_format.read_state(checkpoint_format.newest_valid(tmp_path / "whole")[0])["scaler"]
     assert (state["scale"], state["_growth_tracker"]) == (scale, clean)
 
     stopped = train(2, tmp_path / "killed", *job, before=scaled(first, True, killed_after(10)))

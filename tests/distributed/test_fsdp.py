@@ -20,7 +20,7 @@ def fsdp2(killed: int | None = None) -> Callable[[int], None]:
         from accelerate import Accelerator
         from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 
-        from warmup.training import starting
+        from warmup.training.distributed import launch
 
         def made(**given: object) -> Accelerator:
             accelerator = Accelerator(**given)
@@ -30,7 +30,7 @@ def fsdp2(killed: int | None = None) -> Callable[[int], None]:
             )
             return accelerator
 
-        starting.Accelerator = made
+        launch.Accelerator = made
         killed_after(killed)(rank)
 
     return before

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 from pathlib import Path
@@ -10,41 +9,20 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import WORDS, make_tokenizer
-from harness import Ended, train
+from harness import train
+from predictions import predict, read, write_rows
 from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, BertTokenizerFast, pipeline
 
-from warmup.training import model as models
+from warmup.training.models import build as model_build
 
 RUN = ("--model", "tiny", "--data.vocab_size", 200, "--recipe.reference_batch_size", 32, "--recipe.lr", 1e-3)
 LIMIT = 16
-
-
-def one_thread(rank: int) -> None:
-    """How many threads add up a product may change its last bits."""
-    from warmup.training import starting
-
-    starting._cores = lambda: 1
-
-
-def predict(world_size: int, output: Path, *argv: object) -> Ended:
-    """What it prints goes beside the output, or to where that would be."""
-    home = output.parent if output.parent.is_dir() else output.parent.parent
-    return train(world_size, home / f"{output.stem}.folder", "--output", output, *argv, before=one_thread)
-
-
-def read(output: Path) -> list[dict]:
-    return [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()]
 
 
 def texts(count: int, words: list[str], seed: int) -> list[str]:
     """Of 1 to 30 words."""
     random_ = random.Random(seed)
     return [" ".join(random_.choices(words, k=random_.randint(1, 30))) for _ in range(count)]
-
-
-def write_rows(path: Path, rows: list[dict]) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +78,7 @@ def test_the_same_bytes_on_any_number_of_ranks_and_from_any_folder_of_a_run(run:
 def folder_of(path: Path, name: str, task: str, tokenizer: BertTokenizerFast, labels: tuple[str, ...]) -> Path:
     """A model of random weights, large enough that it says something else of each text."""
     kind = AutoModelForMaskedLM if task == "mlm" else AutoModelForSequenceClassification
-    model, _ = models.build(name, kind, tokenizer, 64, None, labels, 0)
+    model, _ = model_build.build_model(name, kind, tokenizer, 64, None, labels, 0)
     for module in model.modules():
         if isinstance(module, torch.nn.Linear):
             module.weight.data *= 5

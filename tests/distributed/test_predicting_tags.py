@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_predicting import predict, read, write_rows
+from predictions import predict, read, write_rows
 from transformers import (
     AutoModelForTokenClassification,
     BertTokenizerFast,
@@ -18,7 +18,8 @@ from transformers import (
     pipeline,
 )
 
-from warmup.training import model as models
+from warmup.training.data.tokenizers.load import load_tokenizer
+from warmup.training.models import build as model_build
 
 LABELS = ("O", "B-X", "I-X", "B-Y")
 LIMIT = 12
@@ -40,7 +41,7 @@ def bert(path: Path) -> Path:
     """Whose words are of one to five pieces."""
     pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefgh", *(f"##{letter}" for letter in "abcdefgh")]
     tokenizer = BertTokenizerFast(vocab={piece: number for number, piece in enumerate(pieces)})
-    model, _ = models.build("tiny", AutoModelForTokenClassification, tokenizer, 64, None, LABELS, 0)
+    model, _ = model_build.build_model("tiny", AutoModelForTokenClassification, tokenizer, 64, None, LABELS, 0)
     return louder(model, path, tokenizer)
 
 
@@ -63,7 +64,7 @@ def sentence(random_: random.Random, most: int) -> list[str]:
 def plain_tags(folder: Path, words: list[str]) -> list[str | None]:
     """By the model and its tokenizer alone, which is given a word at a time."""
     model = AutoModelForTokenClassification.from_pretrained(folder)
-    tokenizer = models.load_tokenizer(str(folder), "model")
+    tokenizer = load_tokenizer(str(folder), "model")
     pieces = [tokenizer(f" {word}", add_special_tokens=False)["input_ids"][: LIMIT - 2] for word in words]
     tags: list[str | None] = [None] * len(words)
     rest = [number for number in range(len(words)) if pieces[number]]

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from harness import run_ranks, train
 
-from warmup.config import Config, Data
-from warmup.training import tokens
+from warmup.config import Config
+from warmup.config.data import Data
+from warmup.training.data.prepare import prepare_data
 
 RANKS = 3
 
@@ -31,7 +32,9 @@ def _note(path: Path, word: object) -> None:
 
 def _prepare(rank: int, config: Config, calls: Path, dies: int | None = None) -> tuple:
     """Prepare, noting which rank does the work. The rank `dies` is the first to start, and is killed on the way."""
-    tokenise = tokens._tokenise
+    from warmup.training.data import prepare
+
+    tokenise = prepare._tokenize
 
     def slow(rows, tokenizer, config, labels, name):
         _note(calls, f"{rank} {name}")
@@ -41,10 +44,10 @@ def _prepare(rank: int, config: Config, calls: Path, dies: int | None = None) ->
             os.kill(os.getpid(), signal.SIGKILL)
         return tokenise(rows, tokenizer, config, labels, name)
 
-    tokens._tokenise = slow
+    prepare._tokenize = slow
     while dies is not None and rank != dies and not calls.exists():
         time.sleep(0.01)
-    data = tokens.prepare(config)
+    data = prepare_data(config)
     ids_BT, _, _ = data.train.take(np.arange(len(data.train)))
     return data.key, data.train.lengths.tolist(), ids_BT.tolist(), sorted(data.tokenizer.get_vocab().items())
 

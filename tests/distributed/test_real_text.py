@@ -32,16 +32,18 @@ def _need(*paths: Path) -> None:
 def unigram_perplexity(config_file: Path) -> float:
     """Of the training set's token frequencies (add-one), at the held-out targets that the model was asked for."""
     from train import parse
-    from warmup.training import batches, tasks, tokens
+    from warmup.training import tasks
+    from warmup.training.data.prepare import prepare_data
+    from warmup.training.data.samples import IGNORE_INDEX
 
     config, _ = parse(["--config", str(config_file)])
-    data = tokens.prepare(config)
+    data = prepare_data(config)
     ids_BT, mask_BT, _ = data.train.take(np.arange(len(data.train)))
     regular = mask_BT & ~np.isin(ids_BT, data.tokenizer.all_special_ids)
     counts = np.bincount(ids_BT[regular], minlength=len(data.tokenizer)) + 1
-    task = tasks.build(config, data)
+    task = tasks.build_task(config, data)
     targets = tasks.evaluation_batch(task, data.validation, np.arange(len(data.validation))).targets.numpy()
-    asked = targets[targets != batches.IGNORED]
+    asked = targets[targets != IGNORE_INDEX]
     return float(np.exp(-np.log(counts[asked] / counts.sum()).mean()))
 
 
@@ -52,16 +54,17 @@ def unigram_perplexity(config_file: Path) -> float:
 def test_padding_is_rare(task: str, text: str, batch: int, limit: float) -> None:
     """Over 100 steps of samples of at most 128 tokens, on 2 ranks."""
     from train import parse
-    from warmup.training import tasks, tokens
-    from warmup.training.reading import Reading
-    from warmup.training.shares import Shares
+    from warmup.training import tasks
+    from warmup.training.data.batching.prefetcher import BatchPrefetcher
+    from warmup.training.data.prepare import prepare_data
+    from warmup.training.models.input_layout import InputLayout
 
     _need(DATA / text)
     config, _ = parse(["--task", task, "--data.train_files", str(DATA / text), "--data.max_bad_rows", "1000"])
-    data = tokens.prepare(config)
-    reading = Reading(rows=True, packs=True)
-    own = (tasks.build(config, data), reading, 0, batch, 2)
-    ranks = [Shares(data.train, *own, rank, 2) for rank in range(2)]
+    data = prepare_data(config)
+    reading = InputLayout(rows=True, packs=True)
+    own = (tasks.build_task(config, data), reading, 0, batch, 2)
+    ranks = [BatchPrefetcher(data.train, *own, rank, 2) for rank in range(2)]
     shares = [rank.make(batch * step) for step in range(100) for rank in ranks]
     used, computed = (sum(share.total(what) for share in shares) for what in ("token_count", "place_count"))
     print(f"{task}: padding {1 - used / computed:.4f}")

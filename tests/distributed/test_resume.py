@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from harness import Ended, assert_each_sample_once, assert_went_through, train
 
-from warmup.training import checkpoint
+from warmup.training.checkpoints import format as checkpoint_format
 
 STEPS, BATCH, PEAK = 30, 24, 1e-3
 WARMUP, DURATION = 10 * BATCH, STEPS * BATCH  # in samples
@@ -43,17 +43,17 @@ def signalled(after: int, *numbers: int, rank: int = 0) -> Callable[[int], None]
     """That rank sends itself these signals in the step that ends with step `after`."""
 
     def before(this: int) -> None:
-        from warmup.training.loop import Trainer
+        from warmup.training.run.train_step import TrainStep
 
-        step = Trainer._step
+        step = TrainStep._step
 
-        def interrupted(self: Trainer) -> object:
+        def interrupted(self: TrainStep) -> object:
             if this == rank and self.clock.step == after - 1:
                 for number in numbers:
                     os.kill(os.getpid(), number)
             return step(self)
 
-        Trainer._step = interrupted
+        TrainStep._step = interrupted
 
     return before
 
@@ -71,8 +71,8 @@ def assert_stopped(run: Ended, step: int) -> None:
     assert run.status["outcome"] == "stopped"
     assert run.status["message"].startswith(f"after step {step} of ")
     assert run.column("step")[-1] == step
-    assert checkpoint.newest(run.folder) == (checkpoint.place(run.folder, step), [])
-    assert checkpoint.read_state(checkpoint.place(run.folder, step))["clock"]["step"] == step
+    assert checkpoint_format.newest_valid(run.folder) == (checkpoint_format.checkpoint_path(run.folder, step), [])
+    assert checkpoint_format.read_state(checkpoint_format.checkpoint_path(run.folder, step))["clock"]["step"] == step
     assert not (run.folder / "model").exists()
     assert json.loads((run.folder / "result.json").read_text())["outcome"] == "stopped"
 
@@ -112,16 +112,17 @@ def test_a_time_limit(job: tuple, whole: Ended, tmp_path: Path) -> None:
     began = time.monotonic()
 
     def slowed(rank: int) -> None:
-        from warmup.training import loop, stopping
+        from warmup.training.distributed import preemption
+        from warmup.training.run.train_step import TrainStep
 
-        step, start = loop.Trainer._step, stopping.StopWatch.start
+        step, start = TrainStep._step, preemption.PreemptionHandler.start
 
-        def slow(self: loop.Trainer) -> object:
+        def slow(self: TrainStep) -> object:
             time.sleep(0.2)
             return step(self)
 
-        loop.Trainer._step = slow
-        stopping.StopWatch.start = lambda self, limit, is_main: start(self, limit and 2.0, is_main)
+        TrainStep._step = slow
+        preemption.PreemptionHandler.start = lambda self, limit, is_main: start(self, limit and 2.0, is_main)
 
     run = train(2, tmp_path / "run", *job, "--time_limit", "1 hour", before=slowed)
     assert time.monotonic() - began < 40
@@ -134,13 +135,13 @@ def test_a_time_limit(job: tuple, whole: Ended, tmp_path: Path) -> None:
 def test_resumed_from_an_older_checkpoint(job: tuple, whole: Ended, tmp_path: Path) -> None:
     """The later ones are set aside, their lines are cut, and the run ends the same."""
     run = stop(2, tmp_path / "run", *job, after=14)
-    old = checkpoint.place(run.folder, 12)
+    old = checkpoint_format.checkpoint_path(run.folder, 12)
     resumed = train(2, run.folder, *job, "--resume", old)
     assert resumed.of_kind("resumed")[0]["from"] == str(old)
     assert_went_through(resumed, whole)
     assert "set aside as discarded-step-00000014" in resumed.stderr
     assert [path.name for path in run.folder.glob("checkpoints/discarded-*")] == ["discarded-step-00000014"]
-    checkpoint.verify(run.folder / "checkpoints" / "discarded-step-00000014")
+    checkpoint_format.verify(run.folder / "checkpoints" / "discarded-step-00000014")
 
 
 def test_a_run_that_is_over_is_resumed(job: tuple, whole: Ended, tmp_path: Path) -> None:
@@ -161,9 +162,9 @@ def test_a_run_that_is_over_is_resumed(job: tuple, whole: Ended, tmp_path: Path)
 
 def test_killed_between_the_last_step_and_the_export(job: tuple, whole: Ended, tmp_path: Path) -> None:
     def before(rank: int) -> None:
-        from warmup.training import export
+        from warmup.training.run import training_run
 
-        export.export = lambda *args: os.kill(os.getpid(), signal.SIGKILL)
+        training_run.export_model = lambda *args: os.kill(os.getpid(), signal.SIGKILL)
 
     run = train(2, tmp_path / "run", *job, before=before)
     assert run.codes == [-signal.SIGKILL, 1]
@@ -176,7 +177,7 @@ def test_what_is_refused(job: tuple, documents: Path, labelled: tuple[Path, Path
     run = stop(2, tmp_path / "run", *job, after=2).folder
     other = tmp_path / "other.jsonl"
     other.write_text("".join(line + "\n" for line in documents.read_text().splitlines()[:-1]))
-    old = checkpoint.place(run, 2)
+    old = checkpoint_format.checkpoint_path(run, 2)
     cases = {
         ("--seed", 1): "seed: the checkpoint",
         ("--model", "mini"): "model: the checkpoint",

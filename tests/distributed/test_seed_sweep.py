@@ -29,9 +29,10 @@ def counting(rank: int) -> None:
     from transformers import BertModel
     from transformers.models.bert.modeling_bert import BertLayer
 
-    from warmup.training import model, starting
+    from warmup.training.distributed import launch
+    from warmup.training.models import build as model_build
 
-    build, start = model.build, starting.start
+    build, start = model_build.build_model, launch.start_accelerator
 
     def noted(*args: object) -> object:
         models = sum(isinstance(what, BertModel | BertLayer) for what in gc.get_objects())
@@ -43,7 +44,7 @@ def counting(rank: int) -> None:
         print(f"rank {rank}: started", flush=True)
         return start(*args)
 
-    model.build, starting.start = noted, started
+    model_build.build_model, launch.start_accelerator = noted, started
 
 
 @pytest.fixture(scope="module")
@@ -108,17 +109,17 @@ def hit(seed: int, after: int, number: int, ranks: tuple[int, ...]) -> Callable[
     """For `before`: so many a signal for these ranks in the step after this one of that seed's run."""
 
     def before(rank: int) -> None:
-        from warmup.training.loop import Trainer
+        from warmup.training.run.train_step import TrainStep
 
-        whole_step = Trainer._step
+        whole_step = TrainStep._step
 
-        def step(self: Trainer) -> object:
+        def step(self: TrainStep) -> object:
             if rank in ranks and self.shares.seed == seed and self.clock.step == after:
                 self.saver.wait()
                 os.kill(os.getpid(), number)
             return whole_step(self)
 
-        Trainer._step = step
+        TrainStep._step = step
 
     return before
 
@@ -151,7 +152,7 @@ def test_a_failure_names_its_seed(job: tuple, tmp_path: Path) -> None:
     """Here the second of three, on one rank."""
 
     def before(rank: int) -> None:
-        from warmup.training import evaluation
+        from warmup.training.run import training_run
 
         calls = []
 
@@ -161,7 +162,7 @@ def test_a_failure_names_its_seed(job: tuple, tmp_path: Path) -> None:
                 raise ZeroDivisionError("out of luck")
             return whole(*args)
 
-        whole, evaluation.evaluate = evaluation.evaluate, fails
+        whole, training_run.evaluate_model = training_run.evaluate_model, fails
 
     run = train(1, tmp_path / "run", *job, "--recipe.duration", "2 steps", "--seeds", "5,7,9", before=before)
     assert run.codes == [1]

@@ -113,10 +113,12 @@ def test_killed_and_resumed(step: int, cut: tuple, whole: Ended, tmp_path: Path)
     shutil.copytree(killed.folder, tmp_path / "other")
 
     def before(rank: int) -> None:
-        from warmup.training import stream
+        from warmup.training.data.streaming import stream
 
-        follow = stream.follow
-        stream.follow = lambda config, data, place: follow(config, data, begun.write_text(json.dumps(place)) and place)
+        follow = stream.open_stream
+        stream.open_stream = lambda config, data, place: follow(
+            config, data, begun.write_text(json.dumps(place)) and place
+        )
 
     begun = tmp_path / "begun.json"
     resumed = train(2, killed.folder, *cut, "--resume", "auto", before=before)
@@ -138,17 +140,17 @@ def broken(name: str, ranks: tuple[int, ...]) -> Callable[[int], None]:
     """For `before`: a shard cannot be read any more in the second epoch, by these ranks."""
 
     def before(rank: int) -> None:
-        from warmup.training import corpus
+        from warmup.training.data.streaming import documents
 
-        rows_of, opened = corpus.rows_of, []
+        rows_of, opened = documents.rows_of, []
 
         def rows(source: object, *rest: object, **more: object) -> object:
             opened.append(source.name)
             if rank in ranks and source.name.endswith(name) and opened.count(source.name) == 2:
-                raise corpus.UserError(f"{source.name} cannot be read: Stale file handle")
+                raise documents.UserError(f"{source.name} cannot be read: Stale file handle")
             return rows_of(source, *rest, **more)
 
-        corpus.rows_of = rows
+        documents.rows_of = rows
 
     return before
 

@@ -13,7 +13,7 @@ def test_killed_and_resumed_each_step_is_there_once(classification: tuple[str, .
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     def before(rank: int) -> None:
-        from warmup.training.trackers import Trackers
+        from warmup.training.reporting.trackers import Trackers
 
         log = Trackers.log
 

@@ -117,17 +117,18 @@ def test_a_step_that_is_not_finite_is_skipped(stage: int, job: tuple, tmp_path: 
     """On rank 1 the loss of the fifth step is infinite: no rank applies it, and its samples are not counted."""
 
     def before(rank: int) -> None:
-        from warmup.training import loop, tasks
+        from warmup.training import tasks
+        from warmup.training.run.train_step import TrainStep
 
-        loss_sum, whole_step, infinite = tasks.loss_sum, loop.Trainer._step, False
+        loss_sum, whole_step, infinite = tasks.loss_sum, TrainStep._step, False
 
-        def step(self: loop.Trainer) -> object:
+        def step(self: TrainStep) -> object:
             nonlocal infinite
             infinite = rank == 1 and self.clock.drawn == 4 * BATCH
             return whole_step(self)
 
         tasks.loss_sum = lambda *given: loss_sum(*given) * (float("inf") if infinite else 1.0)
-        loop.Trainer._step = step
+        TrainStep._step = step
 
     run = train(2, tmp_path / "run", *job, env=zero(stage), before=before)
     assert run.codes == [0, 0], run.status

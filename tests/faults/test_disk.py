@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from harness import Ended, assert_each_sample_once, assert_same_end, train
 
-from warmup.training import checkpoint
+from warmup.training.checkpoints import format as checkpoint_format
 
 BOUND_S = 40  # of two ranks that run into it, at --launch.timeout 20
 
@@ -47,7 +47,7 @@ def at_save(step: int, do: Callable[[], object]) -> Callable[[int], None]:
     """Rank 0 does something just before it saves at `step`, when the checkpoint before is written."""
 
     def before(rank: int) -> None:
-        from warmup.training.saving import Saver
+        from warmup.training.checkpoints.saver import Saver
 
         save = Saver.save
 
@@ -64,13 +64,13 @@ def at_save(step: int, do: Callable[[], object]) -> Callable[[int], None]:
 
 def assert_refused(run: Ended, good: int, *parts: str) -> None:
     """Both ranks ended with code 2 and one line, which names the last good checkpoint; and that is what there is."""
-    last = checkpoint.place(run.folder, good)
+    last = checkpoint_format.checkpoint_path(run.folder, good)
     assert run.codes == [2, 2], run.status
     assert run.status["outcome"] == "user error"
     for part in (*parts, f"the last good checkpoint is {last}"):
         assert part in run.status["message"]
     assert "\n" not in run.status["message"] and "Traceback" not in run.stderr
-    assert checkpoint.newest(run.folder) == (last, [])
+    assert checkpoint_format.newest_valid(run.folder) == (last, [])
     assert not list(run.folder.rglob(".*.stage"))
 
 
@@ -142,17 +142,17 @@ def at_step(step: int, do: Callable[[], object]) -> Callable[[int], None]:
     """Rank 0 does something at the beginning of a step (from 0), when nothing is being written."""
 
     def before(rank: int) -> None:
-        from warmup.training.loop import Trainer
+        from warmup.training.run.train_step import TrainStep
 
-        inner = Trainer._step
+        inner = TrainStep._step
 
-        def hindered(self: Trainer) -> object:
+        def hindered(self: TrainStep) -> object:
             if rank == 0 and self.clock.step == step:
                 self.saver.wait()
                 do()
             return inner(self)
 
-        Trainer._step = hindered
+        TrainStep._step = hindered
 
     return before
 
@@ -174,7 +174,7 @@ def test_a_log_that_does_not_fit(name: str, job: tuple, reference: Path, tmp_pat
     assert 8 <= run.column("step")[-1] <= 10
     assert run.codes[0] == 2 and run.status["outcome"] == "user error"  # the other rank loses contact
     assert run.status["message"] == f"{run.folder / name}: No space left on device"
-    assert checkpoint.newest(run.folder) == (checkpoint.place(run.folder, 6), [])
+    assert checkpoint_format.newest_valid(run.folder) == (checkpoint_format.checkpoint_path(run.folder, 6), [])
     assert_goes_on(run.folder, job, reference)
     assert_each_sample_once(run.folder)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from harness import Ended, Ranks, assert_went_through, start_training, train
 
-from warmup.training import checkpoint
+from warmup.training.checkpoints import format as checkpoint_format
 
 STEPS, BATCH = 30, 24
 MOMENTS = ("at any time", "after a step", "while a checkpoint is written")
@@ -62,9 +62,9 @@ def kill(ranks: Ranks, run: Path, moment: str, step: int, random_: random.Random
 
 def assert_sound(run: Path, interval: int = 3) -> None:
     """All that is called a checkpoint verifies, and what is lost is an interval and the write in progress at most."""
-    newest, skipped = checkpoint.newest(run)
+    newest, skipped = checkpoint_format.newest_valid(run)
     assert skipped == []
-    assert (checkpoint.step_of(newest) if newest else 0) >= last_step(run) - 2 * interval
+    assert (checkpoint_format.step_of(newest) if newest else 0) >= last_step(run) - 2 * interval
 
 
 def assert_recovered(run: Ended, reference: Ended) -> None:
@@ -186,7 +186,7 @@ def trace(call: str, number: int, step: int) -> Callable[[int], None]:
     calls = {"rename": "?rename,renameat,?renameat2", "fsync": "fsync"}[call]
 
     def before(rank: int) -> None:
-        from warmup.training.saving import Saver
+        from warmup.training.checkpoints.saver import Saver
 
         save = Saver.save
 
@@ -233,7 +233,7 @@ def test_killed_at_each_system_call_of_a_save(call: str, fewest: int, job: tuple
         if killed.codes == [0]:
             break
         assert killed.codes == [-signal.SIGKILL], killed.stderr
-        assert checkpoint.step_of(checkpoint.newest(run)[0]) in (4, 6)
+        assert checkpoint_format.step_of(checkpoint_format.newest_valid(run)[0]) in (4, 6)
         assert_recovered(train(1, run, *job), reference)
     assert number - 1 >= fewest
 
@@ -250,11 +250,12 @@ def spoil(positions: range | tuple, how: str, last: int) -> Callable[[int], None
     }
 
     def before(rank: int) -> None:
-        from warmup.training import loop, tasks
+        from warmup.training import tasks
+        from warmup.training.run.train_step import StepResult, TrainStep
 
-        step, loss_sum, now = loop.Trainer._step, tasks.loss_sum, -1
+        step, loss_sum, now = TrainStep._step, tasks.loss_sum, -1
 
-        def noted(self: loop.Trainer) -> loop.Step:
+        def noted(self: TrainStep) -> StepResult:
             nonlocal now
             now = self.clock.drawn
             return step(self)
@@ -264,7 +265,7 @@ def spoil(positions: range | tuple, how: str, last: int) -> Callable[[int], None
             here = logits.requires_grad and now in positions and (rank == last or how == "spike")
             return ways[how](loss) if here else loss
 
-        loop.Trainer._step, tasks.loss_sum = noted, spoilt
+        TrainStep._step, tasks.loss_sum = noted, spoilt
 
     return before
 
@@ -284,7 +285,7 @@ def test_a_skipped_step_stays_skipped_through_kills(how: str, job: tuple, tmp_pa
     assert_recovered(resumed, reference)
     assert resumed.of_kind("skipped") == [skipped]
     assert [line["drawn"] - line["samples"] for line in resumed.of_kind("train")] == [0] * 7 + [BATCH] * 23
-    state = checkpoint.read_state(checkpoint.newest(run)[0])
+    state = checkpoint_format.read_state(checkpoint_format.newest_valid(run)[0])
     assert state["clock"]["drawn"] - state["clock"]["samples"] == BATCH
 
 
@@ -292,13 +293,13 @@ def test_losses_that_are_never_finite_again(job: tuple, tmp_path: Path) -> None:
     """From the 8th step on: the run ends, and names a checkpoint of before, from which it goes on to the end."""
     broken = spoil(range(7 * BATCH, 10**6), "inf", last=1)
     run = train(2, tmp_path / "run", *job, "--recipe.max_skipped", 4, before=broken)
-    good = checkpoint.place(run.folder, 6)
+    good = checkpoint_format.checkpoint_path(run.folder, 6)
     assert run.codes == [2, 2]
     assert run.status["outcome"] == "user error"
     assert run.status["message"].endswith(f"the last good checkpoint is {good}")
     assert "4 steps in a row" in run.status["message"] and "\n" not in run.status["message"]
     assert "Traceback" not in run.stderr
-    assert checkpoint.newest(run.folder) == (good, [])
+    assert checkpoint_format.newest_valid(run.folder) == (good, [])
     assert len(run.of_kind("skipped")) == 4
     resumed = train(2, run.folder, *job, "--recipe.max_skipped", 4)
     assert_recovered(resumed, train(2, tmp_path / "reference", *job))

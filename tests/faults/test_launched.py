@@ -13,7 +13,7 @@ import pytest
 from harness import assert_each_sample_once, assert_same_end
 from launching import ended, errors, inside, launcher, rank, steps, wait_until
 
-from warmup.training import checkpoint
+from warmup.training.checkpoints import format as checkpoint_format
 
 ENDLESS = ("--recipe.duration", "100000 steps")
 
@@ -31,8 +31,8 @@ def test_sigterm_stops_and_the_next_start_goes_on(classification, tmp_path: Path
     run = tmp_path / "run"
     result = json.loads((run / "result.json").read_text())
     assert result["outcome"] == "stopped" and result["step"] == int(step) == steps(run)
-    newest, skipped = checkpoint.newest(run)
-    assert checkpoint.step_of(newest) == int(step) and skipped == []
+    newest, skipped = checkpoint_format.newest_valid(run)
+    assert checkpoint_format.step_of(newest) == int(step) and skipped == []
 
     process = launch("cpu.sh", 2, *job, "--resume", "auto")
     wait_until(lambda: steps(run) > int(step) + 5, process)
@@ -40,8 +40,8 @@ def test_sigterm_stops_and_the_next_start_goes_on(classification, tmp_path: Path
     code, text = ended(process)
     assert code == 75, text
     assert f"resumed from run/checkpoints/step-{int(step):08d}: step {step} of 50000" in text
-    newest, _ = checkpoint.newest(run)
-    assert checkpoint.step_of(newest) == steps(run) > int(step) + 5
+    newest, _ = checkpoint_format.newest_valid(run)
+    assert checkpoint_format.step_of(newest) == steps(run) > int(step) + 5
 
 
 @pytest.mark.slow
@@ -66,7 +66,7 @@ def test_a_peers_death_is_no_preemption_and_a_run_directory_has_one_run(classifi
     assert code == 1, text
     assert len(errors(text)) == 1
     assert "lost contact with another rank" in text or "killed by signal 9" in text or "exit code -9" in text
-    newest, _ = checkpoint.newest(run)
+    newest, _ = checkpoint_format.newest_valid(run)
     assert newest and not inside(tmp_path, "RANK=0")
 
 

@@ -6,9 +6,12 @@ import re
 
 import pytest
 import yaml
+from warmup.config.data import Data
+from warmup.config.recipe import Recipe
+from warmup.config.run import Batch, Evaluation, Launch, Log
 
 from warmup import commandline
-from warmup.config import Batch, Config, Data, Evaluation, Launch, Log, Recipe
+from warmup.config import Config
 from warmup.presets import PRESETS
 
 PARSER = commandline.parser("prog", "description")

@@ -11,9 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from warmup.config import Elastic, Recipe
-from warmup.elastic import Course, follow
-from warmup.plan import Plan, PlanError, Topology, make_plan
+from warmup.config.recipe import Recipe
+from warmup.config.run import Elastic
+from warmup.elastic import LRSchedule, replan
+from warmup.errors import PlanError
+from warmup.plan import Plan, Topology
+from warmup.planning import make_plan
 
 N = 1000
 """Samples of the training set."""
@@ -31,13 +34,13 @@ def planned(batch: int, recipe: Recipe = RECIPE) -> Plan:
 
 
 def changed(
-    before: Course,
+    before: LRSchedule,
     batch: int,
     samples: int,
     settings: Elastic = RESCALE,
     recipe: Recipe = RECIPE,
-) -> Course:
-    return follow(before, recipe, topology(batch), samples, N, settings)
+) -> LRSchedule:
+    return replan(before, recipe, topology(batch), samples, N, settings)
 
 
 def closed_form(samples: int, batch: int) -> float:
@@ -55,7 +58,7 @@ def closed_form(samples: int, batch: int) -> float:
 
 def test_a_run_that_did_not_change_follows_its_plan():
     plan = planned(64)
-    course = Course(plan)
+    course = LRSchedule(plan)
     assert (course.global_batch_size, course.before, course.plans()) == (64, None, [plan])
     for samples in range(0, 3300, 64):
         assert course.lr_at(samples) == plan.lr_at(samples) == pytest.approx(closed_form(samples, 64), rel=1e-12)
@@ -63,7 +66,7 @@ def test_a_run_that_did_not_change_follows_its_plan():
 
 @given(st.integers(1, 200), st.integers(1, 200), st.integers(0, 3200), st.integers(0, 3300), st.floats(0.1, 10))
 def test_rescale_is_the_plan_for_the_new_batch_at_the_same_samples(old, new, since, later, ratio):
-    course = changed(Course(planned(old)), new, since)
+    course = changed(LRSchedule(planned(old)), new, since)
     assert course.lr_at(since) == pytest.approx(closed_form(since, new), rel=1e-12, abs=1e-18)
     assert course.lr_at(since + later, ratio) == planned(new).lr_at(since + later, ratio)
     assert course.global_batch_size == new and course.plans() == [planned(new)]
@@ -71,7 +74,7 @@ def test_rescale_is_the_plan_for_the_new_batch_at_the_same_samples(old, new, sin
 
 @given(st.integers(1, 200), st.integers(1, 200), st.integers(0, 3200), st.integers(0, 3300), st.floats(0.1, 10))
 def test_keep_is_the_old_plan_at_the_same_samples(old, new, since, later, ratio):
-    course = changed(Course(planned(old)), new, since, KEEP)
+    course = changed(LRSchedule(planned(old)), new, since, KEEP)
     assert course.lr_at(since + later, ratio) == planned(old).lr_at(since + later, ratio)
     assert course.lr_at(since) == pytest.approx(closed_form(since, old), rel=1e-12, abs=1e-18)
     assert course.global_batch_size == new  # which the scheduler counts by
@@ -79,7 +82,7 @@ def test_keep_is_the_old_plan_at_the_same_samples(old, new, since, later, ratio)
 
 def test_a_rewarm_goes_linearly_from_the_old_rate_to_the_new_one():
     """From 32 to 128 after 960 samples, over 5 steps of 128."""
-    course = changed(Course(planned(32)), 128, 960, Elastic(rewarm="5 steps"))
+    course = changed(LRSchedule(planned(32)), 128, 960, Elastic(rewarm="5 steps"))
     assert (course.since, course.rewarm_samples) == (960, 640)
     assert course.lr_at(960) == planned(32).lr_at(960)  # the first step is at the old rate: no jump
     for step in range(5):
@@ -96,7 +99,7 @@ def test_a_rewarm_goes_linearly_from_the_old_rate_to_the_new_one():
     st.floats(0.1, 10),
 )  # fmt: skip
 def test_on_the_way_the_rate_is_between_the_two(old, new, since, length, passed, ratio):
-    course = changed(Course(planned(old)), new, since, Elastic(rewarm=f"{length} samples"))
+    course = changed(LRSchedule(planned(old)), new, since, Elastic(rewarm=f"{length} samples"))
     at = since + passed
     rate, ends = course.lr_at(at, ratio), [planned(batch).lr_at(at, ratio) for batch in (old, new)]
     if passed >= length or old == new:
@@ -110,7 +113,7 @@ def test_on_the_way_the_rate_is_between_the_two(old, new, since, length, passed,
 
 
 def test_a_change_during_a_rewarm_begins_at_the_rate_on_the_way():
-    first = changed(Course(planned(32)), 64, 960, Elastic(rewarm="1000 samples"))
+    first = changed(LRSchedule(planned(32)), 64, 960, Elastic(rewarm="1000 samples"))
     second = changed(first, 128, 1152, Elastic(rewarm="4 steps"))
     assert [plan.global_batch_size for plan in second.plans()] == [128, 64, 32]
     assert second.lr_at(1152) == first.lr_at(1152)
@@ -123,19 +126,19 @@ def test_a_change_during_a_rewarm_begins_at_the_rate_on_the_way():
 
 
 def test_what_is_over_is_settled():
-    plain = Course(planned(64))
-    course = Course(planned(128), 128, Course(planned(64)), since=640, rewarm_samples=256)
+    plain = LRSchedule(planned(64))
+    course = LRSchedule(planned(128), 128, LRSchedule(planned(64)), since=640, rewarm_samples=256)
     assert plain.settled(10**9) is plain
     assert course.settled(895) is course
-    assert course.settled(896) == course.settled(10**9) == Course(planned(128))
+    assert course.settled(896) == course.settled(10**9) == LRSchedule(planned(128))
     kept = dataclasses.replace(course, global_batch_size=32)
-    assert kept.settled(896) == Course(planned(128), 32)
+    assert kept.settled(896) == LRSchedule(planned(128), 32)
     for samples in range(896, 3300, 100):
         assert course.settled(896).lr_at(samples) == course.lr_at(samples)
 
 
 def test_a_change_after_a_rewarm_forgets_it():
-    first = changed(Course(planned(32)), 64, 960, Elastic(rewarm="2 steps"))
+    first = changed(LRSchedule(planned(32)), 64, 960, Elastic(rewarm="2 steps"))
     second = changed(first, 128, 960 + 128, Elastic(rewarm="2 steps"))
     assert [plan.global_batch_size for plan in second.plans()] == [128, 64]
     assert changed(first, 128, 960 + 127, Elastic(rewarm="2 steps")).plans() == [planned(128), planned(64), planned(32)]
@@ -156,14 +159,14 @@ DETAILED = dataclasses.replace(
 @pytest.mark.parametrize("recipe", [RECIPE, DETAILED, dataclasses.replace(RECIPE, decay="wsd", optimizer="adamw")])
 def test_a_course_in_json_is_the_same_course(recipe):
     """Equal and with the same bits in every rate, with all that it is made of."""
-    plain = Course(planned(48, recipe))
+    plain = LRSchedule(planned(48, recipe))
     rewarming = changed(plain, 64, 960, Elastic(rewarm="1000 samples"), recipe)
     nested = changed(rewarming, 128, 1152, Elastic(rewarm="4 steps"), recipe)
     kept = changed(nested, 96, 1280, KEEP, recipe)
     assert len(nested.plans()) == 3
     for course in (plain, rewarming, nested, kept):
         content = json.loads(json.dumps(course.to_dict(), allow_nan=False))
-        again = Course.from_dict(content)
+        again = LRSchedule.from_dict(content)
         assert again == course and again.to_dict() == course.to_dict() == content
         for samples in range(0, 3400, 37):
             assert again.lr_at(samples, 0.3) == course.lr_at(samples, 0.3)
@@ -172,12 +175,12 @@ def test_a_course_in_json_is_the_same_course(recipe):
 @given(st.floats(1e-300, 1e3), st.floats(0, 0.999), st.integers(1, 10**6), st.integers(0, 10**15))
 def test_no_bit_of_a_number_is_lost(lr, beta, batch, samples):
     recipe = dataclasses.replace(RECIPE, lr=lr, betas=(beta, 0.9), scaling="sqrt", duration="1G epochs")
-    course = Course(planned(32, recipe), batch, Course(planned(batch, recipe), 7), samples, 2 * samples + 1)
-    again = Course.from_dict(json.loads(json.dumps(course.to_dict())))
+    course = LRSchedule(planned(32, recipe), batch, LRSchedule(planned(batch, recipe), 7), samples, 2 * samples + 1)
+    again = LRSchedule.from_dict(json.loads(json.dumps(course.to_dict())))
     assert again == course and again.lr_at(samples).hex() == course.lr_at(samples).hex()
 
 
-GOOD = json.dumps(Course(planned(64), 64, Course(planned(32)), 640, 256).to_dict())
+GOOD = json.dumps(LRSchedule(planned(64), 64, LRSchedule(planned(32)), 640, 256).to_dict())
 
 
 HARMS = {
@@ -197,16 +200,16 @@ HARMS = {
 @pytest.mark.parametrize("harm", HARMS)
 def test_what_is_no_course_is_refused(harm):
     content = json.loads(GOOD)
-    assert Course.from_dict(content).since == 640
+    assert LRSchedule.from_dict(content).since == 640
     HARMS[harm](content)
-    with pytest.raises(ValueError, match="^not a course: "):
-        Course.from_dict(content)
+    with pytest.raises(ValueError, match="^not a schedule of rates: "):
+        LRSchedule.from_dict(content)
 
 
 @pytest.mark.parametrize("content", [None, [], "plan", 3])
 def test_another_kind_of_json_is_no_course(content):
-    with pytest.raises(ValueError, match="^not a course: "):
-        Course.from_dict(content)
+    with pytest.raises(ValueError, match="^not a schedule of rates: "):
+        LRSchedule.from_dict(content)
 
 
 # What a resumed run follows
@@ -215,19 +218,19 @@ def test_another_kind_of_json_is_no_course(content):
 @given(st.integers(1, 12), st.integers(1, 12), st.sampled_from(["rescale", "keep", "error"]), st.integers(0, 3000))
 def test_the_same_batch_cut_differently_is_the_same_course(world, accumulation, on_change, samples):
     batch = 96
-    course = Course(make_plan(RECIPE, Topology(2, 48), N))
+    course = LRSchedule(make_plan(RECIPE, Topology(2, 48), N))
     cut = Topology(world, -(-batch // (world * accumulation)), accumulation, batch)
-    assert follow(course, RECIPE, cut, samples, N, Elastic(on_change, rewarm="5 steps")) == course
+    assert replan(course, RECIPE, cut, samples, N, Elastic(on_change, rewarm="5 steps")) == course
 
 
 def test_the_same_batch_on_the_way_stays_on_the_way():
-    course = changed(Course(planned(32)), 64, 960, Elastic(rewarm="1000 samples"))
-    assert follow(course, RECIPE, Topology(4, 8, 2), 1024, N, Elastic(rewarm="3 steps")) == course
+    course = changed(LRSchedule(planned(32)), 64, 960, Elastic(rewarm="1000 samples"))
+    assert replan(course, RECIPE, Topology(4, 8, 2), 1024, N, Elastic(rewarm="3 steps")) == course
 
 
 def test_another_batch_is_refused_where_asked_for():
     with pytest.raises(PlanError) as caught:
-        changed(Course(planned(32)), 48, 640, ERROR)
+        changed(LRSchedule(planned(32)), 48, 640, ERROR)
     assert caught.value.code == "batch-changed"
     assert str(caught.value) == (
         "elastic.on_change: the global batch was 32 and would be 48; keep it with --batch.global_size 32, or allow it "
@@ -237,7 +240,7 @@ def test_another_batch_is_refused_where_asked_for():
 
 def test_the_batch_that_was_is_the_one_last_trained_with():
     """Not the one that a kept rate was planned for."""
-    kept = changed(Course(planned(32)), 64, 640, KEEP)
+    kept = changed(LRSchedule(planned(32)), 64, 640, KEEP)
     assert changed(kept, 64, 704, ERROR).global_batch_size == 64
     with pytest.raises(PlanError, match="the global batch was 64 and would be 32;"):
         changed(kept, 32, 704, ERROR)
@@ -246,27 +249,27 @@ def test_the_batch_that_was_is_the_one_last_trained_with():
 @pytest.mark.parametrize("settings", [KEEP, RESCALE, ERROR, Elastic("keep", "5 steps")])
 def test_a_kept_rate_stays_kept_when_the_run_is_started_again(settings):
     """With the same recipe and batch nothing has changed, whatever the setting is for when something does."""
-    kept = changed(Course(planned(32)), 64, 640, KEEP)
+    kept = changed(LRSchedule(planned(32)), 64, 640, KEEP)
     again = changed(kept, 64, 1280, settings)
     assert again == kept
     assert [again.lr_at(samples) for samples in (1280, 2560)] == [planned(32).lr_at(s) for s in (1280, 2560)]
 
 
 def test_keep_after_rescale_keeps_the_rescaled_rate():
-    rescaled = changed(Course(planned(32)), 64, 640)
+    rescaled = changed(LRSchedule(planned(32)), 64, 640)
     kept = changed(rescaled, 96, 1280, KEEP)
     assert (kept.global_batch_size, kept.plans()) == (96, [planned(64)])
     assert kept.lr_at(1280) == pytest.approx(closed_form(1280, 64), rel=1e-12)
 
 
 def test_rescale_after_keep_is_for_the_new_batch():
-    kept = changed(Course(planned(32)), 64, 640, KEEP)
-    assert changed(kept, 96, 1280) == Course(planned(96))
-    assert changed(kept, 32, 1280) == Course(planned(32))  # back at the batch that the rate is of
+    kept = changed(LRSchedule(planned(32)), 64, 640, KEEP)
+    assert changed(kept, 96, 1280) == LRSchedule(planned(96))
+    assert changed(kept, 32, 1280) == LRSchedule(planned(32))  # back at the batch that the rate is of
 
 
 def test_keep_during_a_rewarm_goes_on_with_it():
-    course = changed(Course(planned(32)), 64, 960, Elastic(rewarm="1000 samples"))
+    course = changed(LRSchedule(planned(32)), 64, 960, Elastic(rewarm="1000 samples"))
     kept = changed(course, 96, 1152, KEEP)
     assert kept.global_batch_size == 96
     assert [kept.lr_at(samples) for samples in (1152, 1500, 2000)] == [course.lr_at(s) for s in (1152, 1500, 2000)]
@@ -285,44 +288,44 @@ def test_keep_during_a_rewarm_goes_on_with_it():
     ],
 )
 def test_a_rewarm_in_every_unit(rewarm, samples):
-    course = changed(Course(planned(32)), 48, 640, Elastic(rewarm=rewarm))
-    assert (course.rewarm_samples, course.since, course.before) == (samples, 640, Course(planned(32)))
+    course = changed(LRSchedule(planned(32)), 48, 640, Elastic(rewarm=rewarm))
+    assert (course.rewarm_samples, course.since, course.before) == (samples, 640, LRSchedule(planned(32)))
     assert course.lr_at(640 + samples) == planned(48).lr_at(640 + samples)
 
 
 def test_a_rewarm_with_keep_has_nowhere_to_go():
-    kept = changed(Course(planned(32)), 48, 640, Elastic("keep", "5 steps"))
+    kept = changed(LRSchedule(planned(32)), 48, 640, Elastic("keep", "5 steps"))
     assert (kept.before, kept.rewarm_samples) == (None, 0)
 
 
 def test_a_rewarm_in_epochs_needs_their_length():
-    course = Course(make_plan(RECIPE, topology(32), None))
+    course = LRSchedule(make_plan(RECIPE, topology(32), None))
     with pytest.raises(ValueError, match='^elastic.rewarm: "1 epochs" needs the number of training samples'):
-        follow(course, RECIPE, topology(48), 640, None, Elastic(rewarm="1 epochs"))
+        replan(course, RECIPE, topology(48), 640, None, Elastic(rewarm="1 epochs"))
 
 
 def test_another_recipe_at_the_same_batch_is_followed():
     other = dataclasses.replace(RECIPE, lr=0.05, decay="cosine")
     for settings in (RESCALE, KEEP, ERROR):
-        assert changed(Course(planned(32)), 32, 640, settings, other) == Course(planned(32, other))
-    course = changed(Course(planned(32)), 32, 640, Elastic(rewarm="10 steps"), other)
+        assert changed(LRSchedule(planned(32)), 32, 640, settings, other) == LRSchedule(planned(32, other))
+    course = changed(LRSchedule(planned(32)), 32, 640, Elastic(rewarm="10 steps"), other)
     assert course.lr_at(640) == planned(32).lr_at(640)
     assert course.lr_at(960) == planned(32, other).lr_at(960)
 
 
 def test_another_recipe_with_a_kept_rate_is_planned_at_the_kept_batch():
     other = dataclasses.replace(RECIPE, lr=0.05)
-    kept = changed(Course(planned(32)), 64, 640, KEEP, other)
+    kept = changed(LRSchedule(planned(32)), 64, 640, KEEP, other)
     assert (kept.plan, kept.global_batch_size) == (planned(32, other), 64)
 
 
 @pytest.mark.parametrize("field", [{"weight_decay": 0.5}, {"betas": (0.8, 0.9)}, {"max_grad_norm": 7.0}])
 def test_a_change_that_is_not_of_the_rate_is_followed_too(field):
     other = dataclasses.replace(RECIPE, **field)
-    course = changed(Course(planned(32)), 32, 640, RESCALE, other)
+    course = changed(LRSchedule(planned(32)), 32, 640, RESCALE, other)
     assert course.plan == planned(32, other) != planned(32)
 
 
 def test_a_recipe_without_a_plan_is_refused():
     with pytest.raises(PlanError, match="recipe.reference_batch_size"):
-        changed(Course(planned(32)), 48, 640, RESCALE, dataclasses.replace(RECIPE, reference_batch_size=None))
+        changed(LRSchedule(planned(32)), 48, 640, RESCALE, dataclasses.replace(RECIPE, reference_batch_size=None))

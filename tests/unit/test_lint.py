@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from warmup.config.recipe import Recipe
+from warmup.config.run import Batch
+from warmup.planning import make_plan
 
-from warmup.config import Batch, Recipe
 from warmup.lint import Finding, examine, lint
-from warmup.plan import Topology, make_plan
+from warmup.plan import Topology
 
 HEALTHY = {"reference_batch_size": 32, "warmup": "100 steps", "duration": "1000 steps"}
 

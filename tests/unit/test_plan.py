@@ -11,8 +11,12 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from warmup.config import Batch, Recipe
-from warmup.plan import Plan, PlanError, Topology, make_plan
+from warmup.config.recipe import Recipe
+from warmup.config.run import Batch
+from warmup.errors import PlanError
+from warmup.explain import explain_plan
+from warmup.plan import Plan, Topology
+from warmup.planning import make_plan
 
 BASE = {"optimizer": "sgd", "lr": 1.0, "reference_batch_size": 1, "warmup": "4 steps", "duration": "10 steps"}
 
@@ -204,7 +208,7 @@ def test_peaks(scaling, optimizer, batch, peak):
 def test_max_lr_caps_the_scaled_peak_and_says_so():
     plan = at(64, reference_batch_size=8, max_lr=3.0)
     assert (plan.peak_lr, plan.uncapped_lr) == (3.0, 8.0)
-    assert ("peak lr", "3", "1 by the rule linear, capped from 8 by max_lr") in plan.explain()
+    assert ("peak lr", "3", "1 by the rule linear, capped from 8 by max_lr") in explain_plan(plan)
     assert max(rates(plan, plan.total_steps)) == 3.0
     assert at(64, reference_batch_size=8, max_lr=9.0).peak_lr == 8.0
 
@@ -278,7 +282,7 @@ def test_the_duration_is_samples_and_the_last_step_is_whole(duration, batch, tot
     plan = at(batch, 1000, reference_batch_size=256, duration=duration, warmup="0 steps")
     assert (plan.total_steps, plan.total_samples) == (total, total * batch)
     assert plan.total_samples - plan.duration_samples == beyond
-    assert any(name == "duration" and f"{beyond} beyond duration" in how for name, _, how in plan.explain())
+    assert any(name == "duration" and f"{beyond} beyond duration" in how for name, _, how in explain_plan(plan))
 
 
 @given(st.integers(1, 10**6), st.integers(1, 10**6), st.integers(1, 10**9), st.integers(0, 10**9))
@@ -480,7 +484,7 @@ def test_the_explanation_holds_the_numbers():
         Topology(8, 32, 4),
         10**8,
     )
-    assert plan.explain() == [
+    assert explain_plan(plan) == [
         ("global batch", "1024 samples", "8 ranks x 4 micro-batches x 32"),
         ("reference batch", "256 samples", "scale k = 4"),
         ("peak lr", "0.0004", "0.0001 by the rule linear"),
@@ -493,7 +497,7 @@ def test_the_explanation_holds_the_numbers():
 
 def test_the_explanation_of_an_uneven_cut_and_of_no_warmup():
     plan = plan_of(Topology(3, 4, 1, 10), warmup="0 steps", optimizer="rmsprop")
-    rows = {name: how for name, _, how in plan.explain()}
+    rows = {name: how for name, _, how in explain_plan(plan)}
     assert rows["global batch"] == "3 ranks x 1 micro-batches x 4 at most"
     assert rows["warmup"] == "none"
     assert rows["optimizer"] == "alpha 0.99, eps 1e-08, momentum 0.9, weight decay 0.01"

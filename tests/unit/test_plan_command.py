@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from harness import ROOT
 
 from warmup.__main__ import main
-from warmup.config import Recipe
-from warmup.plan import Topology, make_plan
+from warmup.config.recipe import Recipe
+from warmup.plan import Topology
+from warmup.planning import make_plan
 
-ROOT = Path(__file__).resolve().parents[2]
 RECIPE = (
     "--recipe.reference_batch_size", "256", "--recipe.warmup", "10000 steps", "--recipe.duration", "1000000 steps",
     "--recipe.optimizer", "sgd",

@@ -6,9 +6,10 @@ Each value stands beside its source.
 from __future__ import annotations
 
 import pytest
+from warmup.config.recipe import Recipe
+from warmup.planning import make_plan
 
-from warmup.config import Recipe
-from warmup.plan import Plan, Topology, make_plan
+from warmup.plan import Plan, Topology
 from warmup.presets import PRESETS
 
 

@@ -15,9 +15,10 @@ from accelerate.state import AcceleratorState, GradientState
 from torch import nn
 from torch.optim import SGD, Adam, AdamW, RMSprop
 from torch.optim.lr_scheduler import LRScheduler
+from warmup.config.recipe import Recipe
+from warmup.planning import make_plan
 
-from warmup.config import Recipe
-from warmup.plan import Topology, make_plan
+from warmup.plan import Topology
 from warmup.scheduler import WarmupScheduler
 
 STEPS = 12

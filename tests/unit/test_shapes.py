@@ -18,10 +18,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.optim import lr_scheduler as theirs
 from transformers import get_scheduler, get_wsd_schedule
+from warmup.config.recipe import Recipe
+from warmup.planning import make_plan
 
 from warmup import shapes
-from warmup.config import Recipe
-from warmup.plan import Topology, make_plan
+from warmup.plan import Topology
 
 rates = st.floats(1e-8, 10.0)
 fractions = st.fractions(0, 1, max_denominator=10**6)

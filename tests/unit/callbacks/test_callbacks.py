@@ -1,0 +1,174 @@
+"""The plan in transformers' Trainer and in Lightning: the rate of every step, and what is refused."""
+
+from __future__ import annotations
+
+import csv
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from callbacks import EXPECTED, STEPS, Module, fit, forget, plan_of, samples, trainer_of
+from harness import ROOT
+from lightning.pytorch.callbacks import GradientAccumulationScheduler, LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
+
+CUTS = [(1, 8, 1), (1, 4, 2)]
+
+
+@pytest.fixture(autouse=True)
+def forgotten() -> Iterator[None]:
+    yield
+    forget()
+
+
+def exactly(rates: list[float]) -> object:
+    return pytest.approx(rates, rel=1e-12, abs=1e-15)
+
+
+def test_the_rates_are_what_they_are_taken_for() -> None:
+    plan = plan_of(1, 8)
+    assert (plan.warmup_steps, plan.total_steps, plan.peak_lr) == (3, STEPS, 2e-2)
+    assert EXPECTED[2] == EXPECTED[3] == 2e-2 and EXPECTED[-1] == pytest.approx(2e-2 / 9)
+
+
+# transformers
+
+
+@pytest.mark.parametrize("cut", CUTS)
+def test_every_step_of_trainer_takes_the_rate_of_the_plan_and_logs_it(cut, tmp_path: Path) -> None:
+    trainer, rates = trainer_of(tmp_path, plan_of(*cut))
+    trainer.train()
+    assert rates == exactly(EXPECTED)
+    assert [line["learning_rate"] for line in trainer.state.log_history[:-1]] == exactly(EXPECTED)
+
+
+@pytest.mark.parametrize("cut", CUTS)
+def test_trainer_resumes_where_it_was_also_under_another_recipe(cut, tmp_path: Path) -> None:
+    first, _ = trainer_of(tmp_path, plan_of(*cut), save_strategy="steps", save_steps=7)
+    first.train()
+    for lr, share in ((1e-2, 1.0), (5e-3, 0.5)):
+        second, rates = trainer_of(tmp_path / "again", plan_of(*cut, lr=lr))
+        second.train(resume_from_checkpoint=str(tmp_path / "checkpoint-7"))
+        assert rates == exactly([share * rate for rate in EXPECTED[7:]])
+
+
+def test_trainer_may_be_trained_twice(tmp_path: Path) -> None:
+    trainer, rates = trainer_of(tmp_path, plan_of(1, 8))
+    trainer.train()
+    trainer.train()
+    assert rates == exactly(EXPECTED * 2)
+
+
+def test_a_step_of_fewer_samples_counts_as_one_in_trainer(tmp_path: Path) -> None:
+    """27 samples in micro-batches of 4, two to a step: the fourth step of an epoch has one, of 3 samples."""
+    trainer, rates = trainer_of(tmp_path, plan_of(1, 4, 2), samples(27))
+    trainer.train()
+    assert trainer.state.epoch == 3.0 and rates == exactly(EXPECTED)
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    ({"lr_scheduler_type": "linear"}, "lr_scheduler_type: 'linear' would be a second schedule .*'constant'$"),
+    ({"lr_scheduler_type": "constant_with_warmup"}, "lr_scheduler_type: 'constant_with_warmup' would be"),
+    ({"max_steps": 13}, "max_steps: this run would take 13 steps and the plan has 12; set max_steps=12"),
+    ({"max_steps": -1, "num_train_epochs": 3}, "max_steps: this run would take 15 steps and the plan has 12"),
+    ({"per_device_train_batch_size": 4}, "the plan is for 8 samples per step and this run has 4"),
+    ({"gradient_accumulation_steps": 2}, "the plan is for 8 samples per step and this run has 16"),
+    ({"auto_find_batch_size": True}, "auto_find_batch_size: would change the batch"),
+])  # fmt: skip
+def test_trainer_that_contradicts_the_plan_is_refused(options, message, tmp_path: Path) -> None:
+    trainer, rates = trainer_of(tmp_path, plan_of(1, 8), **options)
+    with pytest.raises(ValueError, match=message) as caught:
+        trainer.train()
+    assert rates == [] and "\n" not in str(caught.value)
+
+
+def test_a_schedule_beside_the_plan_is_refused_by_trainer(tmp_path: Path) -> None:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(2))], lr=1.0)
+    one_cycle = torch.optim.lr_scheduler.StepLR(optimizer, 5)
+    trainer, _ = trainer_of(tmp_path, plan_of(1, 8), optimizers=(optimizer, one_cycle))
+    with pytest.raises(ValueError, match="optimizers: StepLR would be a second schedule .*optimizers=.optimizer, None"):
+        trainer.train()
+
+
+# Lightning
+
+
+@pytest.mark.parametrize("cut", CUTS)
+def test_every_step_in_lightning_takes_the_rate_of_the_plan(cut) -> None:
+    assert fit(plan_of(*cut)) == exactly(EXPECTED)
+
+
+@pytest.mark.parametrize("cut", CUTS)
+def test_lightning_resumes_where_it_was_also_under_another_recipe(cut, tmp_path: Path) -> None:
+    saving = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=7, save_top_k=-1)
+    fit(plan_of(*cut), callbacks=[saving], enable_checkpointing=True)
+    for lr, share in ((1e-2, 1.0), (5e-3, 0.5)):
+        rates = fit(plan_of(*cut, lr=lr), ckpt_path=str(tmp_path / "step=7.ckpt"))
+        assert rates == exactly([share * rate for rate in EXPECTED[7:]])
+
+
+def test_a_step_of_fewer_samples_counts_as_one_in_lightning() -> None:
+    rates = fit(plan_of(1, 4, 2), data=samples(27), max_steps=-1, max_epochs=3)
+    assert rates == exactly(EXPECTED)
+
+
+class Leaving(Module):
+    """Leaves out the update of one step, as a gradient scaler does; Lightning counts it."""
+
+    def optimizer_step(self, epoch, index, optimizer, closure):
+        optimizer.step(closure) if self.trainer.global_step != 5 else closure()
+
+
+def test_a_step_that_is_left_out_counts_in_lightning() -> None:
+    assert fit(plan_of(1, 8), Leaving()) == exactly(EXPECTED[:5] + EXPECTED[6:])
+
+
+def test_the_monitor_of_lightning_logs_the_rates_of_the_plan_also_after_a_resumption(tmp_path: Path) -> None:
+    saving = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=7, save_top_k=-1)
+    for name, ckpt_path, expected in (("a", None, EXPECTED), ("b", str(tmp_path / "step=7.ckpt"), EXPECTED[7:])):
+        options = {
+            "callbacks": [LearningRateMonitor("step"), saving],
+            "log_every_n_steps": 1,
+            "enable_checkpointing": True,
+        }
+        fit(plan_of(1, 8), logger=CSVLogger(tmp_path, name, "0"), ckpt_path=ckpt_path, **options)
+        with open(tmp_path / name / "0" / "metrics.csv") as file:
+            assert [float(row["lr-AdamW"]) for row in csv.DictReader(file)] == exactly(expected)
+
+
+class Scheduled(Module):
+    def configure_optimizers(self):
+        optimizer = super().configure_optimizers()
+        return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 5)]
+
+
+class Manual(Module):
+    automatic_optimization = False
+
+
+@pytest.mark.parametrize(("module", "options", "message"), [
+    (Scheduled, {}, "configure_optimizers: would be a second schedule beside the plan's; return the optimizer alone"),
+    (Manual, {}, "automatic_optimization: .* use WarmupScheduler in it instead"),
+    (Module, {"max_steps": 13}, "max_steps: this run would take 13 steps and the plan has 12; set max_steps=12"),
+    (Module, {"max_epochs": 2}, "max_steps: this run would take 10 steps .*, and no number of epochs"),
+    (Module, {"batch_size": 4}, "the plan is for 8 samples per step and this run has 4"),
+    (Module, {"accumulate_grad_batches": 2}, "the plan is for 8 samples per step and this run has 16"),
+    (Module, {"callbacks": [GradientAccumulationScheduler({1: 2})]}, "GradientAccumulationScheduler: changes"),
+])  # fmt: skip
+def test_lightning_that_contradicts_the_plan_is_refused(module, options, message) -> None:
+    made = module()
+    with pytest.raises(ValueError, match=message) as caught:
+        fit(plan_of(1, 8), made, **options)
+    assert made.rates == [] and "\n" not in str(caught.value)
+
+
+def test_without_lightning_the_import_says_what_to_install() -> None:
+    code = "import sys; sys.modules['lightning'] = None; import warmup.callbacks.lightning"
+    root = ROOT
+    ended = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=120)
+    last = ended.stderr.strip().splitlines()[-1]
+    assert ended.returncode == 1 and last.startswith("ImportError: warmup.callbacks.lightning needs Lightning")
+    assert last.endswith("pip install lightning") and "During handling" not in ended.stderr

@@ -1,0 +1,112 @@
+"""Dependencies point one way: pure files <- scheduler, clock <- training <- train.py; and <- callbacks."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from harness import ROOT
+
+PACKAGE = ROOT / "warmup"
+PURE = (
+    "errors", "duration", "shapes", "scaling", "config", "plan", "planning", "explain", "lint", "elastic", "presets",
+)  # fmt: skip
+COMMAND = ("commandline", "__main__")
+TORCH = ("scheduler", "clock")
+THIRD_PARTY = {
+    "commandline": {"yaml", "jsonargparse"},
+    "__main__": {"matplotlib"},
+    "scheduler": {"torch"},
+    "clock": {"torch"},
+}
+
+
+def files(folder: Path) -> dict[str, Path]:
+    """All modules below a folder by their dotted names."""
+    found = {}
+    for path in sorted(folder.rglob("*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def imports(path: Path) -> set[str]:
+    """Every module that a file imports, wherever in it, `from package import name` as package.name too."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path.name}: relative import"
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def module_of(name: str) -> str:
+    """The part of the core, such as `config`, that an imported module of the package belongs to."""
+    return name.split(".")[1]
+
+
+MODULES = files(PACKAGE)
+CORE = {
+    name: path for name, path in MODULES.items() if "." in name and module_of(name) not in ("training", "callbacks")
+}
+
+
+def test_these_are_all_the_files_of_the_core() -> None:
+    assert {module_of(name) for name in CORE} == {*PURE, *COMMAND, *TORCH}
+
+
+@pytest.mark.parametrize("name", CORE)
+def test_a_file_of_the_core_imports_only_what_its_layer_may(name: str) -> None:
+    modules, own = imports(CORE[name]), module_of(name)
+    ours = {module_of(module) for module in modules if module.startswith("warmup.")}
+    others = {module.split(".")[0] for module in modules if not module.startswith("warmup")}
+    names = set(importlib.import_module("warmup").__all__)
+    assert ours - names <= ({*PURE, "commandline"} if own in COMMAND else set(PURE))
+    assert others - set(sys.stdlib_module_names) == THIRD_PARTY.get(own, set())
+
+
+def test_a_callback_needs_its_own_library_and_the_schedule() -> None:
+    needed = {"__init__": {"torch"}, "transformers": {"torch", "transformers"}, "lightning": {"lightning"}}
+    found = {path.stem: imports(path) for path in (PACKAGE / "callbacks").glob("*.py")}
+    others = {name: {module.split(".")[0] for module in found[name]} - {"warmup"} for name in found}
+    assert {name: modules - set(sys.stdlib_module_names) for name, modules in others.items()} == needed
+    ours = {module_of(module) for modules in found.values() for module in modules if module.startswith("warmup.")}
+    assert ours <= {"callbacks", "clock", "errors", "plan", "scheduler"}
+
+
+def test_pure_files_and_the_package_itself_do_not_import_torch() -> None:
+    """Planning answers at once."""
+    heavy = ("torch", "transformers", "accelerate", "datasets", "numpy", "matplotlib", "lightning")
+    names = ["warmup", *(f"warmup.{name}" for name in (*PURE, *COMMAND))]
+    code = (
+        f"import importlib, sys; [importlib.import_module(name) for name in {names}]; "
+        "from warmup import PRESETS, Batch, Config, Finding, Plan, PlanError, Recipe, Topology, examine, make_plan; "
+        f"print(sorted(set({heavy}) & set(sys.modules)))"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (answer.stdout, answer.stderr) == ("[]\n", "")
+
+
+def test_the_first_layer_needs_nothing_but_the_standard_library() -> None:
+    """Importable where only Python is: -S leaves out site-packages."""
+    names = [f"warmup.{name}" for name in PURE]
+    code = f"import importlib; print([importlib.import_module(name).__name__ for name in {names}])"
+    answer = subprocess.run([sys.executable, "-S", "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (answer.stdout, answer.stderr) == (f"{names}\n", "")
+
+
+def test_the_public_names_are_what_the_package_says() -> None:
+    import warmup
+
+    for name in warmup.__all__:
+        home = importlib.import_module(f"warmup.{warmup._HOME_OF[name]}")
+        assert getattr(warmup, name) is getattr(home, name), name  # also where a module has the same name
+    assert sorted(warmup.__all__) == sorted(warmup._HOME_OF)
+    with pytest.raises(AttributeError, match="module 'warmup' has no attribute 'Schedule'"):
+        warmup.Schedule  # noqa: B018

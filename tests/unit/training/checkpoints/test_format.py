@@ -1,0 +1,654 @@
+"""Checkpoints on disk: there as a whole or not at all; what is wrong with one is named, and an older one is found."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from warmup.training.checkpoints import format as checkpoint_format
+from warmup.training.checkpoints import retention
+from warmup.training.checkpoints.format import BrokenCheckpoint
+
+FILES = ["config.json", "manifest.json", "model.safetensors", "optimizer.safetensors", "state.json"]
+
+
+def filling(step: int, best: int | None = None) -> Callable[[Path], None]:
+    """What writes the small but real files of a checkpoint, which say of which step they are, and which is the best."""
+    state = {"clock": {"step": step, "samples": 32 * step}} | ({"evaluations": {"best_step": best}} if best else {})
+
+    def fill(stage: Path) -> None:
+        save_file(
+            {"weight": torch.full((3, 2), float(step)), "bias": torch.arange(3.0)}, stage / checkpoint_format.MODEL
+        )
+        save_file({"weight/exp_avg": torch.full((3, 2), step / 7)}, stage / checkpoint_format.OPTIMIZER)
+        (stage / checkpoint_format.STATE).write_text(json.dumps(state, indent=1))
+        (stage / "config.json").write_text('{"model_type": "bert"}\n')
+
+    return fill
+
+
+def written(run: Path, *steps: int, best: int | None = None) -> Path:
+    """The checkpoint of the last of `steps`, after those of all of them."""
+    for step in steps:
+        checkpoint_format.write(checkpoint_format.checkpoint_path(run, step), filling(step, best))
+    return checkpoint_format.checkpoint_path(run, steps[-1])
+
+
+def names(run: Path) -> list[str]:
+    return sorted(os.listdir(run / "checkpoints"))
+
+
+def refusal(folder: Path) -> str:
+    with pytest.raises(BrokenCheckpoint) as caught:
+        checkpoint_format.verify(folder)
+    text = str(caught.value)
+    assert text.startswith(f"{folder}: ") and "\n" not in text
+    return text.removeprefix(f"{folder}: ")
+
+
+# Writing and reading
+
+
+def test_what_was_written_is_whole(tmp_path: Path) -> None:
+    folder = written(tmp_path, 500)
+    assert folder == tmp_path / "checkpoints" / "step-00000500" and sorted(os.listdir(folder)) == FILES
+    checkpoint_format.verify(folder)
+    assert checkpoint_format.is_complete(folder) and checkpoint_format.newest_valid(tmp_path) == (folder, [])
+    assert names(tmp_path) == ["step-00000500"]
+    assert load_file(folder / checkpoint_format.MODEL)["weight"].unique().tolist() == [500.0]
+    assert checkpoint_format.read_state(folder) == {"clock": {"step": 500, "samples": 16_000}}
+
+
+def test_the_manifest_says_sizes_and_digests(tmp_path: Path) -> None:
+    folder = written(tmp_path, 1)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest == {
+        "format": 1,
+        "files": {
+            name: {
+                "bytes": len((folder / name).read_bytes()),
+                "sha256": hashlib.sha256((folder / name).read_bytes()).hexdigest(),
+            }
+            for name in FILES
+            if name != "manifest.json"
+        },
+    }
+
+
+def test_a_large_file_is_read_to_its_end(tmp_path: Path) -> None:
+    """A digest of the first megabytes would not see it."""
+    folder = tmp_path / "checkpoints" / "step-00000001"
+
+    def fill(stage: Path) -> None:
+        filling(1)(stage)
+        save_file({"weight": torch.zeros(3 << 20)}, stage / checkpoint_format.MODEL)
+
+    checkpoint_format.write(folder, fill)
+    checkpoint_format.verify(folder)
+    flip(folder / checkpoint_format.MODEL, (12 << 20) + 8)
+    assert refusal(folder) == "model.safetensors is not what was written (its SHA-256 differs)"
+
+
+def test_steps_are_found_by_their_number(tmp_path: Path) -> None:
+    """Also where the names are of different lengths, which the alphabet would put in another order."""
+    steps = [99, 100, 1000, 99_999_999, 100_000_000, 1_000_000_000]
+    for step in (1000, 100_000_000, 99, 1_000_000_000, 100, 99_999_999):
+        written(tmp_path, step)
+    assert [checkpoint_format.step_of(folder) for folder in checkpoint_format.list_checkpoints(tmp_path)] == steps[::-1]
+    assert checkpoint_format.newest_valid(tmp_path) == (checkpoint_format.checkpoint_path(tmp_path, 1_000_000_000), [])
+
+
+def test_what_is_no_checkpoint_is_not_looked_at(tmp_path: Path) -> None:
+    assert checkpoint_format.list_checkpoints(tmp_path) == [] and checkpoint_format.newest_valid(tmp_path) == (None, [])
+    folder = written(tmp_path, 5)
+    for name in (
+        "step-",
+        "step-9a",
+        "xstep-9",
+        ".step-00000009.stage",
+        "discarded-step-00000009",
+        "best",
+        "step-9.old",
+    ):
+        shutil.copytree(folder, folder.with_name(name))
+    assert checkpoint_format.newest_valid(tmp_path) == (folder, []) and checkpoint_format.list_checkpoints(
+        tmp_path
+    ) == [folder]
+
+
+# Damage
+
+
+def flip(path: Path, place: int, bit: int = 0) -> None:
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1 << bit
+    path.write_bytes(content)
+
+
+def test_a_file_that_was_cut_off_is_named(tmp_path: Path) -> None:
+    """At 30 places in all, at the ends and between, in every file."""
+    folder, tried = written(tmp_path, 1), 0
+    for name in FILES:
+        whole = (folder / name).read_bytes()
+        last = len(whole) - 1
+        for length in sorted({0, 1, last // 3, last // 2, last - 1, last}):
+            (folder / name).write_bytes(whole[:length])
+            text = refusal(folder)
+            if name == "manifest.json":
+                assert text == "manifest.json is missing or unreadable"
+            else:
+                assert text == f"{name} has {length} bytes and not {len(whole)}"
+            assert not checkpoint_format.is_complete(folder) and checkpoint_format.newest_valid(tmp_path) == (
+                None,
+                [f"{folder}: {text}"],
+            )
+            tried += 1
+        (folder / name).write_bytes(whole)
+    assert tried == 30
+    checkpoint_format.verify(folder)
+
+
+def test_no_bit_of_the_manifest_may_flip(tmp_path: Path) -> None:
+    """Each of them. None of its bits is without a meaning, so none may pass."""
+    folder = written(tmp_path, 1)
+    whole = (folder / "manifest.json").read_bytes()
+    passed = []
+    for place in range(len(whole)):
+        for bit in range(8):
+            harmed = whole[:place] + bytes([whole[place] ^ 1 << bit]) + whole[place + 1 :]
+            (folder / "manifest.json").write_bytes(harmed)
+            try:
+                checkpoint_format.verify(folder)
+            except BrokenCheckpoint:
+                pass
+            else:
+                passed.append(harmed[max(place - 10, 0) : place + 10])
+    assert passed == []
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if name != "manifest.json"])
+def test_a_flipped_bit_is_named_with_its_file(tmp_path: Path, name: str) -> None:
+    folder = written(tmp_path, 1)
+    whole = (folder / name).read_bytes()
+    for place in sorted({0, 1, 7, 8, 9, len(whole) // 3, len(whole) // 2, len(whole) - 2, len(whole) - 1}):
+        for bit in (0, 7):
+            flip(folder / name, place, bit)
+            assert refusal(folder) == f"{name} is not what was written (its SHA-256 differs)"
+            assert checkpoint_format.is_complete(folder)  # as far as sizes tell
+            (folder / name).write_bytes(whole)
+    checkpoint_format.verify(folder)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_missing_file_is_named(tmp_path: Path, name: str) -> None:
+    folder = written(tmp_path, 1)
+    (folder / name).unlink()
+    assert refusal(folder) == f"{name} is missing" + (" or unreadable" if name == "manifest.json" else "")
+    assert not checkpoint_format.is_complete(folder)
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("kind", ["link", "dangling link", "folder"])
+def test_something_else_in_the_place_of_a_file(tmp_path: Path, name: str, kind: str) -> None:
+    """A link to the right content is refused too: what it leads to is not the checkpoint's."""
+    folder = written(tmp_path, 1)
+    (folder / name).rename(tmp_path / name)
+    if kind == "folder":
+        (folder / name).mkdir()
+    else:
+        (folder / name).symlink_to(tmp_path / (name if kind == "link" else "nowhere"))
+    assert refusal(folder) in (f"{name} is missing", f"{name} is missing or unreadable")
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    folder = written(tmp_path, 1)
+    (folder / "state.json").unlink()
+    os.mkfifo(folder / "state.json")
+    assert refusal(folder) == "state.json is missing"
+
+
+class Payload:
+    """Unpickled, it makes a file."""
+
+    def __init__(self, canary: Path):
+        self.canary = canary
+
+    def __reduce__(self) -> tuple:
+        return Path.touch, (self.canary,)
+
+
+@pytest.mark.parametrize("name", ["optimizer.bin", "pytorch_model.bin", "random_states_0.pkl", "data.pt", ".hidden"])
+def test_a_planted_pickle_is_refused_by_name_and_not_opened(tmp_path: Path, name: str) -> None:
+    older, folder = written(tmp_path, 1), written(tmp_path, 2)
+    canary = tmp_path / "canary"
+    (folder / name).write_bytes(pickle.dumps(Payload(canary)))
+    assert refusal(folder) == f"{name} is not in its manifest"
+    assert checkpoint_format.newest_valid(tmp_path) == (older, [f"{folder}: {name} is not in its manifest"])
+    assert not canary.exists()
+    pickle.loads((folder / name).read_bytes())
+    assert canary.exists()  # it would have
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json"])
+def test_a_planted_pickle_under_a_known_name(tmp_path: Path, name: str) -> None:
+    folder = written(tmp_path, 1)
+    (folder / name).write_bytes(pickle.dumps(Payload(tmp_path / "canary")))
+    assert f"{name} has " in refusal(folder)
+    assert not (tmp_path / "canary").exists()
+
+
+def change_manifest(folder: Path, change: Callable[[dict], object]) -> None:
+    manifest = json.loads((folder / "manifest.json").read_text())
+    change(manifest)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize("version", [0, 2, "1", None, [1]])
+def test_another_format_is_refused_by_its_number(tmp_path: Path, version: object) -> None:
+    folder = written(tmp_path, 1)
+    change_manifest(folder, lambda manifest: manifest.update(format=version))
+    assert refusal(folder) == f"its format is {version!r}, this version reads 1"
+
+
+@pytest.mark.parametrize("text", [
+    "", "null", "3", "[]", "{}", '"files"', '{"format": 1}', '{"format": 1, "files": null}',
+    '{"format": 1, "files": []}', '{"format": 1, "files": {"model.safetensors": 3}}', "\0" * 64,
+    '{"format": 1, "files": {"model.safetensors": {"bytes": 3}}}',
+])  # fmt: skip
+def test_a_manifest_that_is_none(tmp_path: Path, text: str) -> None:
+    folder = written(tmp_path, 1)
+    (folder / "manifest.json").write_text(text)
+    assert refusal(folder) == "manifest.json is missing or unreadable"
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json"])
+def test_a_manifest_without_what_every_checkpoint_has(tmp_path: Path, name: str) -> None:
+    folder = written(tmp_path, 1)
+    change_manifest(folder, lambda manifest: manifest["files"].pop(name))
+    assert refusal(folder) == f"{name} is not in its manifest"
+    (folder / name).unlink()
+    assert refusal(folder) == f"{name} is not in its manifest"
+
+
+@pytest.mark.parametrize("name", ["../outside", "/etc/hostname", "sub/file"])
+def test_a_manifest_reaches_nothing_outside_its_folder(tmp_path: Path, name: str) -> None:
+    folder = written(tmp_path, 1)
+    (folder / name).parent.mkdir(exist_ok=True)
+    if not Path(name).is_absolute():
+        (folder / name).write_text("x")
+    change_manifest(folder, lambda manifest: manifest["files"].update({name: {"bytes": 1, "sha256": "x"}}))
+    assert refusal(folder) in (f"{name} is missing", "sub is not in its manifest")
+
+
+def test_a_half_made_folder_is_no_checkpoint(tmp_path: Path) -> None:
+    """Whatever of it a kill left: hidden, or without its seal."""
+    older = written(tmp_path, 1)
+    half = checkpoint_format.checkpoint_path(tmp_path, 2)
+    shutil.copytree(older, half.with_name(".step-00000002.stage"))
+    assert checkpoint_format.newest_valid(tmp_path) == (older, [])
+    half.mkdir()
+    filling(2)(half)
+    assert checkpoint_format.newest_valid(tmp_path) == (older, [f"{half}: manifest.json is missing or unreadable"])
+    shutil.rmtree(half)
+    half.write_text("a file")
+    assert checkpoint_format.newest_valid(tmp_path) == (older, [f"{half}: manifest.json is missing or unreadable"])
+    half.unlink()
+    half.symlink_to(tmp_path / "nowhere")
+    assert checkpoint_format.newest_valid(tmp_path) == (older, [f"{half}: manifest.json is missing or unreadable"])
+
+
+def test_the_newest_valid_one_is_found_and_each_newer_one_named(tmp_path: Path) -> None:
+    written(tmp_path, 1, 2, 3, 4, 5)
+    folders = [checkpoint_format.checkpoint_path(tmp_path, step) for step in (1, 2, 3, 4, 5)]
+    flip(folders[4] / checkpoint_format.MODEL, -1)
+    (folders[3] / "state.json").unlink()
+    (folders[2] / "manifest.json").unlink()
+    (folders[0] / "state.json").unlink()  # older than what is found: not looked at
+    found, skipped = checkpoint_format.newest_valid(tmp_path)
+    assert found == folders[1]
+    assert skipped == [
+        f"{folders[4]}: model.safetensors is not what was written (its SHA-256 differs)",
+        f"{folders[3]}: state.json is missing",
+        f"{folders[2]}: manifest.json is missing or unreadable",
+    ]
+    (folders[1] / "config.json").unlink()
+    found, skipped = checkpoint_format.newest_valid(tmp_path)
+    assert found is None and len(skipped) == 5
+
+
+def test_a_file_that_the_disk_does_not_give_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error in reading is damage like any other: an older checkpoint may be whole."""
+    older, folder = written(tmp_path, 1), written(tmp_path, 2)
+
+    def unreadable(path: Path) -> str:
+        if path == folder / checkpoint_format.OPTIMIZER:
+            raise OSError(5, "Input/output error", str(path))
+        return digest(path)
+
+    digest = checkpoint_format._sha256
+    monkeypatch.setattr(checkpoint_format, "_sha256", unreadable)
+    found, (skipped,) = checkpoint_format.newest_valid(tmp_path)
+    assert found == older and skipped.startswith(f"{folder}: optimizer.safetensors ")
+
+
+# Errors in writing
+
+
+@pytest.mark.parametrize("error", [
+    OSError(28, "No space left on device"), SafetensorError("Error while serializing: I/O error"), ValueError("other"),
+])  # fmt: skip
+@pytest.mark.parametrize("how_far", ["nothing", "a half", "all"])
+def test_after_an_error_nothing_is_left_and_older_ones_are_untouched(
+    tmp_path: Path, error: Exception, how_far: str
+) -> None:
+    older = written(tmp_path, 1)
+    before = {path.name: path.read_bytes() for path in older.iterdir()}
+
+    def fill(stage: Path) -> None:
+        if how_far != "nothing":
+            filling(2)(stage)
+        if how_far == "a half":
+            (stage / checkpoint_format.STATE).unlink()
+            os.truncate(stage / checkpoint_format.MODEL, 10)
+        raise error
+
+    with pytest.raises(ValueError if isinstance(error, ValueError) else OSError) as caught:
+        checkpoint_format.write(checkpoint_format.checkpoint_path(tmp_path, 2), fill)
+    if isinstance(error, SafetensorError):
+        words = "cannot be written, is there space left? (Error while serializing: I/O error)"
+        assert (caught.value.strerror, caught.value.filename) == (
+            words,
+            str(checkpoint_format.checkpoint_path(tmp_path, 2)),
+        )
+    else:
+        assert caught.value is error
+    assert names(tmp_path) == ["step-00000001"]
+    assert {path.name: path.read_bytes() for path in older.iterdir()} == before
+    assert written(tmp_path, 2).is_dir()  # and the next attempt succeeds
+
+
+@pytest.mark.parametrize("call", range(1, 7))
+def test_a_disk_that_takes_it_no_further(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: int) -> None:
+    """An error at each flush: of the four files, the manifest and the folder."""
+    older, calls = written(tmp_path, 1), []
+
+    def flush(path: Path) -> None:
+        calls.append(path.name)
+        if len(calls) == call:
+            raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(checkpoint_format, "_flush", flush)
+    with pytest.raises(OSError, match="Input/output error"):
+        checkpoint_format.write(checkpoint_format.checkpoint_path(tmp_path, 2), filling(2))
+    assert names(tmp_path) == ["step-00000001"] and checkpoint_format.newest_valid(tmp_path) == (older, [])
+
+
+def test_everything_is_on_the_disk_before_it_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The files and the seal, then the folder, before the rename; the folder above it after."""
+    events = []
+    flush, rename = checkpoint_format._flush, Path.rename
+    monkeypatch.setattr(checkpoint_format, "_flush", lambda path: (events.append(f"flush {path.name}"), flush(path)))
+    monkeypatch.setattr(Path, "rename", lambda self, to: (events.append(f"rename {self.name}"), rename(self, to))[1])
+    written(tmp_path, 1)
+    stage = ".step-00000001.stage"
+    data = [f"flush {name}" for name in FILES if name != "manifest.json"]
+    assert events == [*data, "flush manifest.json", f"flush {stage}", f"rename {stage}", "flush checkpoints"]
+
+
+def test_what_an_earlier_process_left_behind_is_no_part_of_it(tmp_path: Path) -> None:
+    stage = checkpoint_format.checkpoint_path(tmp_path, 1).with_name(".step-00000001.stage")
+    (stage / "deep").mkdir(parents=True)
+    (stage / "stray").write_text("")
+    assert sorted(os.listdir(written(tmp_path, 1))) == FILES and names(tmp_path) == ["step-00000001"]
+
+
+@pytest.mark.parametrize("harm", ["cut", "no manifest", "empty", "whole"])
+def test_what_is_in_its_place_is_set_aside(tmp_path: Path, harm: str) -> None:
+    older, folder = written(tmp_path, 1), written(tmp_path, 2)
+    if harm == "cut":
+        os.truncate(folder / checkpoint_format.MODEL, 10)
+    if harm == "no manifest":
+        (folder / "manifest.json").unlink()
+    if harm == "empty":
+        shutil.rmtree(folder)
+        folder.mkdir()
+    left = {path.name: path.read_bytes() for path in folder.iterdir()}
+    written(tmp_path, 2)
+    assert names(tmp_path) == ["discarded-step-00000002", "step-00000001", "step-00000002"]
+    aside = folder.with_name("discarded-step-00000002")
+    assert {path.name: path.read_bytes() for path in aside.iterdir()} == left  # nothing is lost
+    assert checkpoint_format.newest_valid(tmp_path) == (folder, [])
+    checkpoint_format.verify(older)
+
+
+def test_set_aside_again_and_again(tmp_path: Path) -> None:
+    places = [checkpoint_format.set_aside(written(tmp_path, step)).name for step in (7, 7, 7)]
+    assert places == [f"discarded-step-00000007{more}" for more in ("", "-2", "-3")]
+    assert names(tmp_path) == places and checkpoint_format.list_checkpoints(tmp_path) == []
+
+
+# Removing
+
+
+def left_after(run: Path, keep: int, best: int | None, steps: tuple[int, ...] = (98, 99, 100, 1000)) -> list[int]:
+    written(run, *steps, best=best)
+    retention.prune(run, keep)
+    return [checkpoint_format.step_of(folder) for folder in checkpoint_format.list_checkpoints(run)]
+
+
+@pytest.mark.parametrize(
+    ("keep", "best", "left"),
+    [
+        (2, None, [1000, 100]),
+        (3, None, [1000, 100, 99]),
+        (9, None, [1000, 100, 99, 98]),
+        (1, None, [1000, 100]),  # never fewer than two
+        (0, None, [1000, 100]),
+        (2, 98, [1000, 100, 98]),
+        (2, 100, [1000, 100]),
+        (2, 12345, [1000, 100]),
+        (3, 98, [1000, 100, 99, 98]),
+    ],
+)
+def test_the_newest_and_the_best_are_kept(tmp_path: Path, keep: int, best: int | None, left: list[int]) -> None:
+    assert left_after(tmp_path, keep, best) == left
+    assert all(name.startswith("step-") for name in names(tmp_path))
+    for folder in checkpoint_format.list_checkpoints(tmp_path):
+        checkpoint_format.verify(folder)
+
+
+def test_the_best_one_until_each_that_is_kept_is_kept(tmp_path: Path) -> None:
+    """Where the newest is damaged, a run goes on from the one before, for which another was the best."""
+    for step, best in ((1, 1), (2, 2), (3, 2), (4, 4)):
+        written(tmp_path, step, best=best)
+    retention.prune(tmp_path, 2)
+    assert [checkpoint_format.step_of(folder) for folder in checkpoint_format.list_checkpoints(tmp_path)] == [4, 3, 2]
+    state = checkpoint_format.checkpoint_path(tmp_path, 3) / checkpoint_format.STATE
+    state.write_text("{" * state.stat().st_size)  # in its size, but nobody goes on from it
+    assert (
+        checkpoint_format.is_complete(checkpoint_format.checkpoint_path(tmp_path, 3))
+        and retention.best_step(tmp_path / "nowhere") is None
+    )
+    retention.prune(tmp_path, 2)
+    assert [checkpoint_format.step_of(folder) for folder in checkpoint_format.list_checkpoints(tmp_path)] == [4, 3]
+
+
+@pytest.mark.parametrize("origin", [3, 2])
+def test_another_run_directory_takes_the_best_one_along(tmp_path: Path, origin: int) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    for run in (old, new):
+        run.mkdir()
+    written(old, 1, 2, 3, best=2)
+    retention.adopt_best(checkpoint_format.checkpoint_path(old, origin), new)
+    assert names(new) == ["step-00000002"]
+    ours, theirs = (checkpoint_format.checkpoint_path(run, 2) for run in (new, old))
+    checkpoint_format.verify(ours)
+    assert {path.name: path.read_bytes() for path in ours.iterdir()} == {
+        path.name: path.read_bytes() for path in theirs.iterdir()
+    }
+
+
+@pytest.mark.parametrize("harm", ["flipped", "gone", "none"])
+def test_a_best_one_that_is_lost_is_not_taken_along(tmp_path: Path, harm: str) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    for run in (old, new):
+        run.mkdir()
+    written(old, 2, 3, best=None if harm == "none" else 2)
+    if harm == "flipped":
+        flip(checkpoint_format.checkpoint_path(old, 2) / checkpoint_format.MODEL, -1)
+    if harm == "gone":
+        shutil.rmtree(checkpoint_format.checkpoint_path(old, 2))
+    retention.adopt_best(checkpoint_format.checkpoint_path(old, 3), new)
+    assert list(new.iterdir()) == []
+
+
+def test_beyond_eight_digits_the_newest_is_kept_too(tmp_path: Path) -> None:
+    steps = (99_999_998, 99_999_999, 100_000_000, 100_000_001)
+    assert left_after(tmp_path, 2, None, steps) == [100_000_001, 100_000_000]
+
+
+def test_the_order_is_of_steps_and_not_of_writing(tmp_path: Path) -> None:
+    assert left_after(tmp_path, 2, None, (1000, 100, 99, 98)) == [1000, 100]
+
+
+@pytest.mark.parametrize("harm", ["cut", "no manifest", "extra"])
+def test_what_is_not_complete_does_not_count_and_is_not_removed(tmp_path: Path, harm: str) -> None:
+    written(tmp_path, 1, 2, 3, 4, 5)
+    for step in (4, 5):
+        folder = checkpoint_format.checkpoint_path(tmp_path, step)
+        if harm == "cut":
+            os.truncate(folder / checkpoint_format.OPTIMIZER, 10)
+        if harm == "no manifest":
+            (folder / "manifest.json").unlink()
+        if harm == "extra":
+            (folder / "extra").write_text("")
+    retention.prune(tmp_path, 2)
+    assert [checkpoint_format.step_of(folder) for folder in checkpoint_format.list_checkpoints(tmp_path)] == [
+        5,
+        4,
+        3,
+        2,
+    ]
+
+
+def test_leftovers_are_swept_and_nothing_else(tmp_path: Path) -> None:
+    folder = written(tmp_path, 1)
+    for name in (".step-00000007.stage", ".step-00000000.old"):
+        shutil.copytree(folder, folder.with_name(name))
+    for name in ("discarded-step-00000007", ".mine", "notes"):
+        folder.with_name(name).mkdir()
+    retention.prune(tmp_path, 2)
+    assert names(tmp_path) == [".mine", "discarded-step-00000007", "notes", "step-00000001"]
+
+
+# Kills
+
+
+class Killed(BaseException):
+    """A process does not go on after it."""
+
+
+def killed_at_rename(monkeypatch: pytest.MonkeyPatch, number: int, after: bool, work: Callable[[], object]) -> bool:
+    """Run `work` in a child that ends like a killed one at its n-th rename; whether it came so far."""
+    child = os.fork()
+    if child == 0:
+        count, rename = 0, Path.rename
+
+        def stop(self: Path, target: Path) -> Path:
+            nonlocal count
+            count += 1
+            if count == number and not after:
+                os._exit(9)
+            result = rename(self, target)
+            if count == number:
+                os._exit(9)
+            return result
+
+        monkeypatch.setattr(Path, "rename", stop)
+        try:
+            work()
+        finally:
+            os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("there", ["nothing", "broken"])
+@pytest.mark.parametrize("number", [1, 2, 3, 4])
+def test_a_kill_at_a_rename_leaves_the_old_or_the_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, there: str, after: bool
+) -> None:
+    """In writing, putting a broken one aside, and removing older ones: at every rename there is."""
+    written(tmp_path, 1, 2, 3)
+    old, new = checkpoint_format.checkpoint_path(tmp_path, 3), checkpoint_format.checkpoint_path(tmp_path, 4)
+    if there == "broken":
+        new.mkdir()
+
+    def work() -> None:
+        written(tmp_path, 4)
+        retention.prune(tmp_path, 2)
+
+    renames = {"nothing": 3, "broken": 4}[there]  # (aside,) in place, two removed
+    assert killed_at_rename(monkeypatch, number, after, work) == (number <= renames)
+    found, _ = checkpoint_format.newest_valid(tmp_path)
+    in_place = number > renames - 2 or (after and number == renames - 2)
+    assert found == (new if in_place else old)
+    checkpoint_format.verify(found)
+    work()  # the next attempt
+    assert checkpoint_format.newest_valid(tmp_path) == (new, [])
+    assert [checkpoint_format.step_of(folder) for folder in checkpoint_format.list_checkpoints(tmp_path)] == [4, 3]
+    assert [name for name in names(tmp_path) if name.startswith(".")] == []
+
+
+@pytest.mark.parametrize("number", range(1, 6))
+def test_a_kill_while_files_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """At each of the files, the manifest last."""
+    old = written(tmp_path, 3)
+    child = os.fork()
+    if child == 0:
+        flush, count = checkpoint_format._flush, 0
+
+        def stop(path: Path) -> None:
+            nonlocal count
+            count += 1
+            if count == number:
+                os._exit(9)
+            flush(path)
+
+        checkpoint_format._flush = stop
+        try:
+            written(tmp_path, 4)
+        finally:
+            os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    assert names(tmp_path) == [".step-00000004.stage", "step-00000003"]
+    assert checkpoint_format.newest_valid(tmp_path) == (old, [])
+    new = written(tmp_path, 4)
+    assert checkpoint_format.newest_valid(tmp_path) == (new, []) and names(tmp_path) == [
+        "step-00000003",
+        "step-00000004",
+    ]
+
+
+def test_an_interrupt_leaves_nothing_half_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not a kill, but an exception that is none of the disk's."""
+    old = written(tmp_path, 3)
+
+    def stop(self: Path, target: Path) -> Path:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", stop)
+        with pytest.raises(Killed):
+            written(tmp_path, 4)
+    assert names(tmp_path) == ["step-00000003"] and checkpoint_format.newest_valid(tmp_path) == (old, [])

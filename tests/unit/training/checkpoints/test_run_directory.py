@@ -1,0 +1,271 @@
+"""The run directory: made or taken by one run alone, and cut back to where a run goes on from."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from harness import ROOT
+
+from warmup.errors import UserError
+from warmup.training.checkpoints import format as checkpoint_format
+from warmup.training.checkpoints import run_directory
+from warmup.training.checkpoints.state import ResumePoint
+
+
+@pytest.fixture(autouse=True)
+def freed() -> Iterator[None]:
+    """Give back what a test has claimed."""
+    yield
+    while run_directory._held:
+        run_directory._held.pop().release()
+
+
+@pytest.fixture
+def taken(tmp_path: Path) -> Iterator[Path]:
+    """A run directory that another process has."""
+    folder = tmp_path / "taken"
+    folder.mkdir()
+    script = (
+        "import sys; from pathlib import Path; from warmup.training.checkpoints.run_directory import claim\n"
+        "claim(Path(sys.argv[1])); print('mine', flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", script, str(folder)]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "mine\n"
+        yield folder
+        other.kill()
+
+
+# A new one
+
+
+def test_an_occupied_directory_is_refused_and_left_alone(tmp_path: Path) -> None:
+    occupied, file, empty = tmp_path / "occupied", tmp_path / "file", tmp_path / "empty"
+    occupied.mkdir()
+    (occupied / ".hidden").write_text("mine")
+    file.write_text("mine")
+    empty.mkdir()
+    text = "is occupied; give another one, remove it, or go on with it: --resume auto"
+    for path in (occupied, file):
+        for refuse in (run_directory.check_unoccupied, lambda path: run_directory.create(path, "mlm")):
+            with pytest.raises(UserError, match=rf"^run_dir: {path} {text}$"):
+                refuse(str(path))
+    for path in (str(empty), str(tmp_path / "new" / "nested"), None):
+        run_directory.check_unoccupied(path)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == [".hidden", "empty", "file", "occupied"]
+
+
+def test_what_is_occupied(tmp_path: Path) -> None:
+    """A lock alone is what a run leaves that ended before it wrote anything."""
+    (tmp_path / "locked").mkdir()
+    (tmp_path / "locked" / ".lock").touch()
+    assert not run_directory.is_occupied(tmp_path / "locked") and not run_directory.is_occupied(tmp_path / "missing")
+    assert run_directory.is_occupied(tmp_path) and run_directory.is_occupied(tmp_path / "locked" / ".lock")
+
+
+def test_directories_that_are_made(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for path in (tmp_path / "empty", tmp_path / "new" / "nested"):
+        assert run_directory.create(str(path), "mlm") == path
+        assert (path / "metrics.jsonl").read_text() == ""  # by which it is known as a run directory
+        assert run_directory.is_occupied(path)
+
+
+def test_a_directory_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=rf"^run_dir: {tmp_path}/file/run cannot be made: Not a directory$"):
+        run_directory.create(str(tmp_path / "file" / "run"), "mlm")
+
+
+@pytest.mark.timeout(5)
+def test_a_link_to_nowhere_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(UserError, match=f"^run_dir: {tmp_path}/link "):
+        run_directory.create(str(tmp_path / "link"), "mlm")
+
+
+def test_the_default_is_the_task_and_the_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    made = run_directory.create(None, "classification")
+    assert re.fullmatch(r"runs/classification-\d{8}T\d{6}Z", str(made)) and made.is_dir()
+
+    class Frozen(run_directory.datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return cls(2031, 2, 3, 4, 5, 6, tzinfo=tz)
+
+    monkeypatch.setattr(run_directory, "datetime", Frozen)
+    names = [str(run_directory.create(None, "mlm")) for _ in range(3)]  # all within one second
+    stem = "runs/mlm-20310203T040506Z"
+    assert names == [stem, f"{stem}-2", f"{stem}-3"]
+
+
+# Whose it is
+
+
+def test_a_directory_that_another_run_has_is_refused(taken: Path) -> None:
+    text = "is in use by another run; wait for it, or give another one"
+    with pytest.raises(UserError, match=f"^run_dir: {taken} {text}$"):
+        run_directory.claim(taken)
+    assert run_directory._held == []
+
+
+def test_a_run_that_was_quicker_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the look and the claim another run came, wrote and ended."""
+
+    def late(folder: Path) -> None:
+        (folder / "result.json").write_text("theirs")
+
+    monkeypatch.setattr(run_directory, "claim", late)
+    with pytest.raises(UserError, match=f"^run_dir: {tmp_path}/run is occupied;"):
+        run_directory.create(str(tmp_path / "run"), "mlm")
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["result.json"]
+
+
+def test_what_is_given_back_can_be_claimed_again(tmp_path: Path) -> None:
+    one, other = (run_directory.create(str(tmp_path / name), "mlm") for name in ("one", "other"))
+    run_directory.release(one)
+    run_directory.release(tmp_path / "never")
+    assert [Path(lock.lock_file).parent for lock in run_directory._held] == [other]
+    run_directory.claim(one)
+
+
+def test_a_claim_ends_with_its_process(tmp_path: Path) -> None:
+    """However it ends."""
+    script = (
+        "import os, sys; from pathlib import Path; from warmup.training.checkpoints.run_directory import claim\n"
+        "claim(Path(sys.argv[1])); os.kill(os.getpid(), 9)"
+    )
+    assert subprocess.run([sys.executable, "-c", script, str(tmp_path)], cwd=ROOT).returncode == -9
+    run_directory.claim(tmp_path)
+    assert len(run_directory._held) == 1
+
+
+def test_a_directory_that_cannot_be_locked(tmp_path: Path) -> None:
+    (tmp_path / ".lock").mkdir()
+    with pytest.raises(UserError, match=f"^run_dir: {tmp_path} cannot be locked: Is a directory$"):
+        run_directory.claim(tmp_path)
+
+
+# Going on with it
+
+
+def log(folder: Path, name: str, *lines: object) -> Path:
+    path = folder / name
+    path.write_text("".join(line if isinstance(line, str) else json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def test_a_log_is_cut_to_the_position_and_no_further(tmp_path: Path) -> None:
+    kept = [{"kind": "train", "drawn": 32}, {"kind": "eval", "drawn": 64}, {"kind": "checkpoint", "drawn": 64}]
+    later = [{"kind": "train", "drawn": 65}, {"kind": "train", "drawn": 1000}]
+    metrics = log(tmp_path, "metrics.jsonl", *kept, *later)
+    samples = log(tmp_path, "samples.jsonl", {"drawn": 96, "ids": [1]}, {"drawn": 64, "ids": [2]})
+    other = log(tmp_path, "other.jsonl", {"drawn": 96})
+    run_directory.truncate_logs(tmp_path, 64)
+    assert [json.loads(line) for line in metrics.read_text().splitlines()] == kept
+    assert metrics.read_text().endswith("}\n")
+    assert samples.read_text() == '{"drawn": 64, "ids": [2]}\n'  # wherever in the file it is
+    assert other.read_text() == '{"drawn": 96}\n'
+    assert sorted(os.listdir(tmp_path)) == ["metrics.jsonl", "other.jsonl", "samples.jsonl"]
+    run_directory.truncate_logs(tmp_path, -1)
+    assert metrics.read_text() == samples.read_text() == ""
+
+
+@pytest.mark.parametrize("torn", ['{"kind": "train", "dra', "\0\0\0\0", "3\n", '{"kind": "train"}\n', "[]", "\n\n"])
+def test_a_line_that_was_cut_off_goes(tmp_path: Path, torn: str) -> None:
+    metrics = log(tmp_path, "metrics.jsonl", {"drawn": 32}, torn)
+    run_directory.truncate_logs(tmp_path, 64)
+    assert metrics.read_text() == '{"drawn": 32}\n'
+
+
+def test_a_last_line_without_its_end_is_completed(tmp_path: Path) -> None:
+    metrics = log(tmp_path, "metrics.jsonl", '{"drawn": 32}')
+    run_directory.truncate_logs(tmp_path, 64)
+    assert metrics.read_text() == '{"drawn": 32}\n'
+
+
+def test_without_logs_nothing_is_cut(tmp_path: Path) -> None:
+    run_directory.truncate_logs(tmp_path, 64)
+    assert list(tmp_path.iterdir()) == []
+
+
+def run_with(folder: Path, *steps: int) -> Path:
+    """A run directory with a log line and a folder for each step of 32."""
+    for step in steps:
+        checkpoint_format.checkpoint_path(folder, step).mkdir(parents=True)
+    log(folder, "metrics.jsonl", *({"step": step, "drawn": 32 * step} for step in steps))
+    return folder
+
+
+def test_entering_takes_what_is_later_out_of_the_way(tmp_path: Path) -> None:
+    folder = run_with(tmp_path / "run", 1, 2, 3)
+    origin = ResumePoint(
+        checkpoint_format.checkpoint_path(folder, 1),
+        str(folder),
+        abandoned=(checkpoint_format.checkpoint_path(folder, 3), checkpoint_format.checkpoint_path(folder, 2)),
+        state={"clock": {"drawn": 32}},
+    )
+    assert run_directory.enter(str(folder), "mlm", origin) == folder
+    names = ["discarded-step-00000002", "discarded-step-00000003", "step-00000001"]
+    assert sorted(os.listdir(folder / "checkpoints")) == names
+    assert (folder / "metrics.jsonl").read_text() == '{"step": 1, "drawn": 32}\n'
+
+
+def test_entering_afresh_empties_the_logs(tmp_path: Path) -> None:
+    folder = run_with(tmp_path / "run", 0, 1)
+    origin = ResumePoint(
+        None,
+        str(folder),
+        abandoned=(checkpoint_format.checkpoint_path(folder, 1), checkpoint_format.checkpoint_path(folder, 0)),
+    )
+    assert run_directory.enter(str(folder), "mlm", origin) == folder
+    assert sorted(os.listdir(folder / "checkpoints")) == ["discarded-step-00000000", "discarded-step-00000001"]
+    assert (folder / "metrics.jsonl").read_text() == ""
+
+
+def test_entering_a_new_one_makes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the checkpoint is another run's, which keeps all it has."""
+    monkeypatch.chdir(tmp_path)
+    other = run_with(tmp_path / "other", 1, 2)
+    before = sorted(other.rglob("*"))
+    origin = ResumePoint(
+        checkpoint_format.checkpoint_path(other, 1), str(tmp_path / "new"), state={"clock": {"drawn": 32}}
+    )
+    assert run_directory.enter(str(tmp_path / "new"), "mlm", origin) == tmp_path / "new"
+    (tmp_path / "empty").mkdir()
+    assert run_directory.enter(str(tmp_path / "empty"), "mlm", ResumePoint(None, str(tmp_path / "empty"))).is_dir()
+    assert run_directory.enter(None, "mlm", ResumePoint(None, None)).parent == Path("runs")
+    assert sorted(other.rglob("*")) == before and "2" in (other / "metrics.jsonl").read_text()
+    assert len(run_directory._held) == 3  # all are this process's now
+
+
+# Files
+
+
+def test_files_are_written_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "result.json"
+    run_directory.write_json(path, {"a": [1, 2.5], "b": "é"})
+    assert json.loads(path.read_text()) == {"a": [1, 2.5], "b": "é"} and path.read_text().endswith("}\n")
+    before = path.read_text()
+
+    def half(self: Path, text: str, **_) -> None:
+        with open(self, "w") as file:
+            file.write(text[: len(text) // 2])
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", half)
+        with pytest.raises(OSError):
+            run_directory.write(path, "something else")
+    assert path.read_text() == before
+    run_directory.write(path, "ü\n")
+    assert path.read_bytes() == "ü\n".encode() and os.listdir(tmp_path) == ["result.json"]

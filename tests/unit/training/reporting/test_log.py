@@ -1,0 +1,278 @@
+"""What is said and logged: tables for a person, and lines with exactly the promised keys."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from warmup.clock import StepClock
+from warmup.config.recipe import Recipe
+from warmup.errors import UserError
+from warmup.lint import Finding
+from warmup.plan import Topology
+from warmup.planning import make_plan
+from warmup.training.reporting import log as reporting_log
+from warmup.training.reporting.console import library_versions, plan_table, summary
+
+PLAN = make_plan(
+    Recipe(lr=1e-3, reference_batch_size=32, warmup="10%", duration="5 epochs", max_lr=0.0015),
+    Topology(2, 16, 2),
+    num_samples=1000,
+)
+
+
+# What a person reads
+
+
+def test_the_plan_as_a_table() -> None:
+    finding = Finding("overrun", "warning", "recipe.duration: too long")
+    table = plan_table(PLAN, [finding], {"data": "a" * 30, "run directory": "runs/x"})
+    assert table.splitlines() == [
+        "  global batch     64 samples                2 ranks x 2 micro-batches x 16",
+        "  reference batch  32 samples                scale k = 2",
+        "  peak lr          0.0015                    0.001 by the rule linear, capped from 0.002 by max_lr",
+        "  warmup           8 steps                   512 samples, 10.1% of the run; the same samples at any batch; "
+        "linear from 0",
+        "  duration         79 steps                  5056 samples, 5.056 epochs; 56 beyond duration",
+        "  decay            linear                    to 0",
+        "  optimizer        adamw                     betas 0.9, 0.999, eps 1e-08, weight decay 0.01",
+        "  data             " + "a" * 30,
+        "  run directory    runs/x",
+        "  warning [overrun]: recipe.duration: too long",
+    ]
+
+
+def test_the_summary(tmp_path: Path) -> None:
+    for name in ("plan.json", "metrics.jsonl", ".hidden"):
+        (tmp_path / name).write_text("")
+    result = {"outcome": "done", "step": 7, "total_steps": 9, "wall_seconds": 1.5, "metrics": {"loss": 1 / 3, "n": 8}}
+    assert summary(tmp_path, result).splitlines() == [
+        "done after step 7 of 9, 1.5 s",
+        "  held-out metrics: loss 0.333333, n 8",
+        f"  wrote {tmp_path}/metrics.jsonl",
+        f"  wrote {tmp_path}/plan.json",
+    ]
+    assert "held-out metrics: none" in summary(tmp_path, result | {"metrics": {}})
+    for step, of in ((7, ""), (None, ""), (3, " of step 3")):
+        assert f"  held-out metrics{of}: loss" in summary(tmp_path, result | {"exported_step": step})
+
+
+def test_versions() -> None:
+    import torch
+
+    found = library_versions()
+    assert list(found) == ["python", "torch", "accelerate", "transformers", "datasets"]
+    assert found["torch"] == torch.__version__ and re.fullmatch(r"\d+\.\d+\.\d+\S*", found["python"])
+    assert json.loads(json.dumps(found)) == found
+
+
+# metrics.jsonl
+
+
+class Tracking(SimpleNamespace):
+    """What Log uses of an Accelerator, and of trackers."""
+
+    def __init__(self, main: bool = True):
+        super().__init__(is_main_process=main, logged=[], finished=0)
+
+    def finish(self) -> None:
+        self.finished += 1
+
+    def log(self, values: dict, step: int) -> None:
+        self.logged.append((step, values))
+
+
+def clock(steps: int = 5, skipped: int = 1) -> StepClock:
+    made = StepClock(batch_size=64, num_samples=1000)
+    for _ in range(steps):
+        made.advance(tokens=100)
+    for _ in range(skipped):
+        made.advance(applied=False)
+    return made
+
+
+def lines(folder: Path, name: str = "metrics.jsonl") -> list[dict]:
+    return [json.loads(line) for line in (folder / name).read_text().splitlines()]
+
+
+SPEED = {"samples_per_second": 160.0, "mfu": None}
+
+
+def test_a_training_line_has_exactly_the_promised_keys(tmp_path: Path) -> None:
+    accelerator = Tracking()
+    log = reporting_log.Log(tmp_path, accelerator, trackers=accelerator)
+    log.train(clock(5), lr=1e-3, loss=2.5, grad_norm=0.75, speed=SPEED)
+    log.train(clock(6), lr=2e-3, loss=1.5, grad_norm=0.5, speed=SPEED)
+    assert lines(tmp_path) == [  # on disk at once, not only after close
+        {
+            "kind": "train", "step": 5, "samples": 320, "drawn": 384, "tokens": 500, "epoch": 0.384, "lr": 1e-3,
+            "loss": 2.5, "grad_norm": 0.75, "samples_per_second": 160.0, "mfu": None,
+        },
+        {
+            "kind": "train", "step": 6, "samples": 384, "drawn": 448, "tokens": 600, "epoch": 0.448, "lr": 2e-3,
+            "loss": 1.5, "grad_norm": 0.5, "samples_per_second": 160.0, "mfu": None,
+        },
+    ]  # fmt: skip
+    order = ["kind", "step", "samples", "drawn", "tokens", "epoch", "lr", "loss", "grad_norm"]
+    assert list(lines(tmp_path)[0]) == [*order, *SPEED]
+    step, values = accelerator.logged[0]
+    assert step == 5 and values["train/lr"] == 1e-3 and values["train/loss"] == 2.5
+    assert set(values) == {f"train/{name}" for name in lines(tmp_path)[0] if name not in ("kind", "step", "mfu")}
+    log.close()
+    assert accelerator.finished == 1
+
+
+def test_the_progress_bar_stands_where_the_run_is(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    log = reporting_log.Log(tmp_path, Tracking())
+    log.begin(total_steps=79)
+    log.advance(clock(41, skipped=0))
+    assert (log._bar.initial, log._bar.n, log._bar.total) == (40, 41, 79)
+    log.advance(clock(41, skipped=1))  # a skipped step is no step
+    assert log._bar.n == 41
+    log.advance(clock(42, skipped=1))
+    assert log._bar.n == 42
+    log.close()
+    assert "42/79" in capsys.readouterr().err
+
+
+def test_a_line_about_a_checkpoint(tmp_path: Path) -> None:
+    accelerator = Tracking()
+    log = reporting_log.Log(tmp_path, accelerator, trackers=accelerator)
+    log.saved(clock(5), 0.25)
+    assert lines(tmp_path) == [{"kind": "checkpoint", "step": 5, "drawn": 384, "seconds_waited": 0.25}]
+    assert accelerator.logged == [(5, {"checkpoint/drawn": 384, "checkpoint/seconds_waited": 0.25})]
+    log.close()
+
+
+def test_a_line_about_a_spike(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    log = reporting_log.Log(tmp_path, Tracking())
+    log.spike(clock(5), loss=9.87654, score=12.34)
+    assert lines(tmp_path) == [{"kind": "spike", "step": 5, "drawn": 384, "loss": 9.87654, "score": 12.34}]
+    assert capsys.readouterr().err == (
+        "warning: the loss jumped to 9.877 in the step before step 5, 12.3 robust standard deviations above its "
+        "median\n"
+    )
+    log.close()
+
+
+FACTS = {
+    "from": "runs/x/checkpoints/step-00000005",
+    "world_size_before": 4, "world_size": 3,
+    "global_batch_size_before": 64, "global_batch_size": 48,
+    "lr_before": 1e-3, "lr": 7.5e-4,
+}  # fmt: skip
+
+
+def test_a_line_about_what_a_run_goes_on_from(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    log = reporting_log.Log(tmp_path, Tracking())
+    log.resumed(clock(5), 79, FACTS)
+    position = {"step": 5, "samples": 320, "drawn": 384, "tokens": 500}
+    assert lines(tmp_path) == [{"kind": "resumed", **position, "remaining_steps": 74, **FACTS}]
+    assert capsys.readouterr().err.splitlines() == [
+        "resumed from runs/x/checkpoints/step-00000005: step 5 of 79, 320 samples",
+        "  ranks: 4 before, 3 now",
+        "  global batch: 64 before, 48 now",
+        "  learning rate of the next step: 0.001 before, 0.00075 now",
+    ]
+    log.resumed(clock(5), 79, FACTS | {"world_size": 4, "global_batch_size": 64, "lr": 1e-3})
+    assert len(capsys.readouterr().err.splitlines()) == 1  # all is as it was
+    log.close()
+
+
+def test_the_samples_of_each_step_where_asked_for(tmp_path: Path) -> None:
+    log = reporting_log.Log(tmp_path, Tracking(), samples=True)
+    log.computed(clock(5), [320, 322, 321], [7, 3, 12], applied=True)
+    log.computed(clock(5, skipped=2), [384], [1], applied=False)
+    assert lines(tmp_path, "samples.jsonl") == [  # on disk at once
+        {"step": 5, "drawn": 384, "applied": True, "positions": [320, 322, 321], "ids": [7, 3, 12]},
+        {"step": 5, "drawn": 448, "applied": False, "positions": [384], "ids": [1]},
+    ]
+    assert lines(tmp_path) == []
+    log.close()
+    assert log._file.closed and log._samples.closed
+
+
+def test_a_log_that_goes_on_keeps_its_lines(tmp_path: Path) -> None:
+    for step in (5, 6):
+        log = reporting_log.Log(tmp_path, Tracking(), samples=True)
+        log.evaluation(clock(step), {"loss": 1.0})
+        log.computed(clock(step), [0], [0], applied=True)
+        log.close()
+    assert [[line["step"] for line in lines(tmp_path, name)] for name in ("metrics.jsonl", "samples.jsonl")] == [
+        [5, 6],
+        [5, 6],
+    ]
+
+
+def test_no_samples_where_not_asked_for(tmp_path: Path) -> None:
+    log = reporting_log.Log(tmp_path, Tracking())
+    log.computed(clock(5), [320], [7], applied=True)
+    log.close()
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
+def test_an_evaluation_line(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    log = reporting_log.Log(tmp_path, Tracking())
+    log.evaluation(clock(5), {"loss": 1 / 3, "accuracy": 0.5, "targets": 8.0})
+    assert lines(tmp_path) == [
+        {"kind": "eval", "step": 5, "drawn": 384, "loss": 1 / 3, "accuracy": 0.5, "targets": 8.0}
+    ]
+    assert capsys.readouterr().err == "step 5: loss 0.333333, accuracy 0.5, targets 8\n"
+    log.close()
+
+
+@pytest.mark.parametrize("norm", [float("nan"), float("inf")])
+def test_a_skipped_step_is_a_line_of_strict_json(tmp_path: Path, norm: float) -> None:
+    log = reporting_log.Log(tmp_path, Tracking())
+    step = SimpleNamespace(grad_norm=norm, loss_scale=None, indices=np.array([7, 3], np.int64))
+    log.skipped(clock(5), step)
+
+    def refuse(name: str) -> None:
+        raise ValueError(f"{name} is not JSON")
+
+    (line,) = (json.loads(text, parse_constant=refuse) for text in (tmp_path / "metrics.jsonl").open())
+    assert line == {
+        "kind": "skipped", "step": 5, "samples": 320, "drawn": 384, "tokens": 500, "grad_norm": str(norm),
+        "sample_ids": [7, 3],
+    }  # fmt: skip
+    log.close()
+
+
+def test_other_ranks_write_and_say_nothing(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+    log = reporting_log.Log(tmp_path, Tracking(main=False), samples=True)
+    log.begin(79)
+    log.advance(clock())
+    log.train(clock(), 1e-3, 2.5, 0.75, SPEED)
+    log.evaluation(clock(), {"loss": 1.0})
+    log.saved(clock(), 0.25)
+    log.spike(clock(), 9.0, 12.0)
+    log.resumed(clock(), 79, FACTS)
+    log.computed(clock(), [320], [7], applied=True)
+    log.say("x")
+    log.tell("y")
+    log.close()
+    assert capfd.readouterr() == ("", "") and not list(tmp_path.iterdir())
+
+
+def test_results_go_to_stdout_and_words_to_stderr(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    log = reporting_log.Log(tmp_path, Tracking())
+    log.say("to a person")
+    log.tell("to a program")
+    log.close()
+    assert capsys.readouterr() == ("to a program\n", "to a person\n")
+
+
+def test_a_full_disk_is_the_users_to_mend(tmp_path: Path) -> None:
+    for name in ("metrics.jsonl", "samples.jsonl"):
+        (tmp_path / name).symlink_to("/dev/full")
+    log = reporting_log.Log(tmp_path, Tracking(), samples=True)
+    with pytest.raises(UserError, match=r"metrics\.jsonl: No space left on device$"):
+        log.evaluation(clock(), {"loss": 1.0})
+    with pytest.raises(UserError, match=r"samples\.jsonl: No space left on device$"):
+        log.computed(clock(), [320], [7], applied=True)
+    log.close()  # and this does not hide it behind an error of its own

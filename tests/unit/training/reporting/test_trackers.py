@@ -1,0 +1,211 @@
+"""Trackers: what W&B, MLflow and Trackio are asked for, when a run begins and when it goes on; and what fails."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+from accelerate import PartialState
+
+from warmup.config import Config
+from warmup.config.recipe import Recipe
+from warmup.config.run import Log
+from warmup.errors import UserError
+from warmup.training.checkpoints import run_directory
+from warmup.training.checkpoints.state import ResumePoint
+from warmup.training.reporting import trackers
+from warmup.training.reporting.trackers import Trackers, settings
+
+
+@pytest.fixture(autouse=True)
+def one_process() -> Iterator[None]:
+    """What Accelerate's trackers ask, and no later test may find."""
+    PartialState._reset_state()
+    PartialState(cpu=True)
+    yield
+    PartialState._reset_state()
+
+
+class Calls(list):
+    """What was called: (name, arguments by name)."""
+
+    def note(self, name: str, answer: Any = None) -> Any:
+        def called(*args: object, **kwargs: object) -> Any:
+            self.append((name, {**dict(enumerate(args)), **kwargs}))
+            return answer
+
+        return called
+
+    def of(self, name: str) -> list[dict]:
+        return [arguments for called, arguments in self if called == name]
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
+    """Modules in the place of the three that note what they are asked for."""
+    calls = Calls()
+    for name in ("wandb", "trackio"):
+        run = SimpleNamespace(log=calls.note(f"{name}.log"), finish=calls.note(f"{name}.finish"))
+        module = ModuleType(name)
+        module.init = calls.note(f"{name}.init", run)
+        module.config = SimpleNamespace(update=calls.note(f"{name}.config"))
+        monkeypatch.setitem(sys.modules, name, module)
+    mlflow = ModuleType("mlflow")
+    mlflow.search_experiments = lambda **_: []
+    mlflow.create_experiment = calls.note("mlflow.experiment", "7")
+    mlflow.start_run = calls.note("mlflow.init", SimpleNamespace(info=SimpleNamespace(run_id="server's")))
+    mlflow.log_metrics, mlflow.end_run = calls.note("mlflow.log"), calls.note("mlflow.finish")
+    mlflow.log_params = calls.note("mlflow.config")
+    mlflow.utils = SimpleNamespace(validation=SimpleNamespace(MAX_PARAM_VAL_LENGTH=6000, MAX_PARAMS_TAGS_PER_BATCH=100))
+    monkeypatch.setitem(sys.modules, "mlflow", mlflow)
+    return calls
+
+
+def configured(*names: str, **log: Any) -> Config:
+    return Config(task="classification", recipe=Recipe(lr=1e-3), log=Log(trackers=names, **log))
+
+
+def run(folder: Path, config: Config, step: int) -> None:
+    """A run that has done `step`, logs the next one and ends."""
+    begun = Trackers(folder, config, step)
+    begun.log({"train/loss": 0.5}, step + 1)
+    begun.finish()
+
+
+def begun_and_resumed(folder: Path, calls: Calls, name: str, **log: Any) -> tuple[Calls, Calls]:
+    folder.mkdir(parents=True)
+    run(folder, configured(name, **log), -1)
+    first = Calls(calls)
+    calls.clear()
+    run(folder, configured(name, **log), 40)
+    return first, calls
+
+
+def test_wandb_goes_on_with_the_same_run(tmp_path: Path, calls: Calls) -> None:
+    first, second = begun_and_resumed(tmp_path / "runs" / "mine", calls, "wandb", project="berts")
+    (init,) = first.of("wandb.init")
+    assert init["project"] == "berts" and init["name"] == "runs/mine" and init["resume"] == "allow"
+    assert init["dir"] == str(tmp_path / "runs" / "mine") and len(init["id"]) == 8
+    assert second.of("wandb.init") == [init]
+    for found in (first, second):  # a recipe may have changed
+        assert found.of("wandb.config")[0][0]["recipe.lr"] == 1e-3
+    assert first.of("wandb.log") == [{0: {"train/loss": 0.5}, "step": 0}]
+    assert second.of("wandb.log") == [{0: {"train/loss": 0.5}, "step": 41}]
+    assert second[-1][0] == "wandb.finish"
+
+
+def test_another_run_is_another_one_of_wandb(tmp_path: Path, calls: Calls) -> None:
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        run(tmp_path / name, configured("wandb"), -1)
+    one, other = calls.of("wandb.init")
+    assert one["id"] != other["id"] and one["project"] == "bert-warmup"
+
+
+def test_mlflow_goes_on_with_the_run_that_its_server_named(tmp_path: Path, calls: Calls) -> None:
+    first, second = begun_and_resumed(tmp_path / "runs" / "mine", calls, "mlflow")
+    assert first.of("mlflow.experiment")[0]["name"] == "bert-warmup"
+    (init,), (again,) = first.of("mlflow.init"), second.of("mlflow.init")
+    assert init["run_id"] is None and init["run_name"] == "runs/mine"
+    assert again["run_id"] == "server's"
+    assert first.of("mlflow.config") and not second.of("mlflow.config")  # it refuses other values
+    assert [found.of("mlflow.log")[0]["step"] for found in (first, second)] == [0, 41]
+
+
+def test_trackio_goes_on_by_name(tmp_path: Path, calls: Calls) -> None:
+    first, second = begun_and_resumed(tmp_path / "runs" / "mine", calls, "trackio")
+    (init,), (again,) = first.of("trackio.init"), second.of("trackio.init")
+    assert init == {"project": "bert-warmup", "name": "runs/mine", "resume": "never"}
+    assert again == init | {"resume": "allow"}
+    assert first.of("trackio.config") and second.of("trackio.config")
+
+
+def test_one_that_is_new_in_a_resumed_run(tmp_path: Path, calls: Calls) -> None:
+    run(tmp_path, configured("wandb"), -1)
+    run(tmp_path, configured("wandb", "mlflow"), 40)
+    assert calls.of("mlflow.config") and calls.of("mlflow.init")[0]["run_id"] is None
+    known = json.loads((tmp_path / "trackers.json").read_text())
+    assert known.keys() == {"wandb", "mlflow"} and known["wandb"]["id"] == calls.of("wandb.init")[1]["id"]
+
+
+def test_the_configuration_is_flat_and_of_single_values() -> None:
+    found = settings(configured("wandb"))
+    assert (found["recipe.lr"], found["task"], found["seed"]) == (1e-3, "classification", 0)
+    assert (found["recipe.betas"], found["dropout"], found["log.samples"]) == ("[0.9, 0.999]", "null", False)
+    assert all(isinstance(value, bool | int | float | str) for value in found.values())
+
+
+def test_one_that_does_not_start_ends_the_run(tmp_path: Path, calls: Calls, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(**_: object) -> None:
+        raise RuntimeError("api_key not configured\n  call wandb login")
+
+    monkeypatch.setattr(sys.modules["wandb"], "init", refuse)
+    text = "^log.trackers: wandb does not start: RuntimeError: api_key not configured call wandb login$"
+    with pytest.raises(UserError, match=text):
+        Trackers(tmp_path, configured("wandb"), -1)
+    assert not (tmp_path / "trackers.json").exists()
+
+
+@pytest.mark.parametrize("checkpoint", [None, Path("step-00000004")])
+def test_a_new_run_that_does_not_start_leaves_its_directory_free(
+    checkpoint: Path | None, tmp_path: Path, calls: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where another tracker has started; a run that goes on keeps what it has."""
+    monkeypatch.setattr(sys.modules["wandb"], "init", lambda **_: 1 / 0)
+    (tmp_path / "metrics.jsonl").touch()
+    origin = ResumePoint(checkpoint, None, state={"clock": {"step": 4}})
+    with pytest.raises(UserError, match="^log.trackers: wandb does not start: ZeroDivisionError"):
+        trackers.start(SimpleNamespace(is_main_process=True), tmp_path, configured("mlflow", "wandb"), origin)
+    assert run_directory.is_occupied(tmp_path) == (checkpoint is not None)
+
+
+def test_one_that_fails_on_the_way_is_told_of_once(
+    tmp_path: Path, calls: Calls, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """The other one gets everything, and it too gets what comes once its server is back."""
+    begun = Trackers(tmp_path, configured("mlflow", "wandb"), -1)
+    working = sys.modules["mlflow"].log_metrics
+
+    def down(*_: object, **__: object) -> None:
+        raise ConnectionError("no route\nto host")
+
+    monkeypatch.setattr(sys.modules["mlflow"], "log_metrics", down)
+    for step in (1, 2):
+        begun.log({"train/loss": 0.5}, step)
+    begun._thread.submit(int).result()
+    monkeypatch.setattr(sys.modules["mlflow"], "log_metrics", working)
+    begun.log({"train/loss": 0.5}, 3)
+    begun.finish()
+    assert [found["step"] for found in calls.of("wandb.log")] == [1, 2, 3]
+    assert [found["step"] for found in calls.of("mlflow.log")] == [3]
+    told = "mlflow: ConnectionError: no route to host; training goes on, and metrics.jsonl has all"
+    assert capsys.readouterr().err == f"warning: log.trackers: {told}\n"
+
+
+@pytest.mark.timeout(20)
+def test_one_that_hangs_holds_nothing_up(
+    tmp_path: Path, calls: Calls, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(trackers, "_FINISH_SECONDS", 0.2)
+    begun, over = Trackers(tmp_path, configured("mlflow"), -1), threading.Event()
+    monkeypatch.setattr(sys.modules["mlflow"], "log_metrics", lambda *_, **__: over.wait())
+    begun.log({"train/loss": 0.5}, 1)
+    begun.finish()
+    over.set()
+    assert "mlflow: does not take the last lines" in capsys.readouterr().err
+
+
+def test_others_of_accelerate_get_the_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = Calls()
+    monkeypatch.setitem(sys.modules, "swanlab", module := ModuleType("swanlab"))
+    module.init, module.log = calls.note("init", SimpleNamespace(finish=calls.note("finish"))), calls.note("log")
+    module.config = {}
+    begun = Trackers(tmp_path, configured("swanlab"), -1)
+    assert calls.of("init")[0]["project"] == "bert-warmup"
+    begun.finish()

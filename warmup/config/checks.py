@@ -1,0 +1,44 @@
+"""Checks and small parsers that the sections of the configuration share."""
+
+from __future__ import annotations
+
+import math
+import os
+
+from warmup.duration import Duration
+from warmup.errors import UserError
+
+
+def require(condition: bool, flag: str, value: object, wanted: str) -> None:
+    """Raise UserError, naming the flag, the value and what would be right, unless `condition` holds."""
+    if not condition:
+        raise UserError(f"{flag}: {value!r} is not {wanted}")
+
+
+def expand_home(config: object, *names: str) -> None:
+    """~ in paths: the shell does not expand it in YAML, nor after an =."""
+    for name in names:
+        value = getattr(config, name)
+        object.__setattr__(config, name, os.path.expanduser(value) if value else value)
+
+
+def parse_seconds(text: str, flag: str) -> float:
+    """Seconds of a time such as "90 minutes". Raises UserError, naming `flag`."""
+    units = {"second": 1, "minute": 60, "hour": 3600, "day": 86400}
+    number, _, unit = str(text).partition(" ")
+    try:
+        value = float(number) * units[unit.strip().rstrip("s")]
+    except (KeyError, ValueError):
+        raise UserError(f'{flag}: {text!r} is not a time; write it like "90 minutes" or "11.5 hours"') from None
+    require(0 < value < math.inf, flag, text, "above 0")
+    return value
+
+
+def parse_interval(text: str, flag: str) -> Duration | float:
+    """A duration, or seconds of a time such as "15 minutes". Raises UserError, naming `flag`."""
+    number, _, unit = str(text).strip().partition(" ")
+    if unit.strip().rstrip("s") in ("second", "minute", "hour", "day"):
+        return parse_seconds(text, flag)
+    duration = Duration.parse(text, flag)
+    require(duration.value > 0, flag, text, "above 0")
+    return duration

@@ -1,0 +1,159 @@
+"""Recipe x topology -> plan. Standard library only."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+
+from warmup import scaling
+from warmup.config.recipe import Recipe
+from warmup.duration import Duration, round_half_up
+from warmup.errors import PlanError
+from warmup.plan import Plan, Topology
+
+
+def make_plan(
+    recipe: Recipe, topology: Topology, num_samples: int | None = None, tokens_per_sample: Fraction | None = None
+) -> Plan:
+    """The plan of a recipe on a topology, for a training set of `num_samples` with `tokens_per_sample` on average.
+
+    Raises PlanError where there is none: reference batch missing, a length whose unit is not known, a start above
+    the peak, an exponential ramp from 0, a beta out of its range.
+    """
+    size = topology.global_batch_size
+    reference = _reference(recipe, size)
+    k = Fraction(size, reference)
+    lengths = _lengths(recipe, reference, size, num_samples, tokens_per_sample)
+    rates = _rates(recipe, k)
+    plan = Plan(
+        world_size=topology.world_size,
+        per_device_batch_size=topology.per_device_batch_size,
+        accumulation=topology.accumulation,
+        global_batch_size=size,
+        reference_batch_size=reference,
+        scale=float(k),
+        optimizer=recipe.optimizer,
+        scaling=scaling.resolve(recipe.scaling, recipe.optimizer),
+        lr=recipe.lr,
+        ramp=recipe.ramp,
+        ramp_power=recipe.ramp_power,
+        decay=recipe.decay,
+        decay_cycles=recipe.decay_cycles,
+        decay_power=recipe.decay_power,
+        decay_gamma=recipe.decay_gamma,
+        warmup_scaling=recipe.warmup_scaling,
+        num_samples=num_samples,
+        weight_decay=recipe.weight_decay,
+        max_grad_norm=recipe.max_grad_norm,
+        tokens_per_sample=tokens_per_sample and float(tokens_per_sample),
+        **lengths,
+        **rates,
+        **_moments(recipe, k),
+    )
+    _check_shapes(plan)
+    return plan
+
+
+def _reference(recipe: Recipe, size: int) -> int:
+    """The reference batch size; without one, a recipe that scales nothing is taken as tuned at the batch it gets."""
+    if recipe.reference_batch_size is not None:
+        return recipe.reference_batch_size
+    if recipe.scaling == "none" and recipe.beta_scaling == "none":
+        return size
+    raise PlanError(
+        "reference-missing",
+        "recipe.reference_batch_size: needed to scale the learning rate by the batch; give the global batch size that "
+        "the recipe was tuned at, or recipe.scaling: none",
+    )
+
+
+def _lengths(
+    recipe: Recipe, reference: int, size: int, num_samples: int | None, tokens_per_sample: Fraction | None
+) -> dict:
+    """Warmup, duration and decay lengths in samples and steps, all exact."""
+
+    def samples(text: str, flag: str, whole: Fraction | None) -> Fraction:
+        try:
+            return Duration.parse(text, flag).samples(reference, num_samples, whole, flag, tokens_per_sample)
+        except ValueError as error:
+            raise PlanError("length-unknown", str(error)) from None
+
+    duration = samples(recipe.duration, "recipe.duration", None)
+    total_steps = math.ceil(duration / size)
+    warmup = samples(recipe.warmup, "recipe.warmup", duration)
+    warmup_steps = round_half_up(warmup / (size if recipe.warmup_scaling == "samples" else reference))
+    warmup_steps = max(warmup_steps, 1) if warmup else 0
+    length = recipe.decay_length or ("10%" if recipe.decay == "wsd" else None)
+    if length is None and recipe.decay == "step":
+        raise PlanError("length-unknown", 'recipe.decay_length: a step decay needs it, e.g. "30 epochs"')
+    milestones = (samples(text, "recipe.decay_milestones", duration) for text in recipe.decay_milestones)
+    return {
+        "warmup_steps": warmup_steps,
+        "warmup_samples": warmup_steps * size,
+        "total_steps": total_steps,
+        "total_samples": total_steps * size,
+        "duration_samples": math.ceil(duration),
+        "decay_length_samples": length and max(1, round_half_up(samples(length, "recipe.decay_length", duration))),
+        "decay_milestones_samples": tuple(round_half_up(milestone) for milestone in milestones),
+    }
+
+
+def _rates(recipe: Recipe, k: Fraction) -> dict:
+    """Start, peak and end of the learning rate."""
+    try:
+        uncapped = recipe.lr * scaling.factor(scaling.resolve(recipe.scaling, recipe.optimizer), k)
+        if not 0 < uncapped < math.inf:
+            raise ValueError(f"recipe.scaling: {recipe.scaling!r} makes the peak {uncapped} at k = {float(k):g}")
+    except (ValueError, TypeError) as error:
+        raise PlanError("shape", str(error)) from None
+    peak = min(uncapped, recipe.max_lr or math.inf)
+    start = recipe.lr if recipe.start_lr == "reference" else float(recipe.start_lr)
+    if start > peak and not (recipe.start_lr == "reference" and k < 1):
+        raise PlanError(
+            "start-above-peak",
+            f"recipe.start_lr: {start:g} is above the peak of {peak:g}; start lower",
+        )
+    if recipe.end_lr > peak:
+        raise PlanError("end-above-peak", f"recipe.end_lr: {recipe.end_lr:g} is above the peak of {peak:g}; end lower")
+    return {"uncapped_lr": uncapped, "peak_lr": peak, "start_lr": start, "end_lr": recipe.end_lr}
+
+
+def _moments(recipe: Recipe, k: Fraction) -> dict:
+    """betas, alpha, momentum and eps at the scale k."""
+    rule = recipe.beta_scaling
+    if rule == "sde" and recipe.optimizer == "sgd":
+        raise PlanError("beta-range", "recipe.beta_scaling: sde holds for adaptive optimizers; use half-life for sgd")
+    if rule != "none" and recipe.optimizer == "adafactor":
+        raise PlanError("beta-range", "recipe.beta_scaling: adafactor has no betas to scale; use none")
+    used = {"sgd": ("momentum",), "rmsprop": ("alpha", "momentum")}.get(recipe.optimizer, ("betas",))
+    used = ("alpha",) if recipe.optimizer == "rmsprop" and rule == "sde" else used  # Malladi et al. have no momentum
+    scaled = {"betas": recipe.betas, "momentum": recipe.momentum, "alpha": recipe.alpha}
+    try:
+        for name in used:
+            value = scaled[name]
+            many = isinstance(value, tuple)
+            betas = tuple(scaling.scale_beta(beta, k, rule) for beta in (value if many else (value,)))
+            scaled[name] = betas if many else betas[0]
+    except ValueError as error:
+        raise PlanError("beta-range", str(error)) from None
+    return {**scaled, "eps": scaling.scale_eps(recipe.eps, k, rule)}
+
+
+def _check_shapes(plan: Plan) -> None:
+    """Draw the curve's corners once, so that a shape that cannot be computed fails here and not in the run."""
+    if plan.ramp == "exponential" and plan.warmup_steps and plan.start_lr <= 0:
+        raise PlanError(
+            "ramp-from-zero",
+            "recipe.start_lr: an exponential ramp cannot start from 0; give a rate above 0, or 'reference'",
+        )
+    if plan.decay == "exponential" and plan.decay_length_samples is None and plan.end_lr <= 0:
+        raise PlanError(
+            "decay-to-zero",
+            "recipe.end_lr: an exponential decay cannot end at 0; give a rate above 0, or recipe.decay_length",
+        )
+    try:
+        for step in {0, plan.warmup_steps, plan.total_steps - 1, plan.total_steps}:
+            if not 0 <= (rate := plan.lr_at_step(step)) < math.inf:
+                raise ValueError(f"the rate of step {step} would be {rate}")
+    except (ValueError, TypeError) as error:
+        raise PlanError("shape", f"recipe.ramp, recipe.decay: {error}") from None

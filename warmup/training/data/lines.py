@@ -1,0 +1,52 @@
+"""The lines of a text file, compressed or not, as bytes."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import lzma
+import zlib
+from collections.abc import Iterator
+from typing import BinaryIO
+
+import pyarrow
+
+from warmup.errors import UserError
+
+
+def _open_zst(path: str, mode: str) -> BinaryIO:
+    return io.BufferedReader(pyarrow.input_stream(path, compression="zstd"))
+
+
+_OPENERS = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open, ".zst": _open_zst}
+COMPRESSIONS = tuple(_OPENERS)
+
+
+def lines(file: str) -> Iterator[bytes]:
+    """Yield the lines (split at b"\\n" alone, so that their numbers are an editor's), less a byte order mark.
+
+    Raises UserError where the file cannot be read to its end, so that what is left of a damaged one is never taken
+    for all of it.
+    """
+    suffix = next((suffix for suffix in _OPENERS if file.lower().endswith(suffix)), "")
+    number = 0
+    try:
+        with _OPENERS.get(suffix, open)(file, "rb") as stream:
+            for number, line in enumerate(stream, 1):
+                yield line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
+    except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
+        if isinstance(error, OSError) and error.strerror:  # the system's; the decompressors' errors have none
+            raise UserError(f"{file} cannot be read: {error.strerror}") from error
+        raise UserError(f"{file}: damaged or cut off {suffix} data after line {number} ({error})") from error
+
+
+def why_not_text(line: bytes) -> str | None:
+    """Say why these bytes are no text, or None."""
+    if b"\0" in line:
+        return "holds a NUL byte"
+    try:
+        line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        return f"not UTF-8 (byte 0x{line[error.start]:02x} at position {error.start + 1} of the line)"
+    return None

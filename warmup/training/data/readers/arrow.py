@@ -1,0 +1,130 @@
+"""Rows of Arrow tables: parquet files, and data sets of the `datasets` library."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator
+from itertools import islice
+
+import datasets
+import pyarrow.parquet
+
+from warmup.errors import UserError, one_line
+from warmup.training.data.readers.columns import BadRow, Choose, Columns, parse_row
+
+ROWS = 1024  # that are in memory at once
+_UNREADABLE = (OSError, ValueError, KeyError, pyarrow.ArrowException)
+
+
+def parquet_rows(file: str, choose: Choose) -> Iterator[dict | BadRow]:
+    try:
+        with pyarrow.parquet.ParquetFile(file, page_checksum_verification=True) as parquet:
+            schema = parquet.schema_arrow
+            chosen = choose(schema.names)
+            batches = parquet.iter_batches(ROWS, columns=list(chosen.names))
+            yield from _rows(file, batches, chosen, _features(schema, chosen))
+    except UserError:
+        raise
+    except _UNREADABLE as error:
+        raise UserError(f"{file}: damaged, or no parquet file ({one_line(error)})") from error
+
+
+def dataset_rows(name: str, table: datasets.Dataset, choose: Choose) -> Iterator[dict | BadRow]:
+    chosen = choose(table.column_names)
+    try:
+        batches = table.select_columns(list(chosen.names)).with_format("arrow").iter(ROWS)
+        yield from _rows(name, batches, chosen, table.features)
+    except UserError:
+        raise
+    except _UNREADABLE as error:
+        raise UserError(f"{name}: damaged data ({one_line(error)})") from error
+
+
+def shard_rows(name: str, stream: datasets.IterableDataset, shard: int, choose: Choose) -> Iterator[dict | BadRow]:
+    """Rows of one shard of a data set that is not downloaded."""
+    try:
+        batches = stream.shard(stream.num_shards, shard).with_format("arrow").iter(ROWS)
+        first = next(batches, None)
+        if first is not None:
+            features = stream.features or datasets.Features.from_arrow_schema(first.schema)
+            yield from _rows(name, itertools.chain([first], batches), choose(first.column_names), features)
+    except UserError:
+        raise
+    except Exception as error:  # of the network, the hub, or whatever a damaged file leads the library to
+        raise UserError(f"{name} cannot be read: {one_line(error)}") from error
+
+
+def _features(schema: pyarrow.Schema, chosen: Columns) -> datasets.Features | dict:
+    """What `Dataset.to_parquet` notes of the columns, such as the names of classes; {} in a file without such notes."""
+    if b"huggingface" not in (schema.metadata or {}):
+        return {}
+    fields = [schema.field(name) for name in chosen.names]
+    return datasets.Features.from_arrow_schema(pyarrow.schema(fields, metadata=schema.metadata))
+
+
+def _rows(
+    name: str, batches: Iterable[pyarrow.RecordBatch | pyarrow.Table], chosen: Columns, features: dict
+) -> Iterator[dict | BadRow]:
+    number = 0
+    for batch in batches:
+        columns = {column: _values(batch.column(column), features.get(column)) for column in chosen.names}
+        for values in zip(*columns.values(), strict=True):
+            number += 1
+            try:
+                yield parse_row(_decoded(dict(zip(columns, values, strict=True))), chosen)
+            except ValueError as error:
+                yield BadRow(name, number, str(error), unit="row")
+
+
+def _values(column: pyarrow.Array | pyarrow.ChunkedArray, feature: object) -> list:
+    """A column's values: strings as bytes yet to be decoded, so that a bad one spoils its own row alone."""
+    kinds = pyarrow.types
+    if kinds.is_list(column.type) or kinds.is_large_list(column.type):
+        return _lists(column, feature)
+    if kinds.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    if kinds.is_string(column.type) or kinds.is_large_string(column.type) or kinds.is_string_view(column.type):
+        column = column.cast(pyarrow.large_binary())
+        column.validate(full=True)  # offsets that point outside would be read all the same
+        return column.to_pylist()
+    if not (kinds.is_integer(column.type) or kinds.is_floating(column.type) or kinds.is_boolean(column.type)):
+        return [() if valid else None for valid in column.is_valid().to_pylist()]  # neither text nor number
+    if isinstance(feature, datasets.ClassLabel):
+        return [_class_name(feature, value) for value in column.to_pylist()]
+    return column.to_pylist()
+
+
+def _lists(column: pyarrow.Array | pyarrow.ChunkedArray, feature: object) -> list[list | None]:
+    """As they are, with what `_values` makes of that which is in them."""
+    chunks = column.chunks if isinstance(column, pyarrow.ChunkedArray) else [column]
+    found: list[list | None] = []
+    for chunk in chunks:
+        chunk.validate()
+        # Its offsets alone in full: a string that is not UTF-8 spoils its own row alone.
+        type(chunk).from_arrays(chunk.offsets, pyarrow.nulls(len(chunk.values))).validate(full=True)
+        values = iter(_values(chunk.flatten(), getattr(feature, "feature", None)))
+        counts = pyarrow.compute.list_value_length(chunk).to_pylist()
+        found += [None if count is None else list(islice(values, count)) for count in counts]
+    return found
+
+
+def _class_name(feature: datasets.ClassLabel, value: int | None) -> str | None:
+    """The name of a class. -1 is how published data sets write that a row has no label."""
+    return None if value is None or value < 0 else feature.int2str(value)
+
+
+def _decoded(record: dict) -> dict:
+    return {column: _text(value, column) for column, value in record.items()}
+
+
+def _text(value: object, column: str) -> object:
+    """Bytes as text, alone or in a list; anything else as it is."""
+    if isinstance(value, list):
+        return [_text(part, column) for part in value]
+    if not isinstance(value, bytes):
+        return value
+    try:
+        return value.decode("utf-8")
+    except UnicodeDecodeError as error:
+        where = f"byte 0x{value[error.start]:02x} at position {error.start + 1} of {column!r}"
+        raise ValueError(f"not UTF-8 ({where})") from error

@@ -1,0 +1,108 @@
+"""Rows of .jsonl and .json files."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+
+from warmup.errors import UserError
+from warmup.training.data.lines import lines, why_not_text
+from warmup.training.data.readers.columns import BadRow, Choose, Columns, parse_row
+
+_ENDLESS = "JSON with a number too long or nested too deeply"
+_WRONG_BYTE = re.compile("[\udc80-\udcff]")  # what decoding with surrogateescape makes of one
+
+
+def jsonl_rows(file: str, choose: Choose) -> Iterator[dict | BadRow]:
+    """One object per line."""
+    chosen = None
+    for number, line in enumerate(lines(file), 1):
+        if not line.strip():
+            continue
+        try:
+            record = _object(line)
+            chosen = chosen or choose(list(record))
+            row = parse_row(record, chosen)
+        except UserError:  # of the file as a whole
+            raise
+        except ValueError as error:
+            yield BadRow(file, number, str(error))
+        else:
+            yield row
+
+
+def _object(line: bytes) -> dict:
+    if reason := why_not_text(line):
+        raise ValueError(reason)
+    try:
+        record = json.loads(line.decode("utf-8").rstrip("\r\n"))
+    except json.JSONDecodeError as error:
+        what = error.msg.removesuffix(" at")
+        raise ValueError(f"not valid JSON ({what} at column {error.colno}); one object per line") from error
+    except (ValueError, RecursionError) as error:  # an endless number, endless nesting
+        raise ValueError(_ENDLESS) from error
+    if not isinstance(record, dict):
+        raise ValueError("not a JSON object; one object per line")
+    return record
+
+
+def json_rows(file: str, choose: Choose) -> Iterator[dict | BadRow]:
+    """A list of objects, alone or as "data" of an object, read as a whole; or what many call .json: one per line."""
+    if _is_one_per_line(file):
+        yield from jsonl_rows(file, choose)
+        return
+    text = b"".join(lines(file)).decode("utf-8", "surrogateescape")
+    undecodable = not text.isascii() and _WRONG_BYTE.search(text) is not None
+    chosen = None
+    for number, record in enumerate(_list(file, text), 1):
+        try:
+            if not isinstance(record, dict):
+                raise ValueError("not a JSON object")
+            chosen = chosen or choose(list(record))
+            if undecodable:
+                _refuse_wrong_bytes(record, chosen)
+            row = parse_row(record, chosen)
+        except UserError:
+            raise
+        except ValueError as error:
+            yield BadRow(file, number, str(error), unit="row")
+        else:
+            yield row
+
+
+def _is_one_per_line(file: str) -> bool:
+    """Whether the first line that is not blank is an object by itself."""
+    line = next((line for line in lines(file) if line.strip()), b"")
+    if not line.lstrip().startswith(b"{"):
+        return False
+    try:
+        return not isinstance(json.loads(line.decode("utf-8", "replace")).get("data"), list)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _list(file: str, text: str) -> list:
+    wanted = 'a .json file is a list of objects, or {"data": such a list}; one object per line is .jsonl'
+    if not text.strip():
+        return []
+    try:
+        document = json.loads(text)
+    except json.JSONDecodeError as error:
+        what = f"not valid JSON ({error.msg.removesuffix(' at')} at column {error.colno})"
+        raise UserError(f"{file}:{error.lineno}: {what}; {wanted}") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{file}: {_ENDLESS}") from error
+    found = document.get("data") if isinstance(document, dict) else document
+    if not isinstance(found, list):
+        raise UserError(f"{file}: no list of rows; {wanted}")
+    return found
+
+
+def _refuse_wrong_bytes(record: dict, chosen: Columns) -> None:
+    for column in chosen.names:
+        value = record.get(column)
+        for text in value if isinstance(value, list) else [value]:
+            if isinstance(text, str) and (wrong := _WRONG_BYTE.search(text)):
+                byte = ord(wrong.group()) - 0xDC00
+                raise ValueError(f"not UTF-8 (byte 0x{byte:02x} in {column!r})")

@@ -1,0 +1,82 @@
+"""What `--model` of a prediction names: a run directory, a folder in one, another model folder, or a hub name."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from warmup.commandline import leaves
+from warmup.errors import UserError
+from warmup.training.checkpoints import format as checkpoint_format
+from warmup.training.checkpoints import run_directory
+from warmup.training.models.build import is_new_model, load_config, max_positions
+from warmup.training.tasks.answers import check_predictable
+
+_TAKEN = re.compile(r"task|data\.(\w+_column|max_length)|batch\.evaluation|speed\.(packing|masked_only)")
+"""Fields of the run that a prediction is made with too."""
+_TASKS = {
+    "ForSequenceClassification": "classification",
+    "ForMaskedLM": "mlm",
+    "ForPreTraining": "mlm",
+    "ForTokenClassification": "token-classification",
+    "ForCausalLM": "clm",
+    "LMHeadModel": "clm",
+}
+
+
+def model_folder(model: str) -> str:
+    """The folder or hub name of the weights. Raises UserError where a run directory holds no model yet."""
+    if is_new_model(model):
+        raise UserError(
+            f"--predict: needs a trained --model: a run directory, a model folder or a hub name; {model} is a new one"
+        )
+    run = Path(model)
+    run_directory.check_not_sweep(run, "--model")
+    if not _is_run(run) or (run / "model").is_dir():
+        return str(run / "model") if _is_run(run) else model
+    newest, _ = checkpoint_format.newest_valid(run)
+    there = f"its newest checkpoint is {newest}, which is a folder for --model too" if newest else "nor a checkpoint"
+    raise UserError(f"--model: the run in {run} has not come to its end: there is no {run / 'model'}; {there}")
+
+
+def config_defaults(model: str) -> dict[str, Any]:
+    """Fields of the configuration by dotted names: as the run had them that made the model, where that is known."""
+    where = model_folder(model)
+    recorded = _recorded(Path(where))
+    found = {name: value for name, value in recorded.items() if _TAKEN.fullmatch(name)} or _of_architecture(where)
+    if "task" in found:
+        check_predictable(found["task"], where)
+    return found
+
+
+def _recorded(where: Path) -> dict[str, Any]:
+    """The configuration of the run that a model/ or a checkpoint is of; {} for other folders."""
+    config = where.resolve().parent / "config.yaml"
+    try:
+        if (where / checkpoint_format.STATE).is_file():
+            return dict(checkpoint_format.read_state(where)["config"])
+        if where.name == "model" and _is_run(config.parent) and config.is_file():
+            return dict(leaves(yaml.safe_load(config.read_text(encoding="utf-8"))))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
+        raise UserError(f"--model: the configuration of the run of {where} cannot be read: {error}") from error
+    return {}
+
+
+def _of_architecture(where: str) -> dict[str, Any]:
+    """What a model's own configuration tells: its task, and how much it can read."""
+    config = load_config(where)
+    found: dict[str, Any] = {"data.max_length": max_positions(config)} if max_positions(config) else {}
+    architecture = (getattr(config, "architectures", None) or [""])[0]
+    task = next((task for suffix, task in _TASKS.items() if architecture.endswith(suffix)), None)
+    if task == "classification" and (config.problem_type == "regression" or config.num_labels == 1):
+        task = "regression"
+    if task == "classification" and config.problem_type == "multi_label_classification":
+        raise UserError(f"--model: {where} gives texts several labels at once, which no task here does")
+    return found | ({"task": task} if task else {})
+
+
+def _is_run(folder: Path) -> bool:
+    return (folder / "metrics.jsonl").is_file()
