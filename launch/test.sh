@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# All checks: ruff, formatting, shellcheck, then the tests without those marked slow (benchmarks are not run).
+# All checks: ruff, formatting, types, shellcheck, then the tests without those marked slow (benchmarks are not run).
 #
 # Usage:  bash launch/test.sh [--all] [pytest options]        --all: the slow tests too
 #   e.g.  bash launch/test.sh -x -k plan
@@ -22,6 +22,7 @@ export HF_HUB_OFFLINE=1 # tests fetch nothing
 failed=0
 echo "== ruff check" && { ruff check . || failed=1; }
 echo "== ruff format --check" && { ruff format --check . || failed=1; }
+echo "== pyrefly" && { pyrefly check --output-format min-text || failed=1; }
 echo "== shellcheck" && { shellcheck launch/*.sh && echo "All scripts pass." || failed=1; }
 echo "== pytest" && { python -m pytest --ignore=tests/benchmarks "${select[@]}" "$@" || failed=1; }
 exit "$failed"

@@ -1,4 +1,4 @@
-"""Runs of a 2-layer BERT in transformers' Trainer and in Lightning, whose steps say which rates they took."""
+"""Runs of a 2-layer BERT in transformers' Trainer and in Lightning that record the learning rate of each step."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def plan_of(*topology: int, **recipe: Any) -> Plan:
     return make_plan(Recipe(**RECIPE | recipe), Topology(*topology))
 
 
-def samples(number: int = 40) -> list[dict[str, torch.Tensor]]:
+def samples(count: int = 40) -> list[dict[str, torch.Tensor]]:
     torch.manual_seed(0)
-    return [{"input_ids": torch.randint(5, 50, (6,)), "labels": torch.tensor(index % 2)} for index in range(number)]
+    return [{"input_ids": torch.randint(5, 50, (6,)), "labels": torch.tensor(index % 2)} for index in range(count)]
 
 
 def bert() -> BertForSequenceClassification:
@@ -40,27 +40,27 @@ def bert() -> BertForSequenceClassification:
 
 
 def recorded(optimizer: torch.optim.Optimizer) -> list[float]:
-    """A list that gets the rate whenever the optimizer is about to step."""
+    """A list to which the learning rate is appended whenever the optimizer is about to step."""
     rates: list[float] = []
     optimizer.register_step_pre_hook(lambda inner, args, kwargs: rates.append(float(inner.param_groups[0]["lr"])))
     return rates
 
 
-def forget() -> None:
-    """What Trainer leaves in this process; ranks that are forked later would inherit it."""
+def reset_accelerate() -> None:
+    """Remove the state that Trainer leaves in this process; ranks that are forked later would inherit it."""
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
 
 
 def trainer_of(folder: Path, plan: Plan, data: list | None = None, **options: Any) -> tuple[Trainer, list[float]]:
-    """A Trainer cut as the plan is, unless `options` say otherwise, and the rates that its steps are going to take."""
+    """A Trainer with the plan's topology, unless `options` override it, and the rates that its steps will have."""
     optimizers = options.pop("optimizers", (None, None))
     arguments = {
         "per_device_train_batch_size": plan.per_device_batch_size,
         "gradient_accumulation_steps": plan.accumulation,
         "max_steps": plan.total_steps,
         "lr_scheduler_type": "constant",
-        "learning_rate": 7.0,  # which no step may take
+        "learning_rate": 7.0,  # which no step may have
     }
     quiet = {"report_to": "none", "use_cpu": True, "save_strategy": "no", "logging_steps": 1, "disable_tqdm": True}
     trainer = Trainer(
@@ -88,7 +88,7 @@ class Module(pl.LightningModule):
 
 
 def fit(plan: Plan, module: Module | None = None, data: list | None = None, **options: Any) -> list[float]:
-    """The rates that the steps of a Lightning Trainer took, which is cut as the plan unless `options` say otherwise."""
+    """The rates of the steps of a Lightning Trainer with the plan's topology, unless `options` override it."""
     module = module or Module()
     callbacks = [*options.pop("callbacks", []), lightning.PlanCallback(plan)]
     ckpt_path, batch_size = options.pop("ckpt_path", None), options.pop("batch_size", plan.per_device_batch_size)

@@ -20,7 +20,15 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 TIMEOUT_S = 120
-LOGGED = ("step", "samples", "drawn", "tokens", "lr", "loss", "grad_norm")  # of a training line, all but its times
+LOGGED = (
+    "step",
+    "samples",
+    "consumed_samples",
+    "tokens",
+    "lr",
+    "loss",
+    "grad_norm",
+)  # of a training line, all but its times
 
 
 @dataclass
@@ -211,6 +219,27 @@ def killed_after(step: int | None) -> Callable[[int], None]:
     return before
 
 
+def change_losses(change: Callable[[Any], Any]) -> None:
+    """In this process, put `change(loss)` in the place of the loss of each training pass; evaluation keeps its own."""
+    from dataclasses import replace
+
+    from warmup.training.run.train_step import TrainStep
+
+    init = TrainStep.__init__
+
+    def with_changed_losses(self: TrainStep, *args: Any, **kwargs: Any) -> None:
+        init(self, *args, **kwargs)
+        loss_sum = self.objective.training_loss_sum
+        self.objective = replace(self.objective, training_loss_sum=lambda *given: change(loss_sum(*given)))
+
+    TrainStep.__init__ = with_changed_losses
+
+
+def scale_losses(factor: Callable[[], float]) -> None:
+    """In this process, multiply the loss of each training pass by what `factor` returns when it is computed."""
+    change_losses(lambda loss: loss * factor())
+
+
 def assert_killed(run: Ended, step: int) -> None:
     """All ranks, after this step."""
     assert run.codes == [-signal.SIGKILL] * len(run.codes), (run.status, run.stderr[-2000:])
@@ -243,7 +272,7 @@ def assert_each_sample_once(run: Path, seed: int = 0) -> None:
     lines = [json.loads(line) for line in (run / "samples.jsonl").read_text().splitlines()]
     found = [pair for line in lines for pair in zip(line["positions"], line["ids"], strict=True)]
     size = json.loads((run / "plan.json").read_text())["num_samples"]
-    ids, _ = order.step_samples(0, lines[-1]["drawn"], size, seed)
+    ids, _ = order.step_samples(0, lines[-1]["consumed_samples"], size, seed)
     assert sorted(found) == list(enumerate(ids.tolist()))
 
 
@@ -268,7 +297,8 @@ def _preload() -> None:
     import transformers.models.gpt2.modeling_gpt2  # noqa: F401
 
     import train  # noqa: F401
-    from warmup.training.data import prepare  # noqa: F401
+    from warmup.training.predict import predict  # noqa: F401
+    from warmup.training.run import assembly, seed_sweep, setup, smoke_test  # noqa: F401
 
 
 def _train_rank(

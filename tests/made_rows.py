@@ -11,7 +11,10 @@ from conftest import WORDS
 
 from warmup.config import Config
 from warmup.config.data import Data
+from warmup.training.data.prepare import Prepared, prepare_data
+from warmup.training.data.readers.columns import RowFormat
 from warmup.training.data.samples import Samples
+from warmup.training.tasks import create_task
 
 LIMIT = 12
 
@@ -30,6 +33,16 @@ def config(*files: str, task: str = "mlm", **data: object) -> Config:
     return Config(task=task, data=Data(train_files=files, **{"vocab_size": 150, "max_length": LIMIT, **data}))
 
 
+def prepared(config_: Config) -> Prepared:
+    """The data of a configuration, prepared for its task."""
+    return prepare_data(config_, create_task(config_))
+
+
+def row_format(task: str, **columns: str) -> RowFormat:
+    """What a task reads of a row; `columns` are fields of `data`, such as text_column."""
+    return create_task(Config(task=task, data=Data(**columns))).row_format
+
+
 def plain(folder: Path, count: int = 60) -> str:
     return jsonl(folder / "plain.jsonl", [{"text": text} for text in texts(count)])
 
@@ -46,7 +59,7 @@ def copy(file: str) -> str:
 
 
 def ids(samples: Samples) -> list[list[int]]:
-    ids_BT, mask_BT, _ = samples.take(np.arange(len(samples)))
+    ids_BT, mask_BT, _ = samples.gather(np.arange(len(samples)))
     return [row[mask].tolist() for row, mask in zip(ids_BT, mask_BT, strict=True)]
 
 

@@ -1,4 +1,4 @@
-"""Learning-rate warmup that scales with the world size. The public API; names are imported when they are used."""
+"""Learning-rate warmup that scales with the world size: the public API. Modules are imported when first used."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from warmup.config import Config
     from warmup.config.recipe import Recipe
     from warmup.config.run import Batch, Elastic
+    from warmup.duration import DataSize
     from warmup.elastic import LRSchedule, replan
     from warmup.errors import PlanError, UserError
     from warmup.explain import explain_plan
@@ -17,13 +18,14 @@ if TYPE_CHECKING:
     from warmup.plan import Plan, Topology
     from warmup.planning import make_plan
     from warmup.presets import PRESETS
-    from warmup.scheduler import WarmupScheduler
+    from warmup.scheduler import LRFunction, WarmupScheduler
 
-_HOMES = {
+_NAMES = {
     "clock": ("RanksDisagree", "StepClock"),
     "config": ("Config",),
     "config.recipe": ("Recipe",),
     "config.run": ("Batch", "Elastic"),
+    "duration": ("DataSize",),
     "elastic": ("LRSchedule", "replan"),
     "errors": ("PlanError", "UserError"),
     "explain": ("explain_plan",),
@@ -31,15 +33,17 @@ _HOMES = {
     "plan": ("Plan", "Topology"),
     "planning": ("make_plan",),
     "presets": ("PRESETS",),
-    "scheduler": ("WarmupScheduler",),
+    "scheduler": ("LRFunction", "WarmupScheduler"),
 }
-_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+_MODULE_OF = {name: module for module, names in _NAMES.items() for name in names}
 __all__ = [
     "PRESETS",
     "Batch",
     "Config",
+    "DataSize",
     "Elastic",
     "Finding",
+    "LRFunction",
     "LRSchedule",
     "Plan",
     "PlanError",
@@ -57,7 +61,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    """PEP 562: so that planning does not import torch."""
-    if name not in _HOME_OF:
+    """Import a public name when it is first used (PEP 562), so that planning does not import torch."""
+    if name not in _MODULE_OF:
         raise AttributeError(f"module 'warmup' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"warmup.{_HOME_OF[name]}"), name)
+    return getattr(importlib.import_module(f"warmup.{_MODULE_OF[name]}"), name)

@@ -1,50 +1,72 @@
-"""StepClock: where a run is. Counts the steps of a job, agrees on them with all ranks, and checks that they agree."""
+"""StepClock: where a run is. It counts steps, agrees on their number with all ranks, and compares ranks."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from fractions import Fraction
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 import torch.distributed as dist
 
-from warmup.duration import Duration
+from warmup.duration import DataSize, Duration
 
 Policy = Literal["min", "max", "error"]
 
 
 class RanksDisagree(RuntimeError):
-    """Ranks of one job hold different values of what must be equal. The message names ranks, field and values."""
+    """Ranks of one job differ in what must be equal. The message names the field, the ranks and their values."""
+
+
+class Loader(Protocol):
+    """Something like a DataLoader: batches that can be iterated over more than once, and their number."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Any]: ...
 
 
 class StepClock:
-    """The counters of a run, equal on all ranks.
+    """The counters of a run, equal on all ranks."""
 
-    step: applied optimizer updates. samples: samples of applied steps. drawn: position in the data stream, the
-    samples of skipped steps included. tokens: tokens of applied steps. epoch: drawn / num_samples.
-
-    Args:
-        batch_size: samples per step over all ranks.
-        num_samples: samples of the training set, for `epoch`; None where there is no such number.
-        device: where the ranks' exchange takes place; a GPU for nccl.
-    """
+    step: int
+    """Applied optimizer updates."""
+    samples: int
+    """Samples of applied steps."""
+    consumed_samples: int
+    """Position in the data stream: `samples` plus the samples of skipped steps."""
+    tokens: int
+    """Tokens of applied steps."""
+    skipped_in_a_row: int
+    """Steps skipped since the last applied one."""
 
     def __init__(self, batch_size: int, num_samples: int | None = None, device: torch.device | str = "cpu"):
+        """
+        Args:
+            batch_size: samples per step over all ranks.
+            num_samples: samples of the training set, for `epoch`; None if it is not known.
+            device: the device of the tensors that ranks exchange; a GPU for nccl.
+        """
         self.batch_size = batch_size
         self.num_samples = num_samples
         self.device = torch.device(device)
-        self.step = self.samples = self.drawn = self.tokens = 0
+        self.step = self.samples = self.consumed_samples = self.tokens = 0
         self.skipped_in_a_row = 0
 
     @property
     def epoch(self) -> float | None:
-        return self.drawn / self.num_samples if self.num_samples else None
+        """Passes over the training set so far, with a fraction; None if its size is not known."""
+        return self.consumed_samples / self.num_samples if self.num_samples else None
 
     def advance(self, tokens: int = 0, applied: bool = True) -> None:
-        """One step is over. A skipped one (applied=False) advances `drawn` only: its samples are not retried."""
-        self.drawn += self.batch_size
+        """Count one step.
+
+        Args:
+            tokens: tokens of the step over all ranks.
+            applied: False for a skipped step, which only advances `consumed_samples`: its samples are not retried.
+        """
+        self.consumed_samples += self.batch_size
         self.skipped_in_a_row = 0 if applied else self.skipped_in_a_row + 1
         if applied:
             self.step += 1
@@ -52,40 +74,60 @@ class StepClock:
             self.tokens += tokens
 
     def state_dict(self) -> dict[str, int]:
-        return {name: getattr(self, name) for name in ("step", "samples", "drawn", "tokens")}
+        return {name: getattr(self, name) for name in ("step", "samples", "consumed_samples", "tokens")}
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
-        for name in ("step", "samples", "drawn", "tokens"):
-            setattr(self, name, int(state[name]))
+        """Go to the position of a state that `state_dict` returned."""
+        consumed = "consumed_samples" if "consumed_samples" in state else "drawn"  # its name before version 0.2
+        self.step, self.samples = int(state["step"]), int(state["samples"])
+        self.consumed_samples, self.tokens = int(state[consumed]), int(state["tokens"])
 
     def passed(self, every: Duration, since: Mapping[str, int], run_samples: int) -> bool:
-        """Whether there is a multiple of `every` after the position `since`, up to where the clock is now, so that what
-        was last done there is due again. `since`: as `state_dict` gave it, {} for the start.
+        """True if a multiple of `every` lies in (since, now]. Exact, and the same on all ranks.
 
-        Steps and tokens are those of the run, all else is counted in samples drawn; % is of `run_samples`. Exact, and
-        the same on all ranks.
+        Args:
+            every: the interval. Steps and tokens are counted as those of this run, everything else is converted to
+                samples and compared with `consumed_samples`.
+            since: an earlier position, as `state_dict` returned it; {} for the start of the run.
+            run_samples: the duration of the run in samples, for intervals in %.
         """
-        counter = {"steps": "step", "tokens": "tokens"}.get(every.unit, "drawn")
-        exact = every.unit in ("steps", "tokens")
-        size = every.value if exact else every.samples(None, self.num_samples, Fraction(run_samples))
-        return getattr(self, counter) // size > since.get(counter, 0) // size
+        if every.unit in ("steps", "tokens"):
+            counter, interval = {"steps": "step", "tokens": "tokens"}[every.unit], every.value
+        else:
+            counter = "consumed_samples"
+            interval = every.samples(None, DataSize(self.num_samples), Fraction(run_samples))
+        return getattr(self, counter) // interval > since.get(counter, 0) // interval
 
     def check(self, lr: float, extra: float = 0.0) -> list[float]:
-        """Compare step, samples, drawn and the bits of the rate over all ranks: one small exchange.
+        """Compare step, samples, consumed_samples and the bits of the learning rate over all ranks: one small exchange.
 
-        Returns every rank's `extra` (such as its part of the loss), which rides along. Raises RanksDisagree.
+        Args:
+            lr: this rank's learning rate.
+            extra: another number to exchange, such as this rank's part of the loss.
+
+        Returns:
+            `extra` of every rank.
+
+        Raises:
+            RanksDisagree: a counter or the rate differs.
         """
-        mine = [float(self.step), float(self.samples), float(self.drawn), lr, extra]
-        rows = [row.tolist() for row in gather(torch.tensor(mine, dtype=torch.float64, device=self.device))]
-        for field, values in zip(("step", "samples", "drawn", "lr"), zip(*rows, strict=True), strict=False):
+        own = [float(self.step), float(self.samples), float(self.consumed_samples), lr, extra]
+        rows = [row.tolist() for row in gather(torch.tensor(own, dtype=torch.float64, device=self.device))]
+        for field, values in zip(("step", "samples", "consumed_samples", "lr"), zip(*rows, strict=True), strict=False):
             require_equal(field, values, f"at step {self.step}")
         return [row[-1] for row in rows]
 
     def agree(self, local_batches: int, policy: Policy = "min") -> int:
-        """How many batches every rank will run, where ranks have different numbers of them. A collective call.
+        """Agree on the number of batches that every rank will run. A collective call.
 
-        min: as many as the shortest has. max: as many as the longest has, short loaders start again. error: raise
-        RanksDisagree unless all are equal. Raises ValueError where a rank has none.
+        Args:
+            local_batches: how many batches this rank has.
+            policy: min: as many as the shortest loader has; max: as many as the longest has, while short loaders start
+                again; error: all must have the same number.
+
+        Raises:
+            RanksDisagree: `policy` is error and the numbers differ.
+            ValueError: a rank has no batches, or there is no such policy.
         """
         rows = gather(torch.tensor([local_batches], dtype=torch.int64, device=self.device))
         counts = [int(row) for row in rows]
@@ -97,24 +139,24 @@ class StepClock:
             raise ValueError(f"policy: {policy!r} is none of min, max, error")
         return max(counts) if policy == "max" else min(counts)
 
-    def batches(self, loader: Iterable[Any], policy: Policy = "min") -> Iterator[Any]:
-        """The batches of this rank's loader (which has a length), as many on every rank as `agree` says."""
-        count = self.agree(len(loader), policy)  # type: ignore[arg-type]
-        return itertools.islice(_again_and_again(loader), count)
+    def batches(self, loader: Loader, policy: Policy = "min") -> Iterator[Any]:
+        """The batches of this rank's loader, as many on every rank as `agree` returns."""
+        count = self.agree(len(loader), policy)
+        return itertools.islice(_repeat(loader), count)
 
 
-def _again_and_again(loader: Iterable[Any]) -> Iterator[Any]:
+def _repeat(loader: Loader) -> Iterator[Any]:
     while True:
         empty = True
         for batch in loader:
             empty = False
             yield batch
         if empty:
-            raise ValueError("the loader has a length and yields nothing")
+            raise ValueError("the loader has a length but yields no batches")
 
 
 def gather(tensor: torch.Tensor) -> list[torch.Tensor]:
-    """The tensor of every rank, in the order of ranks; outside a process group this rank's alone."""
+    """The tensor of every rank, in rank order. Without a process group there is only this rank's."""
     if not (dist.is_available() and dist.is_initialized()):
         return [tensor]
     tensors = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
@@ -123,7 +165,13 @@ def gather(tensor: torch.Tensor) -> list[torch.Tensor]:
 
 
 def require_equal(field: str, values: Iterable[Any], hint: str) -> None:
-    """Raise RanksDisagree, naming the first rank whose value is not rank 0's, unless all `values` are equal."""
+    """Raise RanksDisagree unless all values are equal.
+
+    Args:
+        field: what the values are, named in the error.
+        values: the value of each rank.
+        hint: what the user can do about a difference.
+    """
     values = list(values)
     for rank, value in enumerate(values):
         if value != values[0]:
@@ -131,13 +179,13 @@ def require_equal(field: str, values: Iterable[Any], hint: str) -> None:
 
 
 def require_same(fields: Mapping[str, Any], hint: str = "start all ranks alike") -> None:
-    """Raise RanksDisagree on all ranks, naming rank, field and both values, unless every rank gave equal fields.
+    """Raise RanksDisagree on all ranks unless every rank gave equal fields. A collective call.
 
-    For a few JSON-like values, such as a plan or a configuration, before the first step. A collective call.
+    For a few JSON-like values, such as a plan or a configuration, before the first step.
     """
     if not (dist.is_available() and dist.is_initialized()):
         return
-    everyone: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(everyone, dict(fields))
-    for name in {name: None for other in everyone for name in other}:
-        require_equal(name, [other.get(name) for other in everyone], hint)
+    all_fields: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(all_fields, dict(fields))
+    for name in {name: None for of_rank in all_fields for name in of_rank}:
+        require_equal(name, [of_rank.get(name) for of_rank in all_fields], hint)

@@ -6,6 +6,8 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
+from warmup.errors import PlanError, UserError
+
 UNITS = ("steps", "epochs", "samples", "tokens", "%")
 _MULTIPLIERS = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "G": 10**9, "B": 10**9}
 _PATTERN = re.compile(r"\s*([0-9_]*\.?[0-9]+(?:[eE][+-]?[0-9]{1,2})?)\s*([kKMGB]?)\s*([a-zA-Z%]+)\s*")
@@ -13,56 +15,83 @@ _HELP = 'write it like "10000 steps", "5 epochs", "2.56M samples", "2B tokens" o
 
 
 @dataclass(frozen=True)
+class DataSize:
+    """The size of a training set, which durations in epochs and in tokens are converted with."""
+
+    num_samples: int | None = None
+    """Samples of the training set, which is one epoch; None if it is not known, as for a stream."""
+    tokens_per_sample: Fraction | None = None
+    """Mean number of tokens in a sample, special tokens included; None if it is not known."""
+
+
+@dataclass(frozen=True)
 class Duration:
-    """An amount of training in one of UNITS. Steps are steps of the reference batch, % is of the run's duration."""
+    """An amount of training."""
 
     value: Fraction
+    """How many of `unit`."""
     unit: str
+    """One of UNITS. Steps are steps at the reference batch size; % is relative to the duration of the run."""
 
     @classmethod
     def parse(cls, text: str, flag: str = "duration") -> Duration:
-        """Read `text`. Raises ValueError, naming `flag`, where it is not a non-negative number with a unit."""
+        """Parse a duration such as "5 epochs".
+
+        Args:
+            text: a non-negative number, optionally with a multiplier (k, M, G, B), and a unit.
+            flag: the field that the text was given for, named in the error.
+
+        Raises:
+            UserError: `text` is not a duration.
+        """
         match = _PATTERN.fullmatch(str(text))
         if not match:
-            raise ValueError(f"{flag}: {text!r} is not a duration; {_HELP}")
+            raise UserError(f"{flag}: {text!r} is not a duration; {_HELP}")
         number, multiplier, unit = match.groups()
         unit = unit + "s" if unit in ("step", "epoch", "sample", "token") else unit
         if unit not in UNITS:
-            raise ValueError(f"{flag}: {text!r} has the unit {unit!r}; {_HELP}")
+            raise UserError(f"{flag}: {text!r} has the unknown unit {unit!r}; {_HELP}")
         return cls(Fraction(number.replace("_", "")) * _MULTIPLIERS[multiplier], unit)
 
     def samples(
         self,
-        reference_batch_size: int | None,
-        num_samples: int | None,
-        whole: Fraction | None,
+        batch_size: int | None,
+        data_size: DataSize,
+        run_samples: Fraction | None,
         flag: str = "duration",
-        tokens_per_sample: Fraction | None = None,
     ) -> Fraction:
-        """This duration in samples, at the reference batch size, in a training set of `num_samples` that have
-        `tokens_per_sample` on average.
+        """Convert this duration to samples, which need not be a whole number.
 
-        `whole` is the run's duration in samples, which a percentage is of. Raises ValueError where what the unit
-        needs is None.
+        Args:
+            batch_size: samples per step, for durations in steps.
+            data_size: the size of the training set, for durations in epochs and tokens.
+            run_samples: the duration of the run in samples, for durations in %.
+            flag: the field that the duration was given for, named in the error.
+
+        Raises:
+            PlanError: the number that the unit needs is None.
         """
-        needs = {
-            "steps": (reference_batch_size, "recipe.reference_batch_size"),
+        tokens_per_sample = data_size.tokens_per_sample
+        samples_per_unit, missing = {
+            "steps": (batch_size, "recipe.reference_batch_size"),
             "epochs": (
-                num_samples,
-                "the number of training samples (--num-samples); of a stream it is not known: use steps, samples or "
+                data_size.num_samples,
+                "the number of training samples (--num-samples); it is not known for a stream: use steps, samples or "
                 "tokens",
             ),
             "samples": (1, ""),
             "tokens": (
                 tokens_per_sample and 1 / Fraction(tokens_per_sample),
-                "the mean number of tokens in a sample (--tokens-per-sample)",
+                "the mean number of tokens per sample (--tokens-per-sample)",
             ),
-            "%": (None if whole is None else whole / 100, "a duration to be a part of; use steps, epochs or samples"),
-        }
-        unit_samples, name = needs[self.unit]
-        if unit_samples is None:
-            raise ValueError(f'{flag}: "{self}" needs {name}')
-        return self.value * unit_samples
+            "%": (
+                None if run_samples is None else run_samples / 100,
+                "a duration that it is a percentage of; use steps, epochs or samples",
+            ),
+        }[self.unit]
+        if samples_per_unit is None:
+            raise PlanError("length-unknown", f'{flag}: "{self}" needs {missing}')
+        return self.value * samples_per_unit
 
     def __str__(self) -> str:
         value = str(self.value) if self.value.denominator == 1 else f"{float(self.value):g}"
@@ -70,5 +99,5 @@ class Duration:
 
 
 def round_half_up(value: Fraction) -> int:
-    """The nearest integer, halves upwards (Python's round() takes halves to even)."""
+    """The nearest integer, with halves rounded up (Python's `round` rounds halves to even)."""
     return (2 * value.numerator + value.denominator) // (2 * value.denominator)

@@ -1,111 +1,132 @@
-"""Going on where the batch or the recipe is not what it was: whose learning rate is followed. Standard library only."""
+"""Resuming with another global batch or recipe: which learning rate the run follows then. Standard library only."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from typing import Any
 
 from warmup.config.recipe import Recipe
 from warmup.config.run import Elastic
-from warmup.duration import Duration, round_half_up
+from warmup.duration import DataSize, Duration, round_half_up
 from warmup.errors import PlanError
 from warmup.plan import Plan, Topology
 from warmup.planning import make_plan
 
-_CUT = ("world_size", "per_device_batch_size", "accumulation")  # how a batch is cut changes no rate
-
 
 @dataclass(frozen=True)
 class LRSchedule:
-    """The learning rate of a run: a plan's, and after a change, for `rewarm_samples`, on the way there.
+    """The learning rate of a run: a plan's, with a transition from the previous schedule after a change.
 
-    global_batch_size: samples per step from here on, 0 for the plan's. before: what was followed until the run had
-    trained on `since` samples; None where nothing changed. WarmupScheduler takes a course in place of a plan.
+    WarmupScheduler takes it in place of a plan.
     """
 
     plan: Plan
+    """The plan to follow."""
     global_batch_size: int = 0
+    """Samples per step from here on; 0: the plan's."""
     before: LRSchedule | None = None
+    """The schedule that was followed before the change; None if nothing changed, or if the transition is over."""
     since: int = 0
+    """The position of the change: samples that the run had trained on."""
     rewarm_samples: int = 0
+    """Length of the transition."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "global_batch_size", self.global_batch_size or self.plan.global_batch_size)
 
-    def lr_at(self, samples: int, ratio: float = 1.0) -> float:
-        """Learning rate of the step that starts after `samples` samples of applied steps, as `Plan.lr_at`.
+    def lr_at(self, samples: int, lr_multiplier: float = 1.0) -> float:
+        """The learning rate of the step that starts at a position, as `Plan.lr_at`.
 
-        After a change it goes linearly from the old rate to the new one: the first step is still at the old rate.
+        After a change it moves linearly from the old rate to the new one: the first step still runs at the old rate.
+
+        Args:
+            samples: the position: samples of the steps applied so far.
+            lr_multiplier: a parameter group's learning rate relative to the schedule's.
         """
-        new = self.plan.lr_at(samples, ratio)
-        passed = samples - self.since
-        if self.before is None or passed >= self.rewarm_samples:
+        new = self.plan.lr_at(samples, lr_multiplier)
+        elapsed = samples - self.since
+        if self.before is None or elapsed >= self.rewarm_samples:
             return new
-        old = self.before.lr_at(samples, ratio)
-        return old + (new - old) * (passed / self.rewarm_samples)
+        old = self.before.lr_at(samples, lr_multiplier)
+        return old + (new - old) * (elapsed / self.rewarm_samples)
 
-    def settled(self, samples: int) -> LRSchedule:
-        """The same from `samples` on, without what is over by then."""
+    def simplified(self, samples: int) -> LRSchedule:
+        """The same schedule from `samples` on, without the previous one if the transition from it is over by then."""
         over = self.before is not None and samples >= self.since + self.rewarm_samples
         return LRSchedule(self.plan, self.global_batch_size) if over else self
 
-    def to_dict(self) -> dict:
-        """As JSON would have it."""
+    def to_dict(self) -> dict[str, Any]:
+        """The schedule as JSON types."""
         numbers = {name: getattr(self, name) for name in ("global_batch_size", "since", "rewarm_samples")}
         return {"plan": self.plan.to_dict(), "before": self.before and self.before.to_dict(), **numbers}
 
     @classmethod
-    def from_dict(cls, content: Mapping) -> LRSchedule:
-        """What `to_dict` gave. Raises ValueError where it is something else."""
+    def from_dict(cls, content: Mapping[str, Any]) -> LRSchedule:
+        """The schedule that `to_dict` was called on. Raises ValueError if `content` is anything else."""
         try:
             before = content["before"] and cls.from_dict(content["before"])
-            return cls(**{**content, "plan": Plan.from_dict(content["plan"]), "before": before})
+            fields: dict[str, Any] = {**content, "plan": Plan.from_dict(content["plan"]), "before": before}
+            return cls(**fields)
         except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"not a schedule of rates: {error}") from None
+            raise ValueError(f"not a learning-rate schedule: {error}") from None
 
     def plans(self) -> list[Plan]:
-        """All plans that it is made of, the newest first."""
+        """All plans that the rate depends on, the newest first."""
         return [self.plan, *(self.before.plans() if self.before else ())]
 
 
 def replan(
-    course: LRSchedule,
+    lr_schedule: LRSchedule,
+    samples: int,
     recipe: Recipe,
     topology: Topology,
-    samples: int,
-    num_samples: int | None,
+    data_size: DataSize,
     settings: Elastic,
-    tokens_per_sample: Fraction | None = None,
 ) -> LRSchedule:
-    """The course from `samples` on, of a run that goes on with this recipe on this topology.
+    """The schedule of a run that resumes, possibly with another recipe or global batch.
 
-    With the same recipe and global batch it is the same course, however the batch is cut. Another global batch is
-    planned for as if from the start and entered at `samples` (settings.on_change rescale), or changes no rate (keep).
+    With the same recipe and global batch it is the same schedule, however ranks split the batch. For another global
+    batch the recipe is planned as if from the start and entered at `samples` (on_change: rescale), or the rate stays
+    what it was (keep).
 
-    Raises PlanError where on_change is error and the batch is another, or where there is no plan.
+    Args:
+        lr_schedule: the schedule that the run followed so far.
+        samples: the position that it resumes at: samples of the steps applied so far.
+        recipe: the recipe from here on.
+        topology: the topology from here on.
+        data_size: the size of the training set.
+        settings: the `elastic` section of the configuration.
+
+    Raises:
+        PlanError: on_change is error and the global batch is another, or the recipe has no plan.
     """
-    old, new = course.global_batch_size, topology.global_batch_size
-    if old != new and settings.on_change == "error":
+    old_size, new_size = lr_schedule.global_batch_size, topology.global_batch_size
+    if old_size != new_size and settings.on_change == "error":
         raise PlanError(
             "batch-changed",
-            f"elastic.on_change: the global batch was {old} and would be {new}; keep it with --batch.global_size "
-            f"{old}, or allow it with rescale or keep",
+            f"elastic.on_change: the global batch was {old_size} and would be {new_size}; keep it with "
+            f"--batch.global_size {old_size}, or allow the change with rescale or keep",
         )
-    planned = make_plan(recipe, topology, num_samples, tokens_per_sample)
-    followed = planned
-    if old == new or settings.on_change == "keep":  # a rate that was kept stays so
-        cut = (getattr(course.plan, name) for name in _CUT)
-        followed = make_plan(recipe, Topology(*cut, course.plan.global_batch_size), num_samples, tokens_per_sample)
-    if _uncut(followed) == _uncut(course.plan):
-        return replace(course, global_batch_size=new)
-    whole = Fraction(planned.duration_samples)
+    rescaled = make_plan(recipe, topology, data_size.num_samples, data_size.tokens_per_sample)
+    plan = rescaled
+    if old_size == new_size or settings.on_change == "keep":  # a rate that was kept once stays kept
+        plan = make_plan(recipe, _topology(lr_schedule.plan), data_size.num_samples, data_size.tokens_per_sample)
+    if _without_split(plan) == _without_split(lr_schedule.plan):
+        return replace(lr_schedule, global_batch_size=new_size)
+    run_samples = Fraction(rescaled.duration_samples)
     rewarm = Duration.parse(settings.rewarm, "elastic.rewarm")
-    length = rewarm.samples(new, num_samples, whole, "elastic.rewarm", tokens_per_sample)
-    if not length:
-        return LRSchedule(followed, new)
-    return LRSchedule(followed, new, course.settled(samples), samples, round_half_up(length))
+    rewarm_samples = rewarm.samples(new_size, data_size, run_samples, "elastic.rewarm")
+    if not rewarm_samples:
+        return LRSchedule(plan, new_size)
+    return LRSchedule(plan, new_size, lr_schedule.simplified(samples), samples, round_half_up(rewarm_samples))
 
 
-def _uncut(plan: Plan) -> Plan:
-    return replace(plan, **dict.fromkeys(_CUT, 1))
+def _topology(plan: Plan) -> Topology:
+    return Topology(plan.world_size, plan.per_device_batch_size, plan.accumulation, plan.global_batch_size)
+
+
+def _without_split(plan: Plan) -> Plan:
+    """The plan without how ranks split a batch, which changes no rate."""
+    return replace(plan, world_size=1, per_device_batch_size=1, accumulation=1)

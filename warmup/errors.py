@@ -1,20 +1,25 @@
-"""Errors that a person can mend. Their text is one line: what is wrong, where, and what would be right."""
+"""Errors that the user can fix. Each message is one line: what is wrong, where, and what would be right."""
 
 from __future__ import annotations
 
 
 class UserError(ValueError):
-    """Something that the user can mend: a wrong option, a missing file, data that cannot be read."""
+    """The user can fix this: a wrong option, a missing file, data that cannot be read."""
 
 
 class PlanError(UserError):
-    """A recipe that cannot be run on a topology. `code` names the linter's finding."""
+    """The recipe cannot be run on this topology."""
 
     def __init__(self, code: str, message: str):
+        """
+        Args:
+            code: the code of the linter's finding, such as "reference-missing".
+            message: what is wrong, naming the field, and what would be right.
+        """
         super().__init__(message)
         self.code = code
 
 
 def one_line(error: BaseException, limit: int = 300) -> str:
-    """The text of an error without line breaks, cut off after `limit` characters; its type's name if it has no text."""
+    """The error's text without line breaks, at most `limit` characters; the name of its type if it has no text."""
     return " ".join(str(error).split())[:limit] or type(error).__name__

@@ -1,49 +1,76 @@
-"""A plan in words, for a person to read. Standard library only."""
+"""A plan as a table for a person to read. Standard library only."""
 
 from __future__ import annotations
 
 from warmup.plan import Plan
 
+Row = tuple[str, str, str]
+"""Name, value, how it was computed."""
 
-def explain_plan(plan: Plan) -> list[tuple[str, str, str]]:
-    """Rows (name, value, how it came about) for a person to read."""
-    k, size = f"{plan.scale:.6g}", plan.global_batch_size
-    cap = f", capped from {plan.uncapped_lr:.6g} by max_lr" if plan.peak_lr != plan.uncapped_lr else ""
-    cut = f"{plan.world_size} ranks x {plan.accumulation} micro-batches x {plan.per_device_batch_size}"
-    beyond = plan.total_samples - plan.duration_samples
-    share = 100 * plan.warmup_samples / plan.total_samples
-    kept = "the same samples" if plan.warmup_scaling == "samples" else "the same steps"
-    epochs = f", {plan.total_samples / plan.num_samples:.4g} epochs" if plan.num_samples else ""
-    if plan.tokens_per_sample:
-        epochs += f", about {plan.total_samples * plan.tokens_per_sample:.4g} tokens"
-    if size != plan.world_size * plan.accumulation * plan.per_device_batch_size:
-        cut += " at most"
-    rows = [
-        ("global batch", f"{size} samples", cut),
-        ("reference batch", f"{plan.reference_batch_size} samples", f"scale k = {k}"),
-        ("peak lr", f"{plan.peak_lr:.6g}", f"{plan.lr:.6g} by the rule {plan.scaling}{cap}"),
-        ("warmup", f"{plan.warmup_steps} steps", _warmup_in_words(plan, kept, share)),
+
+def explain_plan(plan: Plan) -> list[Row]:
+    """The plan as rows of (name, value, how it was computed)."""
+    return [
+        ("global batch", f"{plan.global_batch_size} samples", _batch_split(plan)),
         (
-            "duration",
-            f"{plan.total_steps} steps",
-            f"{plan.total_samples} samples{epochs}; {beyond} beyond duration",
+            "reference batch",
+            f"{plan.reference_batch_size} samples",
+            f"scale k = global batch / reference batch = {plan.scale:.6g}",
         ),
+        ("peak lr", f"{plan.peak_lr:.6g}", _peak_lr(plan)),
+        ("warmup", f"{plan.warmup_steps} steps", _warmup(plan)),
+        ("duration", f"{plan.total_steps} steps", _duration(plan)),
         ("decay", plan.decay, f"to {plan.end_lr:.6g}" if plan.decay != "constant" else ""),
-        ("optimizer", plan.optimizer, _optimizer_in_words(plan)),
+        ("optimizer", plan.optimizer, _optimizer(plan)),
     ]
-    return rows
 
 
-def _warmup_in_words(plan: Plan, kept: str, share: float) -> str:
-    words = f"{plan.warmup_samples} samples, {share:.3g}% of the run; {kept} at any batch"
-    return f"{words}; {plan.ramp} from {plan.start_lr:.6g}" if plan.warmup_steps else "none"
+def _batch_split(plan: Plan) -> str:
+    product = plan.world_size * plan.accumulation * plan.per_device_batch_size
+    at_most = "at most " if plan.global_batch_size != product else ""
+    return (
+        f"{_count(plan.world_size, 'rank')} x {_count(plan.accumulation, 'micro-batch', 'es')} x "
+        f"{at_most}{_count(plan.per_device_batch_size, 'sample')}"
+    )
 
 
-def _optimizer_in_words(plan: Plan) -> str:
-    words = {
+def _peak_lr(plan: Plan) -> str:
+    factor = {"linear": " x k", "sqrt": " x sqrt(k)", "none": ""}.get(plan.scaling, f" x {plan.scaling}(k)")
+    cap = f", capped from {plan.uncapped_lr:.6g} by max_lr" if plan.peak_lr != plan.uncapped_lr else ""
+    name = "no" if plan.scaling == "none" else plan.scaling
+    return f"lr {plan.lr:.6g}{factor} ({name} scaling){cap}"
+
+
+def _warmup(plan: Plan) -> str:
+    if not plan.warmup_steps:
+        return "no warmup"
+    percent = 100 * plan.warmup_samples / plan.total_samples
+    return (
+        f"{plan.warmup_samples} samples, {percent:.3g}% of the run; {plan.ramp} from {plan.start_lr:.6g}; "
+        f"the number of {plan.warmup_scaling} is the same at any batch size"
+    )
+
+
+def _duration(plan: Plan) -> str:
+    parts = [_count(plan.total_samples, "sample")]
+    if plan.num_samples:
+        parts.append(_count(f"{plan.total_samples / plan.num_samples:.4g}", "epoch"))
+    if plan.tokens_per_sample:
+        parts.append(f"about {plan.total_samples * plan.tokens_per_sample:.4g} tokens")
+    excess = plan.total_samples - plan.duration_samples
+    past = f"; the last step runs {_count(excess, 'sample')} past the requested duration" if excess else ""
+    return ", ".join(parts) + past
+
+
+def _optimizer(plan: Plan) -> str:
+    settings = {
         "sgd": f"momentum {plan.momentum:.6g}",
-        "adafactor": "steps relative to the weights' size, at most 1 / sqrt(step)",
+        "adafactor": "step sizes relative to the weights, at most 1 / sqrt(step)",
         "rmsprop": f"alpha {plan.alpha:.6g}, eps {plan.eps:.3g}, momentum {plan.momentum:.6g}",
     }
     adam = f"betas {plan.betas[0]:.6g}, {plan.betas[1]:.6g}, eps {plan.eps:.3g}"
-    return f"{words.get(plan.optimizer, adam)}, weight decay {plan.weight_decay:g}"
+    return f"{settings.get(plan.optimizer, adam)}, weight decay {plan.weight_decay:g}"
+
+
+def _count(number: int | str, noun: str, plural: str = "s") -> str:
+    return f"{number} {noun}" + ("" if str(number) == "1" else plural)

@@ -1,11 +1,11 @@
-"""The linter: what is wrong or doubtful about a recipe on a topology, before it is launched. Standard library only."""
+"""The linter: what is wrong or doubtful in a recipe on a topology, before it is launched. Standard library only."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from fractions import Fraction
-from typing import Literal
+from typing import Any, Literal
 
 from warmup.config.recipe import Recipe
 from warmup.errors import PlanError
@@ -16,20 +16,33 @@ from warmup.scaling import ADAPTIVE
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing to know. Errors stop a launch, warnings do not. The message says what, and what would be right."""
+    """One thing that the user should know about a plan."""
 
     code: str
+    """A short name, such as "overrun"; README.md explains each."""
     level: Literal["error", "warning"]
+    """An error prevents the launch, a warning does not."""
     message: str
+    """One line: what is wrong, beginning with the field, and what would be right."""
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
 def examine(
     recipe: Recipe, topology: Topology, num_samples: int | None = None, tokens_per_sample: Fraction | None = None
 ) -> tuple[Plan | None, list[Finding]]:
-    """The plan (None where there is none) and all findings."""
+    """Plan a recipe and lint the plan.
+
+    Args:
+        recipe: what was tuned, at the reference batch size.
+        topology: the ranks that the recipe is to run on, and how they split a step.
+        num_samples: samples of the training set, for lengths in epochs.
+        tokens_per_sample: their mean number of tokens, for lengths in tokens.
+
+    Returns:
+        The plan, None if there is none, and all findings, errors first.
+    """
     try:
         plan = make_plan(recipe, topology, num_samples, tokens_per_sample)
     except PlanError as error:
@@ -38,7 +51,7 @@ def examine(
 
 
 def lint(plan: Plan) -> list[Finding]:
-    """Findings of a plan, errors first."""
+    """All findings about a plan, errors first."""
     findings = [finding for check in (_lengths, _rates, _batch) for finding in check(plan)]
     return sorted(findings, key=lambda finding: finding.level)
 
@@ -49,8 +62,8 @@ def _lengths(plan: Plan) -> Iterator[Finding]:
         yield Finding(
             "peak-never-reached",
             "error",
-            f"recipe.warmup: {warmup} steps of warmup in a run of {total}: the rate never reaches its peak; shorten "
-            "the warmup (recipe.warmup_scaling: samples) or lengthen the run",
+            f"recipe.warmup: {warmup} steps of warmup in a run of {total}: the learning rate never reaches its peak; "
+            "shorten the warmup (recipe.warmup_scaling: samples) or lengthen the run",
         )
     elif warmup == total:
         yield Finding(
@@ -59,23 +72,32 @@ def _lengths(plan: Plan) -> Iterator[Finding]:
             f"recipe.warmup: all {total} steps are warmup, none decays; shorten the warmup or lengthen the run",
         )
     if 100 * plan.total_samples > 101 * plan.duration_samples:
-        beyond = plan.total_samples - plan.duration_samples
+        excess = plan.total_samples - plan.duration_samples
         yield Finding(
             "overrun",
             "warning",
-            f"recipe.duration: whole steps of {plan.global_batch_size} run {beyond} samples beyond the duration of "
+            f"recipe.duration: whole steps of {plan.global_batch_size} run {excess} samples past the requested "
             f"{plan.duration_samples}; use a smaller global batch or a longer run",
         )
-    drops = plan.decay_milestones_samples if plan.decay == "multistep" else ()
-    drops = (plan.decay_length_samples,) if plan.decay == "step" else drops
-    drops = (plan.total_samples - plan.decay_length_samples,) if plan.decay == "wsd" else drops
-    if any(drop < plan.warmup_samples for drop in drops):
+    if any(drop < plan.warmup_samples for drop in _drops(plan)):
         yield Finding(
             "drop-in-warmup",
             "warning",
-            "recipe.decay_milestones, recipe.decay_length: the rate drops before the warmup ends, so it jumps down "
-            "right after the peak; they count from step 0",
+            "recipe.decay_milestones, recipe.decay_length: the learning rate drops before the warmup ends, so it jumps "
+            "down right after the peak; they count from step 0",
         )
+
+
+def _drops(plan: Plan) -> tuple[int, ...]:
+    """Where a decay that is positioned in the whole run first lowers the rate, in samples."""
+    length = plan.decay_length_samples
+    if plan.decay == "multistep":
+        return plan.decay_milestones_samples
+    if plan.decay == "step" and length is not None:
+        return (length,)
+    if plan.decay == "wsd" and length is not None:
+        return (plan.total_samples - length,)
+    return ()
 
 
 def _rates(plan: Plan) -> Iterator[Finding]:
@@ -83,8 +105,8 @@ def _rates(plan: Plan) -> Iterator[Finding]:
         yield Finding(
             "linear-adaptive",
             "warning",
-            f"recipe.scaling: the linear rule at k = {plan.scale:g} with {plan.optimizer}; adaptive optimizers rarely "
-            "hold beyond k = 8: consider sqrt or auto, or cap the peak with recipe.max_lr",
+            f"recipe.scaling: linear at k = {plan.scale:g} with {plan.optimizer}; linear scaling of adaptive "
+            "optimizers rarely works beyond k = 8: consider sqrt or auto, or cap the peak with recipe.max_lr",
         )
     if plan.ramp == "constant" and plan.warmup_steps and plan.start_lr == 0:
         yield Finding(
@@ -95,25 +117,25 @@ def _rates(plan: Plan) -> Iterator[Finding]:
 
 
 def _batch(plan: Plan) -> Iterator[Finding]:
-    size, slots = plan.global_batch_size, plan.world_size * plan.accumulation
+    size, micro_batches = plan.global_batch_size, plan.world_size * plan.accumulation
     if plan.num_samples is not None and size > plan.num_samples:
         yield Finding(
             "batch-exceeds-data",
             "error",
-            f"batch: a step of {size} samples is more than the {plan.num_samples} of the training set; use fewer "
+            f"batch: a step of {size} samples is larger than the training set of {plan.num_samples}; use fewer "
             "ranks, a smaller batch.per_device, or batch.global_size",
         )
-    if slots > size:
+    if micro_batches > size:
         yield Finding(
             "idle-ranks",
             "warning",
-            f"batch.global_size: {size} samples fill only {size} of the {slots} micro-batches of a step, so ranks "
-            "idle; use a smaller batch.per_device or fewer ranks",
+            f"batch.global_size: {size} samples fill only {size} of the {micro_batches} micro-batches of a step, so "
+            "some ranks idle; use a smaller batch.per_device or fewer ranks",
         )
     elif size % plan.world_size:
         yield Finding(
             "uneven-ranks",
             "warning",
-            f"batch.global_size: {size} samples do not divide by {plan.world_size} ranks, so some wait for others "
-            "(the result is the same)",
+            f"batch.global_size: {size} samples cannot be split evenly over {plan.world_size} ranks, so some "
+            "ranks wait for others (the result is the same)",
         )

@@ -1,4 +1,4 @@
-"""Plan: every number that a run will use, before a GPU is touched. Standard library only."""
+"""Topology and Plan: every number that a run will use, known before anything is launched. Standard library only."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from functools import cached_property
+from typing import Any
 
 from warmup import shapes
 from warmup.config.run import Batch
@@ -14,45 +15,54 @@ from warmup.errors import PlanError
 
 @dataclass(frozen=True)
 class Topology:
-    """What the hardware gives: data-parallel ranks, samples per rank and micro-batch, micro-batches per step."""
+    """How a global batch is split: what the hardware gives."""
 
     world_size: int
+    """Data-parallel ranks."""
     per_device_batch_size: int
+    """Samples in a micro-batch of one rank, at most."""
     accumulation: int = 1
+    """Micro-batches per rank and step."""
     global_batch_size: int = 0
-    """Samples per step; 0: the product of the three. Less than that where it does not divide evenly."""
+    """Samples per step over all ranks; 0: the product of the three. May be less, when it does not divide evenly."""
 
     def __post_init__(self) -> None:
         product = self.world_size * self.per_device_batch_size * self.accumulation
         size = self.global_batch_size or product
         object.__setattr__(self, "global_batch_size", size)
         if min(self.world_size, self.per_device_batch_size, self.accumulation) < 1:
-            raise ValueError(f"a topology is made of numbers from 1 up: {self}")
+            raise ValueError(f"world_size, per_device_batch_size and accumulation must be 1 or above: {self}")
         if self.world_size > size:
             raise PlanError(
                 "idle-ranks",
                 f"batch.global_size: {size} samples are too few for {self.world_size} ranks; use {size} at most",
             )
         if size > product:
-            raise ValueError(f"a step of {product} samples cannot hold a global batch of {size}: {self}")
+            raise ValueError(f"a step of at most {product} samples cannot hold a global batch of {size}: {self}")
 
     @classmethod
-    def cut(cls, batch: Batch, world_size: int) -> Topology:
-        """The topology of a batch configuration: with global_size, accumulation = ceil(B / (ranks * per_device))."""
+    def from_batch(cls, batch: Batch, world_size: int) -> Topology:
+        """The topology of a `batch` section on `world_size` ranks.
+
+        With batch.global_size, accumulation = ceil(global_size / (world_size * per_device)).
+
+        Raises:
+            PlanError: there are more ranks than samples in a global batch.
+        """
         if batch.global_size is None:
             return cls(world_size, batch.per_device, batch.accumulation or 1)
         accumulation = -(-batch.global_size // (world_size * batch.per_device))
         return cls(world_size, batch.per_device, accumulation, batch.global_size)
 
-    @property
-    def slots(self) -> int:
-        """Micro-batches of a step over all ranks."""
-        return self.world_size * self.accumulation
-
 
 @dataclass(frozen=True)
 class Plan:
-    """Every number of a run, resolved. Lengths are exact integers; `samples` are those of applied steps."""
+    """Every number of a run, resolved.
+
+    Lengths are exact integers: `*_steps` are steps at this plan's global batch size, `*_samples` count the samples of
+    applied steps. Fields that have the name of a field of `Recipe` or `Topology` mean the same as there, with what
+    scales with the batch already scaled.
+    """
 
     world_size: int
     per_device_batch_size: int
@@ -60,11 +70,16 @@ class Plan:
     global_batch_size: int
     reference_batch_size: int
     scale: float
+    """k = global_batch_size / reference_batch_size."""
     optimizer: str
     scaling: str
+    """The scaling rule, with "auto" resolved."""
     lr: float
+    """The learning rate of the recipe, at the reference batch size."""
     uncapped_lr: float
+    """The learning rate at k times the batch, before max_lr."""
     peak_lr: float
+    """The learning rate at the end of the warmup: uncapped_lr, or max_lr if that is lower."""
     start_lr: float
     end_lr: float
     ramp: str
@@ -80,8 +95,11 @@ class Plan:
     warmup_samples: int
     total_steps: int
     total_samples: int
+    """Samples of total_steps whole steps: duration_samples rounded up to a multiple of the global batch size."""
     duration_samples: int
+    """The requested duration."""
     num_samples: int | None
+    """Samples of the training set; None if it is not known."""
     betas: tuple[float, float]
     eps: float
     momentum: float
@@ -89,7 +107,7 @@ class Plan:
     weight_decay: float
     max_grad_norm: float
     tokens_per_sample: float | None = None
-    """What lengths in tokens were taken by: the mean, special tokens included."""
+    """Mean number of tokens per sample, special tokens included, that durations in tokens were converted with."""
 
     @cached_property
     def _ramp(self) -> shapes.Ramp:
@@ -107,28 +125,34 @@ class Plan:
             milestones=tuple(Fraction(m, self.total_samples) for m in self.decay_milestones_samples),
         )
 
-    def lr_at(self, samples: int, ratio: float = 1.0) -> float:
-        """Learning rate of the step that starts after `samples` samples of applied steps.
+    def lr_at(self, samples: int, lr_multiplier: float = 1.0) -> float:
+        """The learning rate of the step that starts at a position.
 
-        `ratio` multiplies start, peak and end: a parameter group's own share of the rate.
+        Args:
+            samples: the position: samples of the steps applied so far.
+            lr_multiplier: multiplies the start, peak and end rates: a parameter group's learning rate relative to the
+                plan's.
         """
-        start, peak, end = (ratio * rate for rate in (self.start_lr, self.peak_lr, self.end_lr))
+        start, peak, end = (lr_multiplier * rate for rate in (self.start_lr, self.peak_lr, self.end_lr))
         if samples < self.warmup_samples:
             return self._ramp(start, peak, Fraction(samples + self.global_batch_size, self.warmup_samples))
-        rest = self.total_samples - self.warmup_samples
-        fraction = Fraction(samples - self.warmup_samples, rest) if rest > 0 else Fraction(1)
+        decay_samples = self.total_samples - self.warmup_samples
+        fraction = Fraction(samples - self.warmup_samples, decay_samples) if decay_samples > 0 else Fraction(1)
         return self._decay(peak, end, min(fraction, Fraction(1)), Fraction(self.warmup_samples, self.total_samples))
 
     def lr_at_step(self, step: int) -> float:
-        """Learning rate of step `step`, counted from 0, at this plan's batch size."""
+        """The learning rate of step `step`, counted from 0, at this plan's batch size."""
         return self.lr_at(step * self.global_batch_size)
 
-    def to_dict(self) -> dict:
-        """The plan as JSON would have it."""
+    def to_dict(self) -> dict[str, Any]:
+        """The plan as JSON types: tuples become lists."""
         plan = asdict(self)
         return {key: list(value) if isinstance(value, tuple) else value for key, value in plan.items()}
 
     @classmethod
-    def from_dict(cls, content: Mapping) -> Plan:
-        """What `to_dict` gave. Raises TypeError where fields are missing or unknown."""
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in content.items()})
+    def from_dict(cls, content: Mapping[str, Any]) -> Plan:
+        """The plan that `to_dict` was called on. Raises TypeError if fields are missing or unknown."""
+        fields: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in content.items()
+        }
+        return cls(**fields)

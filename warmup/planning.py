@@ -1,13 +1,14 @@
-"""Recipe x topology -> plan. Standard library only."""
+"""make_plan: recipe x topology -> plan. Standard library only."""
 
 from __future__ import annotations
 
 import math
 from fractions import Fraction
+from typing import Any
 
 from warmup import scaling
 from warmup.config.recipe import Recipe
-from warmup.duration import Duration, round_half_up
+from warmup.duration import DataSize, Duration, round_half_up
 from warmup.errors import PlanError
 from warmup.plan import Plan, Topology
 
@@ -15,16 +16,22 @@ from warmup.plan import Plan, Topology
 def make_plan(
     recipe: Recipe, topology: Topology, num_samples: int | None = None, tokens_per_sample: Fraction | None = None
 ) -> Plan:
-    """The plan of a recipe on a topology, for a training set of `num_samples` with `tokens_per_sample` on average.
+    """Resolve every number of a run.
 
-    Raises PlanError where there is none: reference batch missing, a length whose unit is not known, a start above
-    the peak, an exponential ramp from 0, a beta out of its range.
+    Args:
+        recipe: what was tuned, at the reference batch size.
+        topology: the ranks that the recipe is to run on, and how they split a step.
+        num_samples: samples of the training set, for lengths in epochs.
+        tokens_per_sample: their mean number of tokens, for lengths in tokens.
+
+    Raises:
+        PlanError: there is no such plan: the reference batch size is missing, a length's unit cannot be converted, the
+            start is above the peak, an exponential ramp starts at 0, a beta leaves its range.
     """
     size = topology.global_batch_size
-    reference = _reference(recipe, size)
+    reference = _reference_batch_size(recipe, size)
     k = Fraction(size, reference)
-    lengths = _lengths(recipe, reference, size, num_samples, tokens_per_sample)
-    rates = _rates(recipe, k)
+    data_size = DataSize(num_samples, tokens_per_sample)
     plan = Plan(
         world_size=topology.world_size,
         per_device_batch_size=topology.per_device_batch_size,
@@ -45,38 +52,40 @@ def make_plan(
         num_samples=num_samples,
         weight_decay=recipe.weight_decay,
         max_grad_norm=recipe.max_grad_norm,
-        tokens_per_sample=tokens_per_sample and float(tokens_per_sample),
-        **lengths,
-        **rates,
-        **_moments(recipe, k),
+        tokens_per_sample=None if tokens_per_sample is None else float(tokens_per_sample),
+        **_resolve_lengths(recipe, reference, size, data_size),
+        **_resolve_rates(recipe, k),
+        **_resolve_moments(recipe, k),
     )
     _check_shapes(plan)
     return plan
 
 
-def _reference(recipe: Recipe, size: int) -> int:
-    """The reference batch size; without one, a recipe that scales nothing is taken as tuned at the batch it gets."""
+def _reference_batch_size(recipe: Recipe, size: int) -> int:
+    """The reference batch size. A recipe that has none and scales nothing counts as tuned at the batch it gets."""
     if recipe.reference_batch_size is not None:
         return recipe.reference_batch_size
     if recipe.scaling == "none" and recipe.beta_scaling == "none":
         return size
     raise PlanError(
         "reference-missing",
-        "recipe.reference_batch_size: needed to scale the learning rate by the batch; give the global batch size that "
-        "the recipe was tuned at, or recipe.scaling: none",
+        "recipe.reference_batch_size: needed to scale the learning rate with the batch size; give the global batch "
+        "size that the recipe was tuned at, or recipe.scaling: none",
     )
 
 
-def _lengths(
-    recipe: Recipe, reference: int, size: int, num_samples: int | None, tokens_per_sample: Fraction | None
-) -> dict:
-    """Warmup, duration and decay lengths in samples and steps, all exact."""
+def _resolve_lengths(recipe: Recipe, reference: int, size: int, data_size: DataSize) -> dict[str, Any]:
+    """The lengths of warmup, run and decay in samples and steps, all exact.
 
-    def samples(text: str, flag: str, whole: Fraction | None) -> Fraction:
-        try:
-            return Duration.parse(text, flag).samples(reference, num_samples, whole, flag, tokens_per_sample)
-        except ValueError as error:
-            raise PlanError("length-unknown", str(error)) from None
+    Args:
+        recipe: whose lengths are at the reference batch size.
+        reference: the reference batch size.
+        size: the global batch size.
+        data_size: the size of the training set.
+    """
+
+    def samples(text: str, flag: str, run_samples: Fraction | None) -> Fraction:
+        return Duration.parse(text, flag).samples(reference, data_size, run_samples, flag)
 
     duration = samples(recipe.duration, "recipe.duration", None)
     total_steps = math.ceil(duration / size)
@@ -98,14 +107,9 @@ def _lengths(
     }
 
 
-def _rates(recipe: Recipe, k: Fraction) -> dict:
-    """Start, peak and end of the learning rate."""
-    try:
-        uncapped = recipe.lr * scaling.factor(scaling.resolve(recipe.scaling, recipe.optimizer), k)
-        if not 0 < uncapped < math.inf:
-            raise ValueError(f"recipe.scaling: {recipe.scaling!r} makes the peak {uncapped} at k = {float(k):g}")
-    except (ValueError, TypeError) as error:
-        raise PlanError("shape", str(error)) from None
+def _resolve_rates(recipe: Recipe, k: Fraction) -> dict[str, Any]:
+    """Start, peak and end of the learning rate at the scale k."""
+    uncapped = _scaled_lr(recipe, k)
     peak = min(uncapped, recipe.max_lr or math.inf)
     start = recipe.lr if recipe.start_lr == "reference" else float(recipe.start_lr)
     if start > peak and not (recipe.start_lr == "reference" and k < 1):
@@ -118,33 +122,45 @@ def _rates(recipe: Recipe, k: Fraction) -> dict:
     return {"uncapped_lr": uncapped, "peak_lr": peak, "start_lr": start, "end_lr": recipe.end_lr}
 
 
-def _moments(recipe: Recipe, k: Fraction) -> dict:
+def _scaled_lr(recipe: Recipe, k: Fraction) -> float:
+    try:
+        scaled = recipe.lr * scaling.factor(scaling.resolve(recipe.scaling, recipe.optimizer), k)
+        valid = 0 < scaled < math.inf
+    except PlanError:
+        raise
+    except (ValueError, TypeError) as error:  # in the user's own function, or from what it returned
+        raise PlanError("shape", f"recipe.scaling: {error}") from None
+    if not valid:
+        raise PlanError("shape", f"recipe.scaling: {recipe.scaling!r} makes the peak {scaled} at k = {float(k):g}")
+    return scaled
+
+
+def _resolve_moments(recipe: Recipe, k: Fraction) -> dict[str, Any]:
     """betas, alpha, momentum and eps at the scale k."""
     rule = recipe.beta_scaling
     if rule == "sde" and recipe.optimizer == "sgd":
-        raise PlanError("beta-range", "recipe.beta_scaling: sde holds for adaptive optimizers; use half-life for sgd")
+        raise PlanError(
+            "beta-range", "recipe.beta_scaling: sde is valid for adaptive optimizers; use half-life for sgd"
+        )
     if rule != "none" and recipe.optimizer == "adafactor":
         raise PlanError("beta-range", "recipe.beta_scaling: adafactor has no betas to scale; use none")
     used = {"sgd": ("momentum",), "rmsprop": ("alpha", "momentum")}.get(recipe.optimizer, ("betas",))
     used = ("alpha",) if recipe.optimizer == "rmsprop" and rule == "sde" else used  # Malladi et al. have no momentum
-    scaled = {"betas": recipe.betas, "momentum": recipe.momentum, "alpha": recipe.alpha}
-    try:
-        for name in used:
-            value = scaled[name]
-            many = isinstance(value, tuple)
-            betas = tuple(scaling.scale_beta(beta, k, rule) for beta in (value if many else (value,)))
-            scaled[name] = betas if many else betas[0]
-    except ValueError as error:
-        raise PlanError("beta-range", str(error)) from None
-    return {**scaled, "eps": scaling.scale_eps(recipe.eps, k, rule)}
+    moments: dict[str, Any] = {"betas": recipe.betas, "momentum": recipe.momentum, "alpha": recipe.alpha}
+    for name in used:
+        if name == "betas":
+            moments[name] = tuple(scaling.scale_beta(beta, k, rule) for beta in recipe.betas)
+        else:
+            moments[name] = scaling.scale_beta(moments[name], k, rule)
+    return {**moments, "eps": scaling.scale_eps(recipe.eps, k, rule)}
 
 
 def _check_shapes(plan: Plan) -> None:
-    """Draw the curve's corners once, so that a shape that cannot be computed fails here and not in the run."""
+    """Compute the rate at the curve's corners, so that a shape that cannot be computed fails before the run."""
     if plan.ramp == "exponential" and plan.warmup_steps and plan.start_lr <= 0:
         raise PlanError(
             "ramp-from-zero",
-            "recipe.start_lr: an exponential ramp cannot start from 0; give a rate above 0, or 'reference'",
+            "recipe.start_lr: an exponential ramp cannot start at 0; give a rate above 0, or 'reference'",
         )
     if plan.decay == "exponential" and plan.decay_length_samples is None and plan.end_lr <= 0:
         raise PlanError(
@@ -154,6 +170,8 @@ def _check_shapes(plan: Plan) -> None:
     try:
         for step in {0, plan.warmup_steps, plan.total_steps - 1, plan.total_steps}:
             if not 0 <= (rate := plan.lr_at_step(step)) < math.inf:
-                raise ValueError(f"the rate of step {step} would be {rate}")
-    except (ValueError, TypeError) as error:
+                raise ValueError(f"the learning rate of step {step} would be {rate}")
+    except PlanError:
+        raise
+    except (ValueError, TypeError) as error:  # in the user's own function, or from what it returned
         raise PlanError("shape", f"recipe.ramp, recipe.decay: {error}") from None

@@ -1,8 +1,9 @@
-"""Warmup ramps and decays: pure functions of a fraction.
+"""Warmup ramps and decays: the learning rate as a pure function of how much of the ramp or the decay is over.
 
-A ramp is f(start, peak, fraction), a decay f(peak, end, fraction, warmup_fraction); both clamp outside 0..1.
-`warmup_fraction` is W/T, the part of the run that the warmup took: it places the fraction of the decay in the run.
-Fractions may be floats or fractions.Fraction; with the latter, steps fall exactly where they should.
+A ramp is f(start, peak, fraction) and a decay is f(peak, end, fraction, warmup_fraction); start, peak, end are rates.
+A fraction below 0 counts as 0, one above 1 as 1. `warmup_fraction` is W/T, the warmup as a fraction of the run; decays
+that are positioned in the whole run need it. Fractions are floats or fractions.Fraction; the latter are exact, so that
+no drop happens one step early or late.
 """
 
 from __future__ import annotations
@@ -10,44 +11,50 @@ from __future__ import annotations
 import importlib
 import math
 from collections.abc import Callable
+from fractions import Fraction
 from functools import partial
+from typing import Any
 
-Ramp = Callable[[float, float, float], float]
-Decay = Callable[[float, float, float, float], float]
+from warmup.errors import PlanError
+
+Number = float | Fraction
+Ramp = Callable[[float, float, Number], float]
+Decay = Callable[[float, float, Number, Number], float]
 
 
-def clamp(fraction: float) -> float:
+def clamp(fraction: Number) -> Number:
+    """The nearest number in 0..1."""
     return min(max(fraction, 0), 1)
 
 
 # ---- ramps ----------------------------------------------------------------------------------------------------------
 
 
-def linear_ramp(start: float, peak: float, fraction: float) -> float:
+def linear_ramp(start: float, peak: float, fraction: Number) -> float:
     """start + x * (peak - start): gradual warmup of Goyal et al. 2017 (arXiv:1706.02677, section 2.2)."""
     x = clamp(fraction)
     return start * float(1 - x) + peak * float(x)  # exact at both ends
 
 
-def exponential_ramp(start: float, peak: float, fraction: float) -> float:
+def exponential_ramp(start: float, peak: float, fraction: Number) -> float:
     """start * (peak / start)^x: the same factor every step. Raises ValueError unless start > 0 and peak > 0."""
     if start <= 0 or peak <= 0:
-        raise ValueError(f"an exponential ramp goes from a rate above 0 to a rate above 0, not from {start} to {peak}")
+        raise ValueError(f"an exponential ramp needs rates above 0 at both ends, not {start} and {peak}")
     x = float(clamp(fraction))
     return start ** (1 - x) * peak**x
 
 
-def cosine_ramp(start: float, peak: float, fraction: float) -> float:
+def cosine_ramp(start: float, peak: float, fraction: Number) -> float:
     """start + (1 - cos(pi x)) / 2 * (peak - start)."""
     return linear_ramp(start, peak, (1 - math.cos(math.pi * clamp(fraction))) / 2)
 
 
-def constant_ramp(start: float, peak: float, fraction: float) -> float:
-    """start throughout, then a jump to the peak: constant warmup of Goyal et al. 2017, section 2.2."""
+def constant_ramp(start: float, peak: float, fraction: Number) -> float:
+    """start throughout, then a jump to the peak: the constant warmup of Goyal et al. 2017, section 2.2."""
     return start
 
 
-def polynomial_ramp(start: float, peak: float, fraction: float, power: float) -> float:
+def polynomial_ramp(start: float, peak: float, fraction: Number, power: float) -> float:
     """start + x^power * (peak - start)."""
     return linear_ramp(start, peak, float(clamp(fraction)) ** power)
 
@@ -55,46 +62,48 @@ def polynomial_ramp(start: float, peak: float, fraction: float, power: float) ->
 # ---- decays ---------------------------------------------------------------------------------------------------------
 
 
-def constant_decay(peak: float, end: float, fraction: float, warmup_fraction: float) -> float:
+def constant_decay(peak: float, end: float, fraction: Number, warmup_fraction: Number) -> float:
     """peak throughout."""
     return peak
 
 
-def linear_decay(peak: float, end: float, fraction: float, warmup_fraction: float) -> float:
+def linear_decay(peak: float, end: float, fraction: Number, warmup_fraction: Number) -> float:
     """peak + x * (end - peak)."""
     return linear_ramp(peak, end, fraction)
 
 
-def cosine_decay(peak: float, end: float, fraction: float, warmup_fraction: float, cycles: int = 1) -> float:
-    """end + (1 + cos(pi x)) / 2 * (peak - end), `cycles` times over: SGDR's restarts (arXiv:1608.03983, eq. 5)."""
+def cosine_decay(peak: float, end: float, fraction: Number, warmup_fraction: Number, cycles: int = 1) -> float:
+    """end + (1 + cos(pi x)) / 2 * (peak - end), repeated `cycles` times: SGDR's restarts (arXiv:1608.03983, eq. 5)."""
     x = clamp(fraction)
     return cosine_ramp(peak, end, 1 if x == 1 else (cycles * x) % 1)
 
 
-def polynomial_decay(peak: float, end: float, fraction: float, warmup_fraction: float, power: float) -> float:
+def polynomial_decay(peak: float, end: float, fraction: Number, warmup_fraction: Number, power: float) -> float:
     """end + (1 - x)^power * (peak - end)."""
     return linear_ramp(end, peak, float(1 - clamp(fraction)) ** power)
 
 
-def step_decay(peak: float, end: float, fraction: float, warmup_fraction: float, length: float, gamma: float) -> float:
-    """peak * gamma^n after n whole lengths (a part of the run each, counted from step 0), never below end."""
+def step_decay(
+    peak: float, end: float, fraction: Number, warmup_fraction: Number, length: Number, gamma: float
+) -> float:
+    """peak * gamma^n after n whole lengths, counted from step 0, never below end. `length` is a fraction of the run."""
     return max(end, peak * gamma ** int(_position(fraction, warmup_fraction) // length))
 
 
 def multistep_decay(
-    peak: float, end: float, fraction: float, warmup_fraction: float, milestones: tuple[float, ...], gamma: float
+    peak: float, end: float, fraction: Number, warmup_fraction: Number, milestones: tuple[Number, ...], gamma: float
 ) -> float:
-    """peak * gamma^n after n milestones (parts of the run, counted from step 0), never below end."""
+    """peak * gamma^n after n milestones, which are fractions of the run counted from step 0, never below end."""
     position = _position(fraction, warmup_fraction)
     return max(end, peak * gamma ** sum(position >= milestone for milestone in milestones))
 
 
 def exponential_decay(
-    peak: float, end: float, fraction: float, warmup_fraction: float, length: float | None, gamma: float
+    peak: float, end: float, fraction: Number, warmup_fraction: Number, length: Number | None, gamma: float
 ) -> float:
-    """With a length (a part of the run): peak * gamma^(distance from the peak / length), never below end.
+    """With a length (a fraction of the run): peak * gamma^(distance from the peak / length), never below end.
 
-    Without: peak * (end / peak)^x, which needs end > 0 and raises ValueError otherwise.
+    Without one: peak * (end / peak)^x, which raises ValueError unless end > 0.
     """
     if length is None:
         return exponential_ramp(peak, end, fraction)
@@ -102,11 +111,11 @@ def exponential_decay(
 
 
 def inverse_sqrt_decay(
-    peak: float, end: float, fraction: float, warmup_fraction: float, length: float | None = None
+    peak: float, end: float, fraction: Number, warmup_fraction: Number, length: Number | None = None
 ) -> float:
     """peak * sqrt(W / s) (Vaswani et al. 2017, arXiv:1706.03762, eq. 3), never below end.
 
-    `length` (a part of the run) takes the place of W as the time scale. Raises ValueError where both are 0.
+    `length` (a fraction of the run) replaces W as the time scale. Raises ValueError if both are 0.
     """
     length = length or warmup_fraction
     if length == 0:
@@ -115,15 +124,15 @@ def inverse_sqrt_decay(
     return max(end, peak * math.sqrt(length / (length + distance)))
 
 
-def warmup_stable_decay(peak: float, end: float, fraction: float, warmup_fraction: float, length: float) -> float:
-    """peak until `length` (a part of the run) before the end, then linear to end (MiniCPM, arXiv:2404.06395, 4.2)."""
+def warmup_stable_decay(peak: float, end: float, fraction: Number, warmup_fraction: Number, length: Number) -> float:
+    """peak, then linear to end over the last `length` (a fraction of the run; MiniCPM, arXiv:2404.06395, 4.2)."""
     start = 1 - length
     position = _position(fraction, warmup_fraction)
     return linear_ramp(peak, end, (position - start) / length if position > start else 0)
 
 
-def _position(fraction: float, warmup_fraction: float) -> float:
-    """Where in the whole run a fraction of the decay is: 0 at step 0, 1 at the end."""
+def _position(fraction: Number, warmup_fraction: Number) -> Number:
+    """The fraction of the whole run that is over when `fraction` of the decay is: 0 at step 0, 1 at the end."""
     return warmup_fraction + clamp(fraction) * (1 - warmup_fraction)
 
 
@@ -149,32 +158,38 @@ DECAYS = {
 }
 
 
-def find(name: str, table: dict[str, Callable], flag: str) -> Callable:
-    """The function `name` stands for: one of the table's, or the user's own, written as module:function.
+def find(name: str, table: dict[str, Callable[..., Any]], flag: str) -> Callable[..., Any]:
+    """The function that a name stands for.
 
-    Raises ValueError, naming `flag`, where there is none.
+    Args:
+        name: a key of `table`, or module:function for the user's own function.
+        table: the built-in functions by name.
+        flag: the field that the name was given for, named in the error.
+
+    Raises:
+        PlanError: there is no such function.
     """
     if ":" not in name:
         if name not in table:
-            raise ValueError(f"{flag}: {name!r} is none of {', '.join(table)}, nor module:function")
+            raise PlanError("shape", f"{flag}: {name!r} is none of {', '.join(table)}, nor module:function")
         return table[name]
     module, _, function = name.partition(":")
     try:
         return getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError) as error:
-        raise ValueError(f"{flag}: {name!r} cannot be imported: {error}") from error
+        raise PlanError("shape", f"{flag}: {name!r} cannot be imported: {error}") from error
 
 
 def ramp(name: str, power: float) -> Ramp:
-    """The ramp of that name; `power` is for the polynomial one."""
+    """The ramp of that name. `power` is the exponent of the polynomial ramp."""
     function = find(name, RAMPS, "recipe.ramp")
     return partial(function, power=power) if name == "polynomial" else function
 
 
 def decay(name: str, **parameters: object) -> Decay:
-    """The decay of that name, given those of `parameters` that it takes (cycles, power, length, milestones, gamma)."""
+    """The decay of that name, with those of `parameters` that it takes (cycles, power, length, milestones, gamma)."""
     function = find(name, DECAYS, "recipe.decay")
-    taken = {
+    accepted = {
         "cosine": ("cycles",),
         "polynomial": ("power",),
         "step": ("length", "gamma"),
@@ -183,4 +198,4 @@ def decay(name: str, **parameters: object) -> Decay:
         "inverse_sqrt": ("length",),
         "wsd": ("length",),
     }.get(name, ())
-    return partial(function, **{key: parameters[key] for key in taken}) if taken else function
+    return partial(function, **{key: parameters[key] for key in accepted}) if accepted else function

@@ -11,7 +11,7 @@ precision and threads:
     trainer-best    ... with sampling by length
     plain           a loop on Accelerate with dynamic padding, dense head and PyTorch's default AdamW
 
-and, where they are asked for by --contenders,
+and, if --contenders names them,
 
     ours-without-X  ours without packing, the masked-only last layer and head, the fused optimizer, batches prepared
                     ahead, the word embedding's gradient exchanged by rows

@@ -110,14 +110,14 @@ def ours(work: Work, turns: Turns, given: bool, without: str = "") -> None:
     """train.py as it is, but that it waits for its turns between its steps."""
     steps = TrainStep.steps
 
-    def in_turns(trainer: TrainStep) -> Iterator[StepResult]:
+    def in_turns(train_step: TrainStep) -> Iterator[StepResult]:
         for number in range(work.steps):
             turns.step()
             if number == 0:
-                inner = steps(trainer)
+                inner = steps(train_step)
             step = next(inner)
             if given:
-                turns.loss(trainer.loss(step))
+                turns.loss(train_step.loss(step))
             yield step
 
     TrainStep.steps = in_turns
@@ -128,7 +128,7 @@ def ours(work: Work, turns: Turns, given: bool, without: str = "") -> None:
     if without in ("packing", "masked_only"):
         argv += [f"--speed.{without}", "false"]
     if without == "ahead":
-        prefetcher.BatchPrefetcher.take = prefetcher.BatchPrefetcher.make
+        prefetcher.BatchPrefetcher.next = prefetcher.BatchPrefetcher.build
     if without == "rows":
         ddp.sparse_embedding_grad = lambda *args: None
     if without == "fused":

@@ -65,10 +65,10 @@ def rates(work: Work, turns: int) -> list[str]:
     lines = []
     for ranks in (1, 2):
         pairs = zip(seconds["ours", ranks], seconds["products", ranks], strict=True)
-        shares = [flops / ours / (FLOPS_OF_A_PRODUCT / products) for ours, products in pairs]
+        ratios = [flops / ours / (FLOPS_OF_A_PRODUCT / products) for ours, products in pairs]
         product = statistics.median(FLOPS_OF_A_PRODUCT / each for each in seconds["products", ranks])
         lines.append(
-            f"{ranks} ranks: {_spread(shares)} of a product's FLOP/s, which are {product / 1e9:.0f} G per thread"
+            f"{ranks} ranks: {_spread(ratios)} of a product's FLOP/s, which are {product / 1e9:.0f} G per thread"
         )
     pairs = zip(seconds["ours", 1], seconds["ours", 2], strict=True)
     return [*lines, f"2 ranks: {_spread([2 * one / two for one, two in pairs])} times the samples/s of one"]
@@ -78,12 +78,12 @@ def overheads(work: Work, turns: int) -> str:
     """What the plan's own parts cost of a step, waiting for the other rank in the check included."""
     contender = Contender.start("overheads", _timed, work, given=False)
     contender.turn(50)
-    shares = []
+    ratios = []
     for _ in range(turns):
         seconds, (spent,) = contender.turn(50)
-        shares.append(spent / seconds)
+        ratios.append(spent / seconds)
     contender.end()
-    return f"checks, clock, schedule and meters: {_spread(shares, 4)} of a step"
+    return f"checks, clock, schedule and meters: {_spread(ratios, 4)} of a step"
 
 
 def _timed(work: Work, turns: Turns, given: bool) -> None:
@@ -113,7 +113,7 @@ def _timed(work: Work, turns: Turns, given: bool) -> None:
         (clock.StepClock, ("check", "advance")),
         (scheduler.WarmupScheduler, ("seek",)),
         (throughput.ThroughputMeter, ("add", "read")),
-        (watchdog.Watchdog, ("mark",)),
+        (watchdog.Watchdog, ("heartbeat",)),
     ):
         for name in names:
             time_of(owner, name)
@@ -126,11 +126,12 @@ import os, sys, time
 began = time.perf_counter()
 import accelerate, datasets, torch, transformers.models.bert.modeling_bert
 import train
-from warmup.training.run import smoke_test, train_step
+from warmup.training.predict import predict
+from warmup.training.run import assembly, seed_sweep, setup, smoke_test, train_step
 imported = time.perf_counter()
 steps = train_step.TrainStep.steps
-def first(trainer):
-    next(steps(trainer))
+def first(train_step):
+    next(steps(train_step))
     print(imported - began, time.perf_counter() - imported)
     sys.stdout.flush()
     os._exit(0)

@@ -70,8 +70,8 @@ class Contender:
         for pipe in self.pipes:
             pipe.send(steps)
         try:
-            answers = [pipe.recv() for pipe in self.pipes if pipe.poll(600)]
-            return max(seconds for seconds, _ in answers), answers[0][1]
+            results = [pipe.recv() for pipe in self.pipes if pipe.poll(600)]
+            return max(seconds for seconds, _ in results), results[0][1]
         except (EOFError, OSError, ValueError):
             raise SystemExit(f"{self.name} did not come through its turn:\n{self.log.read_text()[-3000:]}") from None
 

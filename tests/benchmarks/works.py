@@ -11,11 +11,12 @@ import numpy as np
 import torch
 from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, BertConfig, BertTokenizerFast
 
-from train import parse
-from warmup.training import tasks
 from warmup.training.data import order
 from warmup.training.data.prepare import prepare_data
+from warmup.training.data.samples import IGNORE_INDEX, Samples
 from warmup.training.data.tokenizers.train import train_wordpiece
+from warmup.training.run import arguments
+from warmup.training.tasks import create_task
 
 VOCABULARY = 30522  # of bert-base-uncased, Devlin et al. 2018
 CHECKED = 4  # steps whose losses are compared
@@ -89,7 +90,7 @@ def _one_line(text: Path, folder: Path) -> Path:
 def _save_new_model(work: Work, layers: int, width: int, text: Path) -> None:
     """New weights, and a tokenizer of the text. It has as many pieces as BERT's: those beyond the text's are unused."""
     lines = text.read_text(encoding="utf-8").splitlines()
-    pieces = train_wordpiece({"text": lines, "pair": []}, VOCABULARY).get_vocab()
+    pieces = train_wordpiece(datasets.Dataset.from_dict({"text": lines}), VOCABULARY).get_vocab()
     pieces |= {f"[unused{number}]": number for number in range(len(pieces), VOCABULARY)}
     BertTokenizerFast(vocab=pieces).save_pretrained(work.model)
     config = BertConfig(
@@ -107,19 +108,25 @@ def _save_new_model(work: Work, layers: int, width: int, text: Path) -> None:
 
 def _save_samples(work: Work) -> None:
     """The training set as the rivals read it; and the samples of our first steps, masked as we do."""
-    config, _ = parse(work.argv)
-    prepared = prepare_data(config)
-    task, samples = tasks.build_task(config, prepared), prepared.train
+    config, _ = arguments.parse(work.argv)
+    task = create_task(config)
+    prepared = prepare_data(config, task)
+    samples = prepared.train
+    assert isinstance(samples, Samples)
     everything = np.arange(len(samples))
-    ids_BT, mask_BT, columns = samples.take(everything)
+    ids_BT, mask_BT, columns = samples.gather(everything)
     labels = columns["label"][:, None] if work.task == "classification" else None
     _table(ids_BT, mask_BT, labels).save_to_disk(str(work.data))
 
     indices, epochs = order.step_samples(0, CHECKED * work.per_device * work.ranks, len(samples), config.seed)
-    batch = task.collate(samples, indices, epochs, config.seed)
-    ids_BT, mask_BT = batch.inputs["input_ids"].numpy(), batch.inputs["attention_mask"].numpy().astype(bool)
-    labels = batch.targets.numpy()
-    _table(ids_BT, mask_BT, labels.reshape(len(labels), -1)).save_to_disk(str(work.given))
+    objective = task.objective(prepared.tokenizer, prepared.labels, samples)
+    batch = objective.collate(samples, indices, epochs, config.seed)
+    ids_BT, mask_BT = batch.input_ids.numpy(), batch.inputs["attention_mask"].numpy().astype(bool)
+    labels = batch.targets.numpy()[:, None]
+    if task.head == "token":
+        labels = np.full(ids_BT.shape, IGNORE_INDEX)
+        labels.flat[batch.positions_N.numpy()] = batch.targets.numpy()
+    _table(ids_BT, mask_BT, labels).save_to_disk(str(work.given))
 
 
 def _table(ids_BT: np.ndarray, mask_BT: np.ndarray, labels: np.ndarray | None) -> datasets.Dataset:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import os
 import signal
@@ -10,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from harness import gloo, run_ranks, train
+from harness import gloo, run_ranks, scale_losses, train
 
 LOCAL_BATCHES = (10, 7)
 
@@ -53,7 +54,7 @@ def _drift(rank: int, field: str) -> None:
 @pytest.mark.parametrize(("field", "values"), [
     ("step", "rank 0 has 3.0, rank 2 1234.0"),
     ("samples", "rank 0 has 24.0, rank 2 1234.0"),
-    ("drawn", "rank 0 has 24.0, rank 2 1234.0"),
+    ("consumed_samples", "rank 0 has 24.0, rank 2 1234.0"),
     ("lr", "rank 0 has 0.1, rank 2 0.10000000000000002"),
 ])  # fmt: skip
 def test_the_clock_names_the_rank_that_drifted(field: str, values: str) -> None:
@@ -85,7 +86,7 @@ def test_a_rank_started_with_another_config(classification: tuple[str, ...], tmp
 def test_another_world_size_than_was_meant(classification: tuple[str, ...], tmp_path: Path) -> None:
     ended = train(2, tmp_path / "run", *classification, "--launch.world_size", 3)
     assert ended.codes == [2, 2]
-    assert "launch.world_size: 3 ranks were meant, 2 started" in ended.status["message"]
+    assert "launch.world_size: 3 ranks were requested, 2 started" in ended.status["message"]
 
 
 def _train_and(rank: int, what: str, arguments: list[str]) -> int:
@@ -143,8 +144,8 @@ def test_a_rank_that_raises_is_the_one_that_is_named(classification: tuple[str, 
 def test_a_rank_that_hangs_ends_the_others_at_the_timeout(classification: tuple[str, ...], tmp_path: Path) -> None:
     ranks, status, seconds = _interrupted("hang", classification, tmp_path, timeout=5)
     assert 1 in (ranks[0].value, ranks[0].exit_code) and seconds < 5 + 15
-    place = "the update, or what comes between two steps"
-    assert status["message"] == f"rank 1 has made no progress for 5 s, at {place}; the others wait for it"
+    phase = "the update, or what comes between two steps"
+    assert status["message"] == f"rank 1 has made no progress for 5 s, at {phase}; the others wait for it"
 
 
 def _wait_for_a_late_rank(rank: int, seconds: float) -> float:
@@ -186,17 +187,9 @@ def test_sigterm_to_one_rank_stops_all_after_the_same_step(classification: tuple
 def _train_with_infinite_losses(rank: int, arguments: list[str], steps: list[int], faulty: int = 1) -> int:
     """Train; on the faulty rank the loss is infinite in these steps."""
     import train as script
-    from warmup.training import tasks
 
-    loss_sum, count = tasks.loss_sum, -2  # two passes come before the first step
-
-    def infinite(logits, targets):
-        nonlocal count
-        if logits.requires_grad:
-            count += 1
-        return loss_sum(logits, targets) * (float("inf") if rank == faulty and count in steps else 1.0)
-
-    tasks.loss_sum = infinite
+    passes = itertools.count(-1)  # two passes come before the first step
+    scale_losses(lambda: float("inf") if next(passes) in steps and rank == faulty else 1.0)
     return script.main(arguments)
 
 
@@ -214,10 +207,10 @@ def test_a_step_that_is_not_finite_is_skipped_on_all_ranks(
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     trained = [line for line in lines if line["kind"] == "train"]
     (skipped,) = [line for line in lines if line["kind"] == "skipped"]
-    assert (skipped["step"], skipped["samples"], skipped["drawn"]) == (4, 128, 160)
+    assert (skipped["step"], skipped["samples"], skipped["consumed_samples"]) == (4, 128, 160)
     assert len(set(skipped["sample_ids"])) == 32
     assert [line["step"] for line in trained] == list(range(1, 31))
-    assert [line["drawn"] - line["samples"] for line in trained] == [0] * 4 + [32] * 26
+    assert [line["consumed_samples"] - line["samples"] for line in trained] == [0] * 4 + [32] * 26
     assert trained[4]["lr"] == pytest.approx(5e-4 * 5 / 10)  # the rate follows the applied samples
 
 

@@ -19,7 +19,7 @@ class NoHostReads(TorchDispatchMode):
 
 
 def without_gpu(rank: int) -> None:
-    """A slow kernel in the place of the one of GPUs; and no step reads the device but in its update."""
+    """Masked attention in place of the GPU's kernel; and no step reads the device but in its update."""
     from warmup.training.models import varlen_attention
     from warmup.training.run.train_step import TrainStep
 
@@ -35,7 +35,7 @@ def without_gpu(rank: int) -> None:
 
 @pytest.mark.parametrize("job", ["mlm", "classification", "regression"])
 def test_one_row_is_the_rows_with_a_mask(job: str, request: pytest.FixtureRequest, tmp_path) -> None:
-    """On 2 ranks, 11 samples in 4 slots, against 1 rank; evaluation too."""
+    """On 2 ranks, 11 samples in 4 micro-batches, against 1 rank; evaluation too."""
     job = (*request.getfixturevalue(job), *STEPS, "--dropout", 0, "--batch.global_size", 11)
     masked = train(1, tmp_path / "a", *job, "--batch.per_device", 11, "--speed.attention", "mask")
     run = train(2, tmp_path / "b", *job, "--batch.per_device", 3, before=without_gpu)
@@ -52,7 +52,7 @@ def test_variable_length_is_refused_without_its_kernel(classification: tuple[str
 
 @pytest.mark.slow
 def test_compiled_with_dropout_on_one_rank_and_on_two(mlm: tuple[str, ...], tmp_path) -> None:
-    """Windows of 8, nearly all full: few shapes. What is random in generated code is keyed by the slot too."""
+    """Windows of 8, nearly all full: few shapes. Generated code too keys what is random by the micro-batch index."""
     job = (*mlm, *STEPS, "--data.max_length", 8, "--recipe.reference_batch_size", 16, "--batch.per_device", 8)
     job = (*job, "--speed.compile", "true", "--launch.timeout", 500)
     whole = train(1, tmp_path / "a", *job, "--batch.accumulation", 2, timeout_s=900)

@@ -1,4 +1,4 @@
-"""Causal language modelling from a text to a folder that goes on with it: the same on 1, 2 and 3 ranks."""
+"""Causal language modelling from text files to a model that generates text: the same on 1, 2 and 3 ranks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
 
 def perplexity(folder: Path, documents: list[str], limit: int) -> tuple[float, int]:
-    """By transformers' own loss, one document at a time, in windows that share one token."""
+    """Computed with transformers' own loss, one document at a time, in windows that share one token."""
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     loss, count = 0.0, 0
     for document in documents:
@@ -27,10 +27,10 @@ def perplexity(folder: Path, documents: list[str], limit: int) -> tuple[float, i
 
 
 def test_the_same_on_1_2_and_3_ranks_and_as_transformers_computes_it(clm: tuple, documents: Path, tmp_path) -> None:
-    """Packed on all; alone on 1 rank padded and with the head computed everywhere."""
+    """Samples are packed on 2 and 3 ranks; on 1 rank they are padded and the head is computed at every token."""
     held_out = tmp_path / "held_out.txt"
     texts = [json.loads(line)["text"] for line in documents.read_text().splitlines()][:50]
-    held_out.write_text("".join(f"{text} at last.\n" for text in texts))  # not a row of the training's
+    held_out.write_text("".join(f"{text} at last.\n" for text in texts))  # not among the training rows
     job = (*clm, "--dropout", 0, "--data.validation_files", held_out, "--batch.global_size", 32, "--batch.per_device")
     plain = ("--speed.packing", "false", "--speed.masked_only", "false")
     one = train(1, tmp_path / "one", *job, 32, *plain)

@@ -11,12 +11,11 @@ from pathlib import Path
 import pytest
 from harness import Ended, assert_killed, assert_same_end, killed_after, train
 from safetensors.torch import load_file
-from warmup.config.run import Evaluation
-from warmup.errors import UserError
 
 from warmup.config import Config
+from warmup.config.run import Evaluation
+from warmup.errors import UserError
 from warmup.training.checkpoints import format as checkpoint_format
-from warmup.training.run.evaluate import check_evaluation
 
 BATCH, STEPS = 32, 24
 
@@ -124,7 +123,7 @@ def test_stopped_where_one_is_due(job: tuple, tmp_path: Path) -> None:
         from warmup.training.distributed.preemption import PreemptionHandler
 
         calls = iter([False, False, False, True])
-        PreemptionHandler.wanted = lambda self: next(calls)  # asked once a step
+        PreemptionHandler.stop_requested = lambda self: next(calls)  # called once a step
 
     run = train(1, tmp_path / "run", *job, before=before)
     assert run.status["outcome"] == "stopped" and evaluated(run) == [2, 4]
@@ -220,7 +219,7 @@ def test_on_in_another_run_directory(stopped: dict[int, Ended], impatient: tuple
 
 
 @pytest.mark.parametrize(
-    ("task", "asked", "message"),
+    ("task", "settings", "message"),
     [
         ("mlm", {"metric": "f1"}, "evaluation.metric: 'f1' is none of those of mlm: loss, perplexity, accuracy"),
         (
@@ -233,11 +232,11 @@ def test_on_in_another_run_directory(stopped: dict[int, Ended], impatient: tuple
         ("mlm", {"export": "best"}, "evaluation.export: best needs evaluations on the way: give evaluation.every, "),
     ],
 )
-def test_what_evaluations_cannot_give(task: str, asked: dict, message: str) -> None:
+def test_what_evaluations_cannot_give(task: str, settings: dict, message: str) -> None:
     with pytest.raises(UserError) as caught:
-        check_evaluation(Config(task=task, evaluation=Evaluation(**asked)))
+        Config(task=task, evaluation=Evaluation(**settings))
     assert str(caught.value).startswith(message) and "\n" not in str(caught.value)
-    check_evaluation(Config(task=task, evaluation=Evaluation(every=5, patience=3, export="best")))
+    Config(task=task, evaluation=Evaluation(every=5, patience=3, export="best"))
 
 
 def test_refused_before_anything_is_made(job: tuple, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The word embedding's gradient: the mean over ranks, by the rows that they touched."""
+"""The gradient of the word embedding: its mean over ranks, exchanged by the rows that they touched."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ def _gradient(rank: int) -> torch.Tensor:
 
 
 def _word_embedding(grad: torch.Tensor) -> tuple[SparseEmbeddingGrad, torch.Tensor]:
-    """One that holds this gradient, and the gradient."""
+    """A SparseEmbeddingGrad that holds this gradient, and its buffer."""
     weight = torch.nn.Parameter(torch.zeros_like(grad))
-    whole = SparseEmbeddingGrad(weight)
+    sparse_grad = SparseEmbeddingGrad(weight)
     weight.grad += grad
-    return whole, weight.grad
+    return sparse_grad, weight.grad
 
 
-def _exchange(rank: int, most: int) -> tuple[list, int]:
+def _exchange(rank: int, max_token_ids: int) -> tuple[list, int]:
     """The gradient after the exchange, and the bytes that this rank sent for it."""
     gloo(rank)
     sent = 0
-    whole, grad = _word_embedding(_gradient(rank))
+    sparse_grad, grad = _word_embedding(_gradient(rank))
     inner = {name: getattr(torch.distributed, name) for name in ("all_gather", "all_reduce")}
 
     def counted(name: str):
@@ -46,23 +46,23 @@ def _exchange(rank: int, most: int) -> tuple[list, int]:
 
     for name in inner:
         setattr(torch.distributed, name, counted(name))
-    whole.exchange(np.array(TOUCHED[rank], np.int64), most)
-    found = grad.tolist()
-    whole.clear()
+    sparse_grad.reduce(np.array(TOUCHED[rank], np.int64), max_token_ids)
+    reduced = grad.tolist()
+    sparse_grad.clear()
     assert not grad.any()
-    return found, sent
+    return reduced, sent
 
 
-@pytest.mark.parametrize("most", [4, 332, 333, 334, 5000])
-def test_it_is_the_mean_over_ranks(most: int) -> None:
-    """By rows where these are fewer than all, as a whole where not: 3 * 334 rows are more than 1000."""
-    ranks = run_ranks(3, _exchange, most)
+@pytest.mark.parametrize("max_token_ids", [4, 332, 333, 334, 5000])
+def test_it_is_the_mean_over_ranks(max_token_ids: int) -> None:
+    """Exchanged by rows if these are fewer than all, else as a whole: 3 * 334 rows are more than 1000."""
+    ranks = run_ranks(3, _exchange, max_token_ids)
     assert [rank.error for rank in ranks] == [None] * 3
     expected = sum(_gradient(rank).double() for rank in range(3)) / 3
-    found = [rank.value[0] for rank in ranks]
-    assert found[0] == found[1] == found[2]  # the same bits
-    torch.testing.assert_close(torch.tensor(found[0]).double(), expected, rtol=1e-6, atol=1e-8)
-    bytes_sent = most * (8 + 4 * WIDTH) if most * 3 < ROWS else ROWS * WIDTH * 4
+    reduced = [rank.value[0] for rank in ranks]
+    assert reduced[0] == reduced[1] == reduced[2]  # the same bits
+    torch.testing.assert_close(torch.tensor(reduced[0]).double(), expected, rtol=1e-6, atol=1e-8)
+    bytes_sent = max_token_ids * (8 + 4 * WIDTH) if max_token_ids * 3 < ROWS else ROWS * WIDTH * 4
     assert [rank.value[1] for rank in ranks] == [bytes_sent] * 3
 
 
@@ -84,23 +84,23 @@ def _loss(model: torch.nn.Module, rank: int) -> torch.Tensor:
 
 
 def _backward(rank: int) -> dict[str, list]:
-    """Two backward passes, as with accumulation, and the exchange; all gradients."""
+    """All gradients after two backward passes, as with accumulation, and the reduction."""
     gloo(rank)
-    bare = _classifier()
-    whole = sparse_embedding_grad(bare, torch.device("cpu"))
-    model = torch.nn.parallel.DistributedDataParallel(bare)
+    unwrapped_model = _classifier()
+    sparse_grad = sparse_embedding_grad(unwrapped_model, torch.device("cpu"))
+    model = torch.nn.parallel.DistributedDataParallel(unwrapped_model)
     for _ in range(2):  # the second time after a first
         model.zero_grad()
-        whole.clear()
+        sparse_grad.clear()
         with model.no_sync():
             _loss(model, rank).backward()
         _loss(model, rank + 10).backward()
         ids = np.unique(np.concatenate([_ids(number).numpy().ravel() for number in (rank, rank + 10)]))
-        alone = bare.get_input_embeddings().weight.grad.clone()
+        alone = unwrapped_model.get_input_embeddings().weight.grad.clone()
         assert sorted(alone.abs().sum(1).nonzero().flatten().tolist()) == ids.tolist()
-        whole.exchange(ids, most=60)
-        assert not torch.equal(alone, bare.get_input_embeddings().weight.grad)
-    return {name: parameter.grad.tolist() for name, parameter in bare.named_parameters()}
+        sparse_grad.reduce(ids, max_token_ids=60)
+        assert not torch.equal(alone, unwrapped_model.get_input_embeddings().weight.grad)
+    return {name: parameter.grad.tolist() for name, parameter in unwrapped_model.named_parameters()}
 
 
 def test_all_gradients_are_those_of_one_rank() -> None:
@@ -115,15 +115,15 @@ def test_all_gradients_are_those_of_one_rank() -> None:
 
 def test_one_rank_has_nothing_to_exchange() -> None:
     model = _classifier()
-    whole = sparse_embedding_grad(model, torch.device("cpu"))
+    sparse_grad = sparse_embedding_grad(model, torch.device("cpu"))
     for number in (0, 1):
         _loss(model, number).backward()
     reference = _classifier()
     sum(_loss(reference, number) for number in (0, 1)).backward()
     expected = reference.get_input_embeddings().weight.grad
-    whole.exchange(np.unique(torch.cat((_ids(0), _ids(1))).numpy()), most=60)
+    sparse_grad.reduce(np.unique(torch.cat((_ids(0), _ids(1))).numpy()), max_token_ids=60)
     torch.testing.assert_close(model.get_input_embeddings().weight.grad, expected)
-    whole.clear()
+    sparse_grad.clear()
     assert not model.get_input_embeddings().weight.grad.any()
 
 
@@ -138,11 +138,11 @@ def _update_after_nan(rank: int) -> tuple[list[bool], float]:
     model = _classifier()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     engine = DDPEngine(Accelerator(cpu=True), model, optimizer, SimpleNamespace(max_grad_norm=1.0))
-    touched = SimpleNamespace(token_ids=np.unique(_ids(rank).numpy()), most_token_ids=30)
+    touched = SimpleNamespace(token_ids=np.unique(_ids(rank).numpy()), max_token_ids=30)
     applied = []
     for factor in (float("nan"), 1.0):
         engine.backward(_loss(engine.model, rank) * factor)
-        engine.exchange(touched)
+        engine.reduce_sparse_grads(touched)
         applied.append(engine.update(torch.zeros(1, dtype=torch.float64))[2])
     return applied, float(model.get_input_embeddings().weight.abs().max())
 
@@ -155,7 +155,7 @@ def test_nothing_is_left_of_a_gradient_that_is_not_finite(world_size: int) -> No
         assert rank.value[0] == [False, True] and np.isfinite(rank.value[1])
 
 
-def test_it_stays_where_rows_are_not_all_there_is() -> None:
+def test_other_gradients_stay_dense() -> None:
     """A tied head gives every row a gradient."""
     tied, frozen, on_gpu = AutoModelForMaskedLM.from_config(_classifier().config), _classifier(), _classifier()
     frozen.get_input_embeddings().weight.requires_grad = False

@@ -70,15 +70,15 @@ def test_simulated_ranks_are_the_real_ones(classification: tuple[str, ...], tmp_
     assert "PASS" in simulated.stdout and "PASS" in real.stdout
 
 
-def test_more_slots_than_samples(classification: tuple[str, ...], tmp_path) -> None:
-    """5 samples on 3 ranks of 1: 6 slots, one of them empty and computed with weight 0."""
+def test_more_micro_batches_than_samples(classification: tuple[str, ...], tmp_path) -> None:
+    """5 samples on 3 ranks of 1: 6 micro-batches, one of them empty and computed with weight 0."""
     job = (*classification, "--dropout", 0, "--batch.global_size", 5, "--recipe.duration", "160 samples")
     job = (*job, "--recipe.warmup", "32 samples")
     uneven = train(3, tmp_path / "a", *job, "--batch.per_device", 1)
     assert_same_training(uneven, train(1, tmp_path / "b", *job, "--batch.per_device", 5), steps=32, rel=1e-5)
 
 
-def test_with_shares_of_the_rate_and_layers_computed_again(classification: tuple[str, ...], tmp_path) -> None:
+def test_with_lr_multipliers_and_gradient_checkpointing(classification: tuple[str, ...], tmp_path) -> None:
     """Frozen embeddings, less rate for lower layers, more for the head: on 1 rank, and on 2 with checkpointed layers,
     dropout on. What is frozen stays what it was.
     """
@@ -90,7 +90,7 @@ def test_with_shares_of_the_rate_and_layers_computed_again(classification: tuple
     checkpointed = ("--speed.gradient_checkpointing", "true", "--recipe.reference_batch_size", 16)
     run = train(2, tmp_path / "b", *job, *checkpointed)
     assert_same_training(run, whole, steps=30, rel=1e-5)
-    assert "0.25 to 5 of the rate" in run.stderr and "weights frozen" in run.stderr
+    assert "lr multiplied by 0.25 to 5" in run.stderr and "weights frozen" in run.stderr
     early, late = (
         load_file(tmp_path / "b" / "checkpoints" / f"step-{step:08d}" / "model.safetensors") for step in (10, 30)
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -10,15 +11,19 @@ import numpy as np
 import pytest
 import torch
 from harness import run_ranks
-from warmup.config.data import Data
+from transformers import PreTrainedModel
 
 from warmup.config import Config
-from warmup.training import tasks
-from warmup.training.data.prepare import prepare_data
+from warmup.config.data import Data
+from warmup.training.data.batching.micro_batch import MicroBatch
+from warmup.training.data.prepare import Prepared, prepare_data
+from warmup.training.data.samples import Samples
 from warmup.training.distributed import launch
 from warmup.training.models import build as model_build
 from warmup.training.models.partial_forward import install_partial_forward
-from warmup.training.run.evaluate import evaluate_model
+from warmup.training.run.evaluate import Evaluator
+from warmup.training.tasks import Objective, create_task
+from warmup.training.tasks.task import evaluation_batch
 
 BATCH = 7  # which divides neither set
 _LENGTHS = {"mlm": 24, "token-classification": 16}  # in windows
@@ -37,33 +42,40 @@ def config(request: pytest.FixtureRequest, documents: Path) -> Config:
     return Config(task=request.param, data=data, dropout=0.5, seed=6)
 
 
-def _build(config: Config):
-    data = prepare_data(config)
-    task = tasks.build_task(config, data)
-    built, _ = model_build.build_model(
-        config.model, task.auto_class, data.tokenizer, config.data.max_length, config.dropout, task.labels, config.seed
+def _build(config: Config) -> tuple[Prepared, Objective, PreTrainedModel]:
+    task = create_task(config)
+    data = prepare_data(config, task)
+    spec = model_build.ModelSpec(
+        config.model,
+        task.auto_class,
+        max_length=config.data.max_length,
+        seed=config.seed,
+        dropout=config.dropout,
+        labels=data.labels,
+        problem_type=task.problem_type,
+        causal=task.causal,
     )
+    built, _ = model_build.build_model(spec, data.tokenizer)
     for module in built.modules():  # or it would say much the same of all samples
         if isinstance(module, torch.nn.Linear):
             module.weight.data *= 5
-    return data, task, built
+    return data, task.objective(data.tokenizer, data.labels, data.train), built
 
 
 def _evaluate(rank: int, world_size: int, config: Config, batch_size: int) -> tuple[int, dict, list[int], bool]:
     """(world size, metrics, the samples that this rank computed, whether the model is back in training)."""
     accelerator = launch.start_accelerator(world_size, None, 20, ())
     torch.set_num_threads(1)  # how many threads add up a product may change its last bits
-    data, task, built = _build(config)
-    reading = install_partial_forward(built, task.loss_sum is tasks.loss_sum, packs=True, masked_only=True)
+    data, objective, built = _build(config)
+    layout = install_partial_forward(built, create_task(config).head, packed=True, masked_only=True)
     own: list[int] = []
-    batch_of = tasks.evaluation_batch
 
-    def counted(task, samples, indices):
+    def counted(samples: Samples, indices: np.ndarray, epochs: np.ndarray, seed: int) -> MicroBatch:
         own.extend(indices.tolist())
-        return batch_of(task, samples, indices)
+        return objective.collate(samples, indices, epochs, seed)
 
-    tasks.evaluation_batch = counted
-    metrics = evaluate_model(built.train(), task, reading, data.validation, batch_size, accelerator)
+    evaluator = Evaluator(built.train(), replace(objective, collate=counted), layout, batch_size, accelerator)
+    metrics = evaluator.evaluate(data.validation)
     return accelerator.num_processes, metrics, own, built.training
 
 
@@ -89,21 +101,22 @@ def _numbers_one_by_one(rank: int, config: Config) -> dict:
 
 def _one_by_one(rank: int, config: Config) -> dict:
     """Loss and accuracy without padding, batches, the tasks' loss, or a head that is computed in part."""
-    data, task, built = _build(config)
+    data, objective, built = _build(config)
     built.eval()
     losses, predicted, true, ends = [], [], [], [0]
     for number in range(len(data.validation)):
-        batch = tasks.evaluation_batch(task, data.validation, np.array([number]))
+        batch = evaluation_batch(objective, data.validation, np.array([number]))
         with torch.no_grad():
             logits = built(**batch.inputs).logits.double().numpy()
-        targets = batch.targets.numpy().reshape(-1)
-        logits = logits.reshape(len(targets), -1)[targets != -100]
-        for row, target in zip(logits, targets[targets != -100], strict=True):
+        targets = batch.targets.numpy()
+        logits = logits.reshape(-1, logits.shape[-1])[batch.positions_N.numpy()]
+        assert -100 not in targets and len(targets) == batch.target_count
+        for row, target in zip(logits, targets, strict=True):
             losses.append(np.log(np.exp(row - row.max()).sum()) + row.max() - row[target])
             predicted.append(row.argmax())
             true.append(target)
         ends.append(len(true))
-    entities = _entities(predicted, true, ends, task.labels) if config.task == "token-classification" else {}
+    entities = _entities(predicted, true, ends, data.labels) if config.task == "token-classification" else {}
     predicted, true = np.array(predicted), np.array(true)
     found = {"loss": np.mean(losses), "accuracy": (predicted == true).mean(), "targets": len(losses)}
     if config.task == "classification":
@@ -113,7 +126,7 @@ def _one_by_one(rank: int, config: Config) -> dict:
 
 
 def _entities(predicted: list[int], true: list[int], ends: list[int], labels: tuple[str, ...]) -> dict:
-    """seqeval's scores of tags sample by sample, which end at these places."""
+    """seqeval's scores of tags sample by sample. `ends`: where each sample ends among all tags, after a 0."""
     from seqeval.metrics import f1_score, precision_score, recall_score
 
     tags = [[[labels[tag] for tag in side[a:b]] for a, b in pairwise(ends)] for side in (true, predicted)]

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from harness import LOGGED, assert_killed, assert_same_end, assert_went_through, killed_after, train
+from harness import LOGGED, assert_killed, assert_same_end, assert_went_through, killed_after, scale_losses, train
 
 from warmup.training.checkpoints import format as checkpoint_format
 
@@ -41,10 +41,7 @@ def scaled(scale: float, halves: bool, *others: Callable[[int], None]) -> Callab
 
 
 def never_finite(rank: int) -> None:
-    from warmup.training import tasks
-
-    loss_sum = tasks.loss_sum
-    tasks.loss_sum = lambda logits, targets: loss_sum(logits, targets) * float("nan")
+    scale_losses(lambda: float("nan"))
 
 
 def scale_after(lines: list[dict], scale: float) -> tuple[float, int]:
@@ -84,7 +81,7 @@ def test_overflows_are_skipped_and_a_killed_run_goes_on_to_the_same_bits(mlm: tu
     kinds = [line["kind"] for line in steps]
     early = kinds.index("train")
     assert early > 3 and "skipped" in kinds[early:] and kinds.count("train") == 24
-    assert [line["drawn"] for line in steps] == [32 * number for number in range(1, len(steps) + 1)]
+    assert [line["consumed_samples"] for line in steps] == [32 * number for number in range(1, len(steps) + 1)]
     assert re.search(r"after step 0 was skipped: its .* at a loss scale of 1.67772e\+07, which is halved", whole.stderr)
     scale, clean = scale_after(steps, first)
     state = checkpoint_format.read_state(checkpoint_format.newest_valid(tmp_path / "whole")[0])["scaler"]
@@ -108,7 +105,7 @@ def test_a_run_that_diverged_ends_once_the_scale_is_used_up(classification: tupl
 
 
 @pytest.mark.parametrize(("env", "message"), [
-    ({}, "mixed_precision: fp16 is for GPUs: on CPUs it is slower than none; use no"),
+    ({}, "mixed_precision: fp16 is for GPUs: on CPUs it is slower than fp32; use no"),
     ({"ACCELERATE_USE_DEEPSPEED": "true"}, "mixed_precision: fp16 is for GPUs"),
 ])  # fmt: skip
 def test_fp16_is_refused_on_cpus(env: dict, message: str, mlm: tuple[str, ...], tmp_path: Path) -> None:

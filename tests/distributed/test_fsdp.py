@@ -1,7 +1,7 @@
 """FSDP2 gives the training of DistributedDataParallel, and goes on from and to it.
 
-It needs GPUs where Accelerate starts it; here its state is set by hand, on ranks over gloo, so that all that follows is
-what runs on GPUs.
+Accelerate starts it on GPUs only; here its state is set by hand, on ranks over gloo, so that everything after that runs
+as it does on GPUs.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from harness import assert_each_sample_once, assert_killed, assert_same_training
 
 
 def fsdp2(killed: int | None = None) -> Callable[[int], None]:
-    """For `before`: Accelerate believes that its launcher asked for FSDP2. killed: as of `killed_after`."""
+    """For `before`: Accelerate believes that its launcher requested FSDP2. `killed`: as for `killed_after`."""
 
     def before(rank: int) -> None:
         from accelerate import Accelerator
@@ -22,7 +22,7 @@ def fsdp2(killed: int | None = None) -> Callable[[int], None]:
 
         from warmup.training.distributed import launch
 
-        def made(**given: object) -> Accelerator:
+        def create(**given: object) -> Accelerator:
             accelerator = Accelerator(**given)
             accelerator.state.distributed_type = DistributedType.FSDP
             accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin(
@@ -30,7 +30,7 @@ def fsdp2(killed: int | None = None) -> Callable[[int], None]:
             )
             return accelerator
 
-        launch.Accelerator = made
+        launch.Accelerator = create
         killed_after(killed)(rank)
 
     return before

@@ -60,8 +60,8 @@ def test_deepspeed_trains_the_same(job: tuple[str, ...], tmp_path: Path) -> None
     for ended, name in ((plain, "DistributedDataParallel"), (zero, "DeepSpeed, ZeRO stage 2")):
         assert ended.returncode == 0, ended.stderr
         assert "PASS" in ended.stdout and f"engine           {name}\n" in ended.stderr
-    found = [[float(loss) for loss in losses(ended.stdout)] for ended in (zero, plain)]
-    assert found[0] == pytest.approx(found[1], rel=1e-6)
+    zero_losses, plain_losses = [[float(loss) for loss in losses(ended.stdout)] for ended in (zero, plain)]
+    assert zero_losses == pytest.approx(plain_losses, rel=1e-6)
 
 
 @pytest.mark.slow
@@ -78,7 +78,7 @@ def test_one_process_where_several_were_asked_for(job: tuple[str, ...], tmp_path
     launch = (BIN / "accelerate", "launch", "--cpu", "--num_processes", 2, TRAIN)
     ended = shell(*launch, *job, folder=tmp_path)
     assert ended.returncode != 0
-    assert "error: launcher: several processes were asked for and one was started" in ended.stderr
+    assert "error: launcher: several processes were requested, but one was started" in ended.stderr
     ended = shell(*launch, *job[:-1], "--launch.world_size", 2, folder=tmp_path)  # without --test
     assert ended.returncode != 0
     assert "bash launch/cpu.sh" in ended.stderr

@@ -78,7 +78,9 @@ def test_the_same_bytes_on_any_number_of_ranks_and_from_any_folder_of_a_run(run:
 def folder_of(path: Path, name: str, task: str, tokenizer: BertTokenizerFast, labels: tuple[str, ...]) -> Path:
     """A model of random weights, large enough that it says something else of each text."""
     kind = AutoModelForMaskedLM if task == "mlm" else AutoModelForSequenceClassification
-    model, _ = model_build.build_model(name, kind, tokenizer, 64, None, labels, 0)
+    problem_type = "regression" if task == "regression" else "single_label_classification"
+    spec = model_build.ModelSpec(name, kind, max_length=64, seed=0, labels=labels, problem_type=problem_type)
+    model, _ = model_build.build_model(spec, tokenizer)
     for module in model.modules():
         if isinstance(module, torch.nn.Linear):
             module.weight.data *= 5
@@ -137,8 +139,8 @@ def test_masks_are_filled_as_the_pipeline_does(world_size: int, kind: str, optio
     random_, lines = random.Random(6), texts(40, [f"w{number}" for number in range(190)], 7)
     for number, line in enumerate(lines):
         words = line.split()
-        for place in random_.sample(range(len(words)), min(number % 4, len(words))):
-            words[place] = "[MASK]"
+        for position in random_.sample(range(len(words)), min(number % 4, len(words))):
+            words[position] = "[MASK]"
         lines[number] = " ".join(words)
     rows = write_rows(tmp_path / "rows.jsonl", [{"text": line, "text_pair": "not read"} for line in lines])
     folder = tmp_path / "model"

@@ -41,7 +41,15 @@ def bert(path: Path) -> Path:
     """Whose words are of one to five pieces."""
     pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefgh", *(f"##{letter}" for letter in "abcdefgh")]
     tokenizer = BertTokenizerFast(vocab={piece: number for number, piece in enumerate(pieces)})
-    model, _ = model_build.build_model("tiny", AutoModelForTokenClassification, tokenizer, 64, None, LABELS, 0)
+    spec = model_build.ModelSpec(
+        "tiny",
+        AutoModelForTokenClassification,
+        max_length=64,
+        seed=0,
+        labels=LABELS,
+        problem_type="single_label_classification",
+    )
+    model, _ = model_build.build_model(spec, tokenizer)
     return louder(model, path, tokenizer)
 
 

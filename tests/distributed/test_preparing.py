@@ -14,7 +14,8 @@ from harness import run_ranks, train
 
 from warmup.config import Config
 from warmup.config.data import Data
-from warmup.training.data.prepare import prepare_data
+from warmup.training.data.prepare import CACHE_FORMAT, prepare_data
+from warmup.training.tasks import create_task
 
 RANKS = 3
 
@@ -34,22 +35,27 @@ def _prepare(rank: int, config: Config, calls: Path, dies: int | None = None) ->
     """Prepare, noting which rank does the work. The rank `dies` is the first to start, and is killed on the way."""
     from warmup.training.data import prepare
 
-    tokenise = prepare._tokenize
+    tokenize = prepare.tokenize_rows
 
-    def slow(rows, tokenizer, config, labels, name):
+    def slow(rows, task, tokenizer, labels, name):
         _note(calls, f"{rank} {name}")
         time.sleep(0.5)
         if rank == dies:
             time.sleep(1)  # the others wait by now
             os.kill(os.getpid(), signal.SIGKILL)
-        return tokenise(rows, tokenizer, config, labels, name)
+        return tokenize(rows, task, tokenizer, labels, name)
 
-    prepare._tokenize = slow
+    prepare.tokenize_rows = slow
     while dies is not None and rank != dies and not calls.exists():
         time.sleep(0.01)
-    data = prepare_data(config)
-    ids_BT, _, _ = data.train.take(np.arange(len(data.train)))
+    data = prepare_data(config, create_task(config))
+    ids_BT, _, _ = data.train.gather(np.arange(len(data.train)))
     return data.key, data.train.lengths.tolist(), ids_BT.tolist(), sorted(data.tokenizer.get_vocab().items())
+
+
+def cached(key: str) -> list[str]:
+    """What is left in a cache: a folder and its lock."""
+    return [f"{key}-{CACHE_FORMAT}", f"{key}-{CACHE_FORMAT}.lock"]
 
 
 def test_one_rank_tokenises_and_all_have_the_same(config: Config, tmp_path: Path) -> None:
@@ -61,7 +67,7 @@ def test_one_rank_tokenises_and_all_have_the_same(config: Config, tmp_path: Path
     assert ranks[0].value == ranks[1].value == ranks[2].value
     key, lengths, ids, _ = ranks[0].value
     assert len(lengths) == len(ids) > 380 and max(lengths) == 24
-    assert sorted(path.name for path in (tmp_path / "cache").iterdir()) == sorted([key, f"{key}.lock"])
+    assert sorted(path.name for path in (tmp_path / "cache").iterdir()) == cached(key)
 
 
 def test_a_rank_that_dies_at_it_is_replaced(config: Config, tmp_path: Path) -> None:
@@ -73,7 +79,7 @@ def test_a_rank_that_dies_at_it_is_replaced(config: Config, tmp_path: Path) -> N
     assert calls[0] == "0 train" and len(calls) == 3
     assert calls[1].split()[0] == calls[2].split()[0] != "0"
     key = ranks[1].value[0]
-    assert sorted(path.name for path in (tmp_path / "cache").iterdir()) == sorted([key, f"{key}.lock"])
+    assert sorted(path.name for path in (tmp_path / "cache").iterdir()) == cached(key)
 
 
 def test_caches_of_several_machines_hold_the_same(config: Config, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import os
 import re
 import subprocess
 import sys
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -30,45 +31,53 @@ def _need(*paths: Path) -> None:
 
 
 def unigram_perplexity(config_file: Path) -> float:
-    """Of the training set's token frequencies (add-one), at the held-out targets that the model was asked for."""
-    from train import parse
-    from warmup.training import tasks
+    """Of the training set's token frequencies (add-one), for the held-out targets that the model is to predict."""
     from warmup.training.data.prepare import prepare_data
-    from warmup.training.data.samples import IGNORE_INDEX
+    from warmup.training.run import arguments
+    from warmup.training.tasks import create_task
+    from warmup.training.tasks.task import evaluation_batch
 
-    config, _ = parse(["--config", str(config_file)])
-    data = prepare_data(config)
-    ids_BT, mask_BT, _ = data.train.take(np.arange(len(data.train)))
+    config, _ = arguments.parse(["--config", str(config_file)])
+    task = create_task(config)
+    data = prepare_data(config, task)
+    ids_BT, mask_BT, _ = data.train.gather(np.arange(len(data.train)))
     regular = mask_BT & ~np.isin(ids_BT, data.tokenizer.all_special_ids)
     counts = np.bincount(ids_BT[regular], minlength=len(data.tokenizer)) + 1
-    task = tasks.build_task(config, data)
-    targets = tasks.evaluation_batch(task, data.validation, np.arange(len(data.validation))).targets.numpy()
-    asked = targets[targets != IGNORE_INDEX]
-    return float(np.exp(-np.log(counts[asked] / counts.sum()).mean()))
+    objective = task.objective(data.tokenizer, data.labels, data.train)
+    targets = evaluation_batch(objective, data.validation, np.arange(len(data.validation))).targets.numpy()
+    return float(np.exp(-np.log(counts[targets] / counts.sum()).mean()))
 
 
 @pytest.mark.parametrize(
-    ("task", "text", "batch", "limit"),
+    ("task_name", "text", "batch", "limit"),
     [("classification", "sst2_train.csv", 32, 0.10), ("mlm", "wikitext2.txt", 64, 0.03)],
 )
-def test_padding_is_rare(task: str, text: str, batch: int, limit: float) -> None:
+def test_padding_is_rare(task_name: str, text: str, batch: int, limit: float) -> None:
     """Over 100 steps of samples of at most 128 tokens, on 2 ranks."""
-    from train import parse
-    from warmup.training import tasks
+    from warmup.config.recipe import Recipe
+    from warmup.plan import Topology
+    from warmup.planning import make_plan
     from warmup.training.data.batching.prefetcher import BatchPrefetcher
     from warmup.training.data.prepare import prepare_data
     from warmup.training.models.input_layout import InputLayout
+    from warmup.training.run import arguments
+    from warmup.training.tasks import create_task
 
     _need(DATA / text)
-    config, _ = parse(["--task", task, "--data.train_files", str(DATA / text), "--data.max_bad_rows", "1000"])
-    data = prepare_data(config)
-    reading = InputLayout(rows=True, packs=True)
-    own = (tasks.build_task(config, data), reading, 0, batch, 2)
-    ranks = [BatchPrefetcher(data.train, *own, rank, 2) for rank in range(2)]
-    shares = [rank.make(batch * step) for step in range(100) for rank in ranks]
-    used, computed = (sum(share.total(what) for share in shares) for what in ("token_count", "place_count"))
-    print(f"{task}: padding {1 - used / computed:.4f}")
-    assert 1 - used / computed < limit
+    argv = ["--task", task_name, "--data.train_files", str(DATA / text), "--data.max_bad_rows", "1000"]
+    config, _ = arguments.parse(argv)
+    task = create_task(config)
+    data = prepare_data(config, task)
+    collate = task.objective(data.tokenizer, data.labels, data.train).collate
+    layout = InputLayout(head=task.head, logits="positions", rows=True, packed=True)
+    plan = make_plan(Recipe(reference_batch_size=batch, duration="100 steps"), Topology(2, batch // 2))
+    ranks = [BatchPrefetcher(data.train, collate, layout, 0, plan, rank, 2) for rank in range(2)]
+    batches = [rank.build(batch * step) for step in range(100) for rank in ranks]
+    tokens, computed = (
+        sum(each.total(attrgetter(count)) for each in batches) for count in ("token_count", "padded_tokens")
+    )
+    print(f"{task_name}: padding {1 - tokens / computed:.4f}")
+    assert 1 - tokens / computed < limit
 
 
 @pytest.mark.timeout(1200)

@@ -133,7 +133,7 @@ def test_a_time_limit(job: tuple, whole: Ended, tmp_path: Path) -> None:
 
 
 def test_resumed_from_an_older_checkpoint(job: tuple, whole: Ended, tmp_path: Path) -> None:
-    """The later ones are set aside, their lines are cut, and the run ends the same."""
+    """The later ones are set aside, their lines are removed, and the run ends the same."""
     run = stop(2, tmp_path / "run", *job, after=14)
     old = checkpoint_format.checkpoint_path(run.folder, 12)
     resumed = train(2, run.folder, *job, "--resume", old)
@@ -214,7 +214,7 @@ def assert_same_training(folder: Path, reference: Ended, world_sizes: list[int],
         stop(world_size, folder, *job, after=after)
     run = train(world_sizes[-1], folder, *job)
     assert run.codes == [0] * world_sizes[-1], run.status
-    for name in ("step", "samples", "drawn", "tokens", "lr"):
+    for name in ("step", "samples", "consumed_samples", "tokens", "lr"):
         assert run.column(name) == reference.column(name), name
     for name in ("loss", "grad_norm"):
         assert run.column(name) == pytest.approx(reference.column(name), rel=1e-4), name
@@ -232,22 +232,22 @@ def assert_same_training(folder: Path, reference: Ended, world_sizes: list[int],
 
 
 def test_other_ranks_with_dropout(recipe: tuple, tmp_path: Path) -> None:
-    """4, 2, 1, 3 ranks, changed in the warmup, and twice in the decay. At 2 per device a step has 12 slots on each."""
+    """4, 2, 1, 3 ranks, changed once in the warmup and twice in the decay. A step always has 12 micro-batches of 2."""
     job = (*recipe, "--batch.global_size", BATCH, "--batch.per_device", 2)
     reference = train(4, tmp_path / "reference", *job)
     assert reference.column("step") == list(range(1, STEPS + 1)), reference.status
     assert_same_training(tmp_path / "run", reference, [4, 2, 1, 3], job, [5, 13, 21])
 
 
-def test_other_ranks_that_cut_the_batch_unevenly(recipe: tuple, tmp_path: Path) -> None:
-    """At 3 per device 3 ranks deal 24 samples into 9 slots, of 2 and 3; the others into 8."""
+def test_other_ranks_that_split_the_batch_unevenly(recipe: tuple, tmp_path: Path) -> None:
+    """At 3 per device 3 ranks split 24 samples into 9 micro-batches of 2 and 3; the others into 8."""
     job = (*recipe, "--batch.global_size", BATCH, "--batch.per_device", 3, "--dropout", 0)
     reference = train(4, tmp_path / "reference", *job)
     assert_same_training(tmp_path / "run", reference, [4, 2, 1, 3], job, [5, 13, 21])
 
 
 def test_256_samples_on_7_ranks(recipe: tuple, tmp_path: Path) -> None:
-    """35 slots of 7 and 8 samples; resumed on 2 ranks and 32 slots."""
+    """35 micro-batches of 7 and 8 samples; resumed on 2 ranks and 32 micro-batches."""
     job = (*recipe, "--batch.global_size", 256, "--batch.per_device", 8, "--dropout", 0)
     job = (*job, "--recipe.reference_batch_size", 256, "--recipe.duration", "6 steps", "--recipe.warmup", "2 steps")
     reference = train(1, tmp_path / "reference", *job)
@@ -267,10 +267,10 @@ def closed_form(samples: int, batch: int, peak: float = PEAK) -> float:
     return peak * max(1 - (samples - warmup) / (total - warmup), 0.0)
 
 
-def assert_rates(run: Ended, wanted: list[float], since: int = 0) -> None:
+def assert_rates(run: Ended, expected: list[float], since: int = 0) -> None:
     """The rates of the steps after step `since`, to 1e-12."""
     assert run.codes == [0] * len(run.codes), run.status
-    assert run.column("lr")[since:] == pytest.approx(wanted, rel=1e-12)
+    assert run.column("lr")[since:] == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.fixture(scope="module")

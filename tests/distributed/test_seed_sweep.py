@@ -36,7 +36,7 @@ def counting(rank: int) -> None:
 
     def noted(*args: object) -> object:
         models = sum(isinstance(what, BertModel | BertLayer) for what in gc.get_objects())
-        names = [thread.name for thread in threading.enumerate() if thread.name.startswith(("shares", "trackers"))]
+        names = [thread.name for thread in threading.enumerate() if thread.name.startswith(("prefetcher", "trackers"))]
         print(f"rank {rank}: {models} models, {len(names)} threads", flush=True)
         return build(*args)
 
@@ -114,7 +114,7 @@ def hit(seed: int, after: int, number: int, ranks: tuple[int, ...]) -> Callable[
         whole_step = TrainStep._step
 
         def step(self: TrainStep) -> object:
-            if rank in ranks and self.shares.seed == seed and self.clock.step == after:
+            if rank in ranks and self.prefetcher.seed == seed and self.clock.step == after:
                 self.saver.wait()
                 os.kill(os.getpid(), number)
             return whole_step(self)
@@ -152,7 +152,7 @@ def test_a_failure_names_its_seed(job: tuple, tmp_path: Path) -> None:
     """Here the second of three, on one rank."""
 
     def before(rank: int) -> None:
-        from warmup.training.run import training_run
+        from warmup.training.run.evaluate import Evaluator
 
         calls = []
 
@@ -162,7 +162,7 @@ def test_a_failure_names_its_seed(job: tuple, tmp_path: Path) -> None:
                 raise ZeroDivisionError("out of luck")
             return whole(*args)
 
-        whole, training_run.evaluate_model = training_run.evaluate_model, fails
+        whole, Evaluator.evaluate = Evaluator.evaluate, fails
 
     run = train(1, tmp_path / "run", *job, "--recipe.duration", "2 steps", "--seeds", "5,7,9", before=before)
     assert run.codes == [1]

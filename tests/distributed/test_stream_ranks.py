@@ -1,4 +1,4 @@
-"""A stream on ranks: the same training on any cut, gone on with from any place, and ended by all ranks together."""
+"""A stream on several ranks: the same training on any topology, resumed from any state, and stopped on all ranks."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from harness import (
 )
 
 STEPS, BATCH = 20, 32
-SHARDS = (70, 40, 60, 30)  # documents: about 240 samples an epoch, and 640 are drawn
+SHARDS = (70, 40, 60, 30)  # documents: about 240 samples an epoch, and the run takes 640
 
 
 @pytest.fixture(scope="module")
 def corpus(documents: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Four shards, each in another format; the last file is held out."""
+    """Four shards, each in another format; the last file is for validation."""
     texts = [json.loads(line)["text"] for line in documents.read_text().splitlines()]
     folder = tmp_path_factory.mktemp("corpus")
     names = ("a.jsonl", "b.txt.gz", "c.csv", "d.txt", "held_out.txt")
@@ -51,7 +51,7 @@ def corpus(documents: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Pa
 
 @pytest.fixture(scope="module")
 def job(corpus: list[Path]) -> tuple[object, ...]:
-    """20 steps of 32, 2.6 epochs, with dropout; blocks of 45 documents."""
+    """20 steps of 32, 2.6 epochs, with dropout; chunks of 45 documents."""
     return (
         "--task", "mlm", *TINY, "--data.max_length", 24, "--data.streaming", "true", "--data.shuffle_buffer", 45,
         "--data.train_files", *corpus[:4], "--data.validation_files", corpus[4], "--log.samples", "true",
@@ -73,7 +73,7 @@ def whole(cut: tuple, tmp_path_factory: pytest.TempPathFactory) -> Ended:
 
 
 def samples(run: Path) -> dict[int, int]:
-    """The sample at each position of the stream; none is there twice."""
+    """The id of the sample at each position of the stream; no position occurs twice."""
     lines = [json.loads(line) for line in (run / "samples.jsonl").read_text().splitlines()]
     found = [pair for line in lines for pair in zip(line["positions"], line["ids"], strict=True)]
     assert len(found) == len(dict(found))
@@ -81,11 +81,11 @@ def samples(run: Path) -> dict[int, int]:
 
 
 def one_thread(rank: int) -> None:
-    """For `before`: a rank alone would take all cores, and be slow where others use them."""
+    """For `before`: a single rank would use all cores, and be slow if other processes need them."""
     os.environ["LOCAL_WORLD_SIZE"] = "4"
 
 
-def test_the_same_training_on_any_cut(job: tuple, whole: Ended, tmp_path: Path) -> None:
+def test_the_same_training_on_any_topology(job: tuple, whole: Ended, tmp_path: Path) -> None:
     """1 x 4 and 4 x 1 beside the 2 x 2 of `whole` (world size x accumulation)."""
     found = samples(whole.folder)
     assert sorted(found) == list(range(STEPS * BATCH)) and max(Counter(found.values()).values()) == 1
@@ -105,24 +105,29 @@ def state(run: Path) -> dict:
 
 @pytest.mark.parametrize("step", [4, 10])
 def test_killed_and_resumed(step: int, cut: tuple, whole: Ended, tmp_path: Path) -> None:
-    """On 2 ranks to the last bit; on 3, once over an epoch's end, to rounding: every sample once."""
+    """Equal to the last bit on 2 ranks; on 3, past the end of an epoch, the samples are the same."""
     killed = train(2, tmp_path / "run", *cut, before=killed_after(step))
     assert_killed(killed, step)
     position = state(killed.folder)
-    assert position["stream"]["row"] and position["stream"]["drawn"] < position["clock"]["drawn"]  # within a block
+    assert (
+        position["stream"]["row"] and position["stream"]["consumed_samples"] < position["clock"]["consumed_samples"]
+    )  # within a chunk
     shutil.copytree(killed.folder, tmp_path / "other")
 
     def before(rank: int) -> None:
-        from warmup.training.data.streaming import stream
+        from warmup.training.data.streaming.documents import StreamState
 
-        follow = stream.open_stream
-        stream.open_stream = lambda config, data, place: follow(
-            config, data, begun.write_text(json.dumps(place)) and place
-        )
+        from_dict = StreamState.from_dict
 
-    begun = tmp_path / "begun.json"
+        def noted(state: dict) -> StreamState:
+            state_file.write_text(json.dumps(state))
+            return from_dict(state)
+
+        StreamState.from_dict = noted
+
+    state_file = tmp_path / "state.json"
     resumed = train(2, killed.folder, *cut, "--resume", "auto", before=before)
-    assert json.loads(begun.read_text()) == position["stream"]
+    assert json.loads(state_file.read_text()) == position["stream"]
     assert resumed.codes == [0, 0], (resumed.status, resumed.stderr[-2000:])
     assert_same_end(resumed.folder, whole.folder)
     for name in LOGGED:
@@ -137,7 +142,7 @@ def test_killed_and_resumed(step: int, cut: tuple, whole: Ended, tmp_path: Path)
 
 
 def broken(name: str, ranks: tuple[int, ...]) -> Callable[[int], None]:
-    """For `before`: a shard cannot be read any more in the second epoch, by these ranks."""
+    """For `before`: these ranks can no longer read a shard in the second epoch."""
 
     def before(rank: int) -> None:
         from warmup.training.data.streaming import documents
@@ -156,7 +161,7 @@ def broken(name: str, ranks: tuple[int, ...]) -> Callable[[int], None]:
 
 
 @pytest.mark.parametrize("ranks", [(0, 1), (1,)], ids=["for all", "for one rank"])
-def test_a_shard_that_cannot_be_read_ends_all_ranks(ranks: tuple, cut: tuple, corpus: list, tmp_path: Path) -> None:
+def test_a_shard_that_cannot_be_read_stops_all_ranks(ranks: tuple, cut: tuple, corpus: list, tmp_path: Path) -> None:
     began = time.monotonic()
     run = train(2, tmp_path / "run", *cut, before=broken("c.csv", ranks))
     assert run.codes == [2, 2], (run.status, run.stderr[-2000:])
@@ -170,7 +175,7 @@ def test_a_shard_that_cannot_be_read_ends_all_ranks(ranks: tuple, cut: tuple, co
 
 
 def test_lengths_in_tokens_and_the_test_mode(job: tuple, corpus: list, tmp_path: Path) -> None:
-    """Bad rows are named in the log; the plan says what tokens were counted by."""
+    """Unusable rows are named in the log; the plan holds the tokens per sample that convert lengths."""
     bad = tmp_path / "bad.jsonl"
     bad.write_text(corpus[0].read_text() + '{"text": ""}\n')
     lengths = ("--recipe.duration", "4000 tokens", "--recipe.warmup", "1k tokens", "--checkpoint.every", "1500 tokens")
@@ -191,4 +196,4 @@ def test_lengths_in_tokens_and_the_test_mode(job: tuple, corpus: list, tmp_path:
     epochs = train(1, tmp_path / "epochs", *given, "--recipe.duration", "2 epochs")
     assert epochs.codes == [2] and not (tmp_path / "epochs").exists()
     assert epochs.status["message"].startswith('recipe.duration: "2 epochs" needs the number of training samples')
-    assert "of a stream it is not known: use steps, samples or tokens" in epochs.status["message"]
+    assert "it is not known for a stream: use steps, samples or tokens" in epochs.status["message"]

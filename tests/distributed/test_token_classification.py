@@ -16,7 +16,7 @@ STEPS = 50
 
 @pytest.fixture(scope="module")
 def runs(token_classification: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> list[Ended]:
-    """On one rank padded and whole; on two and on three in packed rows, of which only the asked places are read."""
+    """On one rank padded and whole; on two and on three in packed rows, computed only at target positions."""
     folder = tmp_path_factory.mktemp("tagging")
     job = (*token_classification, *SMOOTHED, "--recipe.duration", f"{STEPS} steps", "--dropout", 0)
     padded = ("--speed.packing", "false", "--speed.masked_only", "false")
@@ -122,7 +122,7 @@ def test_parts_of_speech_on_two_ranks(tmp_path: Path) -> None:
     run = train(2, tmp_path / "run", *job)
     assert run.codes == [0, 0], (run.status, run.stderr[-2000:])
     metrics = run.of_kind("eval")[-1]
-    assert set(metrics) == {"kind", "step", "drawn", "loss", "accuracy", "f1", "targets"}
+    assert set(metrics) == {"kind", "step", "consumed_samples", "loss", "accuracy", "f1", "targets"}
     assert metrics["accuracy"] == 1.0 == metrics["f1"]
     alone = train(1, tmp_path / "alone", *job, "--batch.accumulation", 2)  # with dropout
     assert_same_training(run, alone, steps=24, rel=1e-5)

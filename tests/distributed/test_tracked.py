@@ -1,4 +1,4 @@
-"""A resumed run goes on with its trackers: TensorBoard's own reader finds each step once."""
+"""A resumed run continues in its trackers: TensorBoard's own reader finds each step once."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ def test_killed_and_resumed_each_step_is_there_once(classification: tuple[str, .
 
         def at_once(self: Trackers, values: dict, step: int) -> None:
             log(self, values, step)
-            self._thread.submit(int).result()  # after what is there to be sent
+            self._thread.submit(int).result()  # waits until everything before it is sent
 
         Trackers.log = at_once
         killed_after(5)(rank)
 
     def logged() -> dict[int, list[float]]:
         accumulator = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
-        found: dict[int, list[float]] = {}
+        values: dict[int, list[float]] = {}
         for event in accumulator.Scalars("train/loss"):
-            found.setdefault(event.step, []).append(event.value)
-        return found
+            values.setdefault(event.step, []).append(event.value)
+        return values
 
     job = (*classification, "--recipe.duration", "8 steps", "--recipe.warmup", "2 steps")
     job = (*job, "--batch.per_device", 16, "--checkpoint.every", "2 steps", "--resume", "auto")
@@ -40,8 +40,9 @@ def test_killed_and_resumed_each_step_is_there_once(classification: tuple[str, .
     assert run.codes == [0, 0], run.status
     assert [line["step"] for line in run.of_kind("resumed")] == [4]
     losses = dict(zip(run.column("step"), run.column("loss"), strict=True))
-    found = logged()
-    assert found.keys() == losses.keys() == set(range(1, 9)) and all(len(values) == 1 for values in found.values())
-    assert all(abs(found[step][0] - losses[step]) < 1e-6 for step in losses)
+    tracked = logged()
+    assert tracked.keys() == losses.keys() == set(range(1, 9))
+    assert all(len(values) == 1 for values in tracked.values())
+    assert all(abs(tracked[step][0] - losses[step]) < 1e-6 for step in losses)
     assert len(list((tmp_path / "run" / "tensorboard").glob("*/hparams.yml"))) == 1  # the configuration, once too
     assert json.loads((tmp_path / "run" / "trackers.json").read_text()).keys() == {"tensorboard"}

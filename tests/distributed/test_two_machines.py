@@ -78,8 +78,8 @@ def machines() -> Iterator[Machines]:
 
 @pytest.fixture
 def job(classification: tuple[str, ...]) -> tuple[object, ...]:
-    cut = ("--batch.global_size", 32, "--checkpoint.every", "4 steps", "--log.samples", "true")
-    return (*classification, *cut, "--launch.timeout", 60)
+    batch = ("--batch.global_size", 32, "--checkpoint.every", "4 steps", "--log.samples", "true")
+    return (*classification, *batch, "--launch.timeout", 60)
 
 
 def test_they_train_the_same_as_one_machine(job, machines: Machines, tmp_path: Path, launch: Launched) -> None:

@@ -6,7 +6,15 @@ import json
 from pathlib import Path
 
 import pytest
-from harness import Ended, assert_each_sample_once, assert_killed, assert_same_training, killed_after, train
+from harness import (
+    Ended,
+    assert_each_sample_once,
+    assert_killed,
+    assert_same_training,
+    killed_after,
+    scale_losses,
+    train,
+)
 
 pytest.importorskip("deepspeed")
 pytestmark = pytest.mark.slow
@@ -45,7 +53,7 @@ def test_evaluations_on_the_way_leave_weights_that_can_be_trained(clm: tuple[str
 
 @pytest.fixture(scope="module")
 def job(mlm: tuple[str, ...]) -> tuple[object, ...]:
-    """20 steps of 24 with a checkpoint every 4 steps, without dropout, so that it is the same however it is cut."""
+    """20 steps of 24 with a checkpoint every 4 steps, without dropout, so that any split gives the same."""
     batch = ("--batch.global_size", BATCH, "--batch.per_device", 4, "--recipe.reference_batch_size", BATCH)
     job = (*mlm, *batch, "--recipe.duration", "20 steps", "--dropout", 0, "--checkpoint.every", "4 steps")
     return (*job, "--log.samples", "true", "--resume", "auto")
@@ -117,24 +125,23 @@ def test_a_step_that_is_not_finite_is_skipped(stage: int, job: tuple, tmp_path: 
     """On rank 1 the loss of the fifth step is infinite: no rank applies it, and its samples are not counted."""
 
     def before(rank: int) -> None:
-        from warmup.training import tasks
         from warmup.training.run.train_step import TrainStep
 
-        loss_sum, whole_step, infinite = tasks.loss_sum, TrainStep._step, False
+        whole_step, infinite = TrainStep._step, False
 
         def step(self: TrainStep) -> object:
             nonlocal infinite
-            infinite = rank == 1 and self.clock.drawn == 4 * BATCH
+            infinite = rank == 1 and self.clock.consumed_samples == 4 * BATCH
             return whole_step(self)
 
-        tasks.loss_sum = lambda *given: loss_sum(*given) * (float("inf") if infinite else 1.0)
+        scale_losses(lambda: float("inf") if infinite else 1.0)
         TrainStep._step = step
 
     run = train(2, tmp_path / "run", *job, env=zero(stage), before=before)
     assert run.codes == [0, 0], run.status
     (skipped,) = run.of_kind("skipped")
-    assert (skipped["step"], skipped["samples"], skipped["drawn"]) == (4, 4 * BATCH, 5 * BATCH)
-    assert run.column("step") == list(range(1, 21)) and run.column("drawn")[4] == 6 * BATCH
+    assert (skipped["step"], skipped["samples"], skipped["consumed_samples"]) == (4, 4 * BATCH, 5 * BATCH)
+    assert run.column("step") == list(range(1, 21)) and run.column("consumed_samples")[4] == 6 * BATCH
     assert run.column("lr")[4] == pytest.approx(1e-3 * 5 / 10)  # the rate follows the applied samples
     assert run.column("loss")[-1] < run.column("loss")[0]
 

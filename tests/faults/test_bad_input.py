@@ -35,7 +35,10 @@ def assert_refused(ended: subprocess.CompletedProcess[str], message: str, folder
 
 CONFIGURATIONS = {
     "a typo": (["--recipe.warmpu", "6%"], "recipe.warmpu: no such field; did you mean recipe.warmup?"),
-    "a unit that is none": (["--recipe.warmup", "6 percent"], "recipe.warmup: '6 percent' has the unit 'percent'"),
+    "a unit that is none": (
+        ["--recipe.warmup", "6 percent"],
+        "recipe.warmup: '6 percent' has the unknown unit 'percent'",
+    ),
     "a negative rate": (["--recipe.lr", "-1e-4"], "recipe.lr: -0.0001 is not above 0"),
     "an ill-typed value": (["--seed", "many"], "seed: Expected a <class 'int'>"),
     "no reference batch": (["--recipe.reference_batch_size", "null"], "or recipe.scaling: none"),

@@ -1,5 +1,5 @@
-"""A disk that is full, read-only or gone: one line that names the place and what there is to go on from, exit code 2,
-and the checkpoints of before untouched."""
+"""A disk that is full, read-only or gone: one line that names the path and the checkpoint to resume from, exit code 2,
+and earlier checkpoints untouched."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def reference(job: tuple, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run.folder
 
 
-def at_save(step: int, do: Callable[[], object]) -> Callable[[int], None]:
-    """Rank 0 does something just before it saves at `step`, when the checkpoint before is written."""
+def at_save(step: int, action: Callable[[], object]) -> Callable[[int], None]:
+    """Rank 0 does `action` just before it saves at `step`, when the checkpoint before is written."""
 
     def before(rank: int) -> None:
         from warmup.training.checkpoints.saver import Saver
@@ -54,7 +54,7 @@ def at_save(step: int, do: Callable[[], object]) -> Callable[[int], None]:
         def hindered(self: Saver, clock: object, *args: object) -> float:
             if rank == 0 and clock.step == step:
                 self.wait()
-                do()
+                action()
             return save(self, clock, *args)
 
         Saver.save = hindered
@@ -74,7 +74,7 @@ def assert_refused(run: Ended, good: int, *parts: str) -> None:
     assert not list(run.folder.rglob(".*.stage"))
 
 
-def assert_goes_on(run: Path, job: tuple, reference: Path) -> None:
+def assert_resumes(run: Path, job: tuple, reference: Path) -> None:
     resumed = train(2, run, *job, "--resume", "auto")
     assert resumed.codes == [0, 0], resumed.status
     assert resumed.column("step") == list(range(1, 13))
@@ -94,35 +94,37 @@ def test_a_checkpoint_that_does_not_fit(file: str, job: tuple, reference: Path, 
     assert time.monotonic() - began < BOUND_S
     assert_refused(run, 3, f"checkpoint: {run.folder}/checkpoints cannot be written: ")
     assert 6 <= run.column("step")[-1] <= 9
-    assert_goes_on(run.folder, job, reference)
+    assert_resumes(run.folder, job, reference)
 
 
 def test_a_last_checkpoint_that_does_not_fit(job: tuple, reference: Path, tmp_path: Path) -> None:
-    """Written after the last step, where no other step could bring the news."""
+    """Written after the last step, when no other step can report the failure."""
     run = train(2, tmp_path / "run", *job, before=at_save(12, lambda: limit_files(100_000)))
     assert_refused(run, 9, f"checkpoint: {run.folder}/checkpoints cannot be written: ")
     assert not (run.folder / "model").exists()
-    assert_goes_on(run.folder, job, reference)
+    assert_resumes(run.folder, job, reference)
 
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Callable[..., Path]]:
-    """`disk(size)`: the mount point of a small disk, grown where it is there already."""
-    place = tmp_path / "disk"
-    place.mkdir()
+    """`disk(size)`: the mount point of a small disk, which a second call resizes."""
+    mount_point = tmp_path / "disk"
+    mount_point.mkdir()
 
     def make(size: int) -> Path:
         how = (
-            ["-o", f"remount,size={size}"] if os.path.ismount(place) else ["-o", f"size={size}", "-t", "tmpfs", "none"]
+            ["-o", f"remount,size={size}"]
+            if os.path.ismount(mount_point)
+            else ["-o", f"size={size}", "-t", "tmpfs", "none"]
         )
-        tried = subprocess.run(["mount", *how, str(place)], capture_output=True, text=True)
-        if tried.returncode:
-            pytest.skip(f"no disk can be mounted here: {tried.stderr.strip()[:200]}")
-        return place
+        mounted = subprocess.run(["mount", *how, str(mount_point)], capture_output=True, text=True)
+        if mounted.returncode:
+            pytest.skip(f"no disk can be mounted here: {mounted.stderr.strip()[:200]}")
+        return mount_point
 
     yield make
-    if os.path.ismount(place):
-        subprocess.run(["umount", "-l", str(place)], check=True)
+    if os.path.ismount(mount_point):
+        subprocess.run(["umount", "-l", str(mount_point)], check=True)
 
 
 def size_of(folder: Path) -> int:
@@ -135,11 +137,11 @@ def test_a_disk_that_fills(job: tuple, reference: Path, disk: Callable[..., Path
     run = train(2, disk(checkpoints * 8 // 5), *job)
     assert_refused(run, 3, f"{run.folder}/checkpoints cannot be written: ", "space")
     disk(checkpoints * 8)
-    assert_goes_on(run.folder, job, reference)
+    assert_resumes(run.folder, job, reference)
 
 
-def at_step(step: int, do: Callable[[], object]) -> Callable[[int], None]:
-    """Rank 0 does something at the beginning of a step (from 0), when nothing is being written."""
+def at_step(step: int, action: Callable[[], object]) -> Callable[[int], None]:
+    """Rank 0 does `action` at the beginning of a step (from 0), when nothing is being written."""
 
     def before(rank: int) -> None:
         from warmup.training.run.train_step import TrainStep
@@ -149,7 +151,7 @@ def at_step(step: int, do: Callable[[], object]) -> Callable[[int], None]:
         def hindered(self: TrainStep) -> object:
             if rank == 0 and self.clock.step == step:
                 self.saver.wait()
-                do()
+                action()
             return inner(self)
 
         TrainStep._step = hindered
@@ -175,19 +177,19 @@ def test_a_log_that_does_not_fit(name: str, job: tuple, reference: Path, tmp_pat
     assert run.codes[0] == 2 and run.status["outcome"] == "user error"  # the other rank loses contact
     assert run.status["message"] == f"{run.folder / name}: No space left on device"
     assert checkpoint_format.newest_valid(run.folder) == (checkpoint_format.checkpoint_path(run.folder, 6), [])
-    assert_goes_on(run.folder, job, reference)
+    assert_resumes(run.folder, job, reference)
     assert_each_sample_once(run.folder)
 
 
 @pytest.fixture
 def protected(tmp_path: Path) -> Iterator[Callable[[], None]]:
-    """`protected()`: from then on nothing new can be made in the checkpoints of tmp_path / "run"."""
+    """`protected()` makes the folder of checkpoints in tmp_path / "run" read-only."""
     folder = tmp_path / "run" / "checkpoints"
 
     def protect() -> None:
         if os.geteuid():
             folder.chmod(0o555)
-        else:  # whom permissions do not stop
+        else:  # root ignores permissions
             subprocess.run(["mount", "--bind", folder, folder], check=True)
             subprocess.run(["mount", "-o", "remount,bind,ro", folder], check=True)
 
@@ -213,11 +215,11 @@ def test_a_directory_that_becomes_read_only(
     assert time.monotonic() - began < BOUND_S
     assert_refused(run, 3, f"{run.folder}/checkpoints cannot be written: ")
     protected.free()
-    assert_goes_on(run.folder, job, reference)
+    assert_resumes(run.folder, job, reference)
 
 
 def test_a_run_directory_that_vanishes(job: tuple, reference: Path, tmp_path: Path) -> None:
-    """Moved away at the 5th step: no new one is made in its place, and there the run goes on from it."""
+    """Moved away at the 5th step: no new one is made in its place, and the run can be resumed where it is now."""
     folder, away = tmp_path / "run", tmp_path / "away"
     began = time.monotonic()
     run = train(2, folder, *job, before=at_step(4, lambda: folder.rename(away)))
@@ -225,18 +227,18 @@ def test_a_run_directory_that_vanishes(job: tuple, reference: Path, tmp_path: Pa
     assert run.codes == [2, 2], run.status
     assert str(folder) in run.status["message"] and "there is no checkpoint yet" in run.status["message"]
     assert not folder.exists()
-    assert_goes_on(away, job, reference)
+    assert_resumes(away, job, reference)
 
 
-def test_a_run_directory_that_something_else_takes(job: tuple, tmp_path: Path) -> None:
-    """Removed, with a file in its place."""
+def test_a_run_directory_that_is_replaced_by_a_file(job: tuple, tmp_path: Path) -> None:
+    """At the 5th step."""
     folder = tmp_path / "run"
 
-    def take() -> None:
+    def replace() -> None:
         shutil.rmtree(folder)
         folder.write_text("something else")
 
-    run = train(2, folder, *job, before=at_step(4, take))
+    run = train(2, folder, *job, before=at_step(4, replace))
     assert run.codes == [2, 2], run.status
     assert str(folder) in run.status["message"]
     assert folder.read_text() == "something else"

@@ -14,7 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from harness import Ended, Ranks, assert_went_through, start_training, train
+import torch
+from harness import Ended, Ranks, assert_went_through, change_losses, start_training, train
 
 from warmup.training.checkpoints import format as checkpoint_format
 
@@ -250,22 +251,20 @@ def spoil(positions: range | tuple, how: str, last: int) -> Callable[[int], None
     }
 
     def before(rank: int) -> None:
-        from warmup.training import tasks
         from warmup.training.run.train_step import StepResult, TrainStep
 
-        step, loss_sum, now = TrainStep._step, tasks.loss_sum, -1
+        step, now = TrainStep._step, -1
 
         def noted(self: TrainStep) -> StepResult:
             nonlocal now
-            now = self.clock.drawn
+            now = self.clock.consumed_samples
             return step(self)
 
-        def spoilt(logits: object, targets: object) -> object:
-            loss = loss_sum(logits, targets)
-            here = logits.requires_grad and now in positions and (rank == last or how == "spike")
-            return ways[how](loss) if here else loss
+        def spoilt(loss: torch.Tensor) -> torch.Tensor:
+            return ways[how](loss) if now in positions and (rank == last or how == "spike") else loss
 
-        TrainStep._step, tasks.loss_sum = noted, spoilt
+        TrainStep._step = noted
+        change_losses(spoilt)
 
     return before
 
@@ -276,7 +275,11 @@ def test_a_skipped_step_stays_skipped_through_kills(how: str, job: tuple, tmp_pa
     skip = spoil((7 * BATCH,), how, last=1)
     reference = train(2, tmp_path / "reference", *job, before=skip)
     (skipped,) = reference.of_kind("skipped")
-    assert (skipped["step"], skipped["drawn"] - skipped["samples"], len(skipped["sample_ids"])) == (7, BATCH, BATCH)
+    assert (skipped["step"], skipped["consumed_samples"] - skipped["samples"], len(skipped["sample_ids"])) == (
+        7,
+        BATCH,
+        BATCH,
+    )
     assert reference.column("step") == list(range(1, STEPS + 1))
     run, random_ = tmp_path / "run", random.Random(0)
     for step in (8, 14):
@@ -284,9 +287,9 @@ def test_a_skipped_step_stays_skipped_through_kills(how: str, job: tuple, tmp_pa
     resumed = train(2, run, *job, before=skip)
     assert_recovered(resumed, reference)
     assert resumed.of_kind("skipped") == [skipped]
-    assert [line["drawn"] - line["samples"] for line in resumed.of_kind("train")] == [0] * 7 + [BATCH] * 23
+    assert [line["consumed_samples"] - line["samples"] for line in resumed.of_kind("train")] == [0] * 7 + [BATCH] * 23
     state = checkpoint_format.read_state(checkpoint_format.newest_valid(run)[0])
-    assert state["clock"]["drawn"] - state["clock"]["samples"] == BATCH
+    assert state["clock"]["consumed_samples"] - state["clock"]["samples"] == BATCH
 
 
 def test_losses_that_are_never_finite_again(job: tuple, tmp_path: Path) -> None:

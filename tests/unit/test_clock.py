@@ -1,6 +1,6 @@
-"""StepClock: its counters, and what it answers without a process group and to ranks that differ.
+"""StepClock: its counters, and its results without a process group and for ranks that differ.
 
-Real ranks are in tests/distributed; here `gather` is given what several would have sent.
+Real ranks are in tests/distributed; here `gather` returns what several ranks would have sent.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from warmup.clock import RanksDisagree, StepClock, gather, require_equal, requir
 
 @pytest.fixture
 def ranks(monkeypatch):
-    """ranks(a, b, ...) makes the others send these, after this rank's own row."""
+    """Calling ranks(a, b, ...) adds other ranks that send these rows, after this rank's own."""
 
     def send(*others):
-        def gathered(mine):
-            return [mine, *(torch.tensor(other, dtype=mine.dtype) for other in others)]
+        def gathered(own):
+            return [own, *(torch.tensor(other, dtype=own.dtype) for other in others)]
 
         monkeypatch.setattr(module, "gather", gathered)
 
@@ -34,17 +34,17 @@ def ranks(monkeypatch):
 
 def test_an_applied_step_advances_everything():
     clock = StepClock(32, num_samples=100)
-    assert (clock.step, clock.samples, clock.drawn, clock.tokens, clock.epoch) == (0, 0, 0, 0, 0.0)
+    assert (clock.step, clock.samples, clock.consumed_samples, clock.tokens, clock.epoch) == (0, 0, 0, 0, 0.0)
     clock.advance(tokens=700)
     clock.advance(tokens=500)
-    assert (clock.step, clock.samples, clock.drawn, clock.tokens, clock.epoch) == (2, 64, 64, 1200, 0.64)
+    assert (clock.step, clock.samples, clock.consumed_samples, clock.tokens, clock.epoch) == (2, 64, 64, 1200, 0.64)
 
 
-def test_a_skipped_step_advances_only_what_was_drawn():
+def test_a_skipped_step_advances_only_the_consumed_samples():
     clock = StepClock(32, num_samples=64)
     clock.advance(tokens=700)
     clock.advance(tokens=500, applied=False)
-    assert (clock.step, clock.samples, clock.drawn, clock.tokens, clock.epoch) == (1, 32, 64, 700, 1.0)
+    assert (clock.step, clock.samples, clock.consumed_samples, clock.tokens, clock.epoch) == (1, 32, 64, 700, 1.0)
 
 
 def test_skipped_steps_in_a_row_are_counted_until_one_is_applied():
@@ -67,7 +67,7 @@ def test_the_counters_are_sums(batch_size, steps):
         clock.advance(tokens, applied)
     applied_tokens = [tokens for tokens, applied in steps if applied]
     assert (clock.step, clock.tokens) == (len(applied_tokens), sum(applied_tokens))
-    assert (clock.samples, clock.drawn) == (clock.step * batch_size, len(steps) * batch_size)
+    assert (clock.samples, clock.consumed_samples) == (clock.step * batch_size, len(steps) * batch_size)
     copy = StepClock(batch_size)
     copy.load_state_dict(clock.state_dict())
     assert copy.state_dict() == clock.state_dict()
@@ -75,11 +75,11 @@ def test_the_counters_are_sums(batch_size, steps):
 
 def test_a_state_is_plain_numbers_and_sets_the_position():
     clock = StepClock(32, num_samples=320)
-    clock.load_state_dict({"step": 3, "samples": 96, "drawn": 160, "tokens": 5})
-    assert clock.state_dict() == {"step": 3, "samples": 96, "drawn": 160, "tokens": 5}
+    clock.load_state_dict({"step": 3, "samples": 96, "consumed_samples": 160, "tokens": 5})
+    assert clock.state_dict() == {"step": 3, "samples": 96, "consumed_samples": 160, "tokens": 5}
     assert clock.epoch == 0.5
     clock.advance(tokens=2)
-    assert clock.state_dict() == {"step": 4, "samples": 128, "drawn": 192, "tokens": 7}
+    assert clock.state_dict() == {"step": 4, "samples": 128, "consumed_samples": 192, "tokens": 7}
 
 
 # Alone
@@ -149,7 +149,7 @@ def test_check_returns_every_ranks_extra(ranks):
     [
         ("step", [2, 8, 8, 0.1, 0]),
         ("samples", [1, 9, 8, 0.1, 0]),
-        ("drawn", [1, 8, 16, 0.1, 0]),
+        ("consumed_samples", [1, 8, 16, 0.1, 0]),
         ("lr", [1, 8, 8, math.nextafter(0.1, 1), 0]),
     ],
 )
@@ -160,7 +160,7 @@ def test_check_names_the_field_the_rank_and_both_values(field, row, ranks):
     ranks([1, 8, 8, 0.1, 0], row)
     with pytest.raises(RanksDisagree) as caught:
         clock.check(0.1)
-    index = ("step", "samples", "drawn", "lr").index(field)
+    index = ("step", "samples", "consumed_samples", "lr").index(field)
     mine = [1.0, 8.0, 8.0, 0.1][index]
     expected = f"ranks disagree on {field}: rank 0 has {mine!r}, rank 2 {float(row[index])!r} (at step 1)"
     assert str(caught.value) == expected

@@ -1,4 +1,4 @@
-"""Command line and YAML -> configuration: how it may be written, and what a mistake is answered with."""
+"""Command line and YAML -> configuration: the accepted spellings, and the answer to each mistake."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import re
 
 import pytest
 import yaml
-from warmup.config.data import Data
-from warmup.config.recipe import Recipe
-from warmup.config.run import Batch, Evaluation, Launch, Log
 
 from warmup import commandline
 from warmup.config import Config
+from warmup.config.data import Data
+from warmup.config.recipe import Recipe
+from warmup.config.run import Batch, Evaluation, Launch, Log
+from warmup.errors import UserError
 from warmup.presets import PRESETS
 
 PARSER = commandline.parser("prog", "description")
@@ -22,7 +23,7 @@ def parse(*argv):
 
 
 def refusal(*argv):
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(UserError) as caught:
         parse(*argv)
     assert "\n" not in str(caught.value)
     return str(caught.value)
@@ -159,10 +160,10 @@ def test_utf8(file):
         ("recipe: {lr: .inf}", "recipe.lr: inf is not above 0"),
         ("recipe: {betas: [0.9, 0.98, 0.99]}", "recipe.betas: Expected a tuple with 2 elements"),
         ("recipe: {optimizer: adagrad}", "recipe.optimizer: "),
-        ("recipe: {warmup: 6 percent}", "recipe.warmup: '6 percent' has the unit 'percent'"),
+        ("recipe: {warmup: 6 percent}", "recipe.warmup: '6 percent' has the unknown unit 'percent'"),
         ("model: [a, b]", "model: takes one value, not a list"),
-        ("model: ~", "model: needs a value; leave the line out for its default"),
-        ("data: {train_files: }", "data.train_files: needs a value; leave the line out for its default"),
+        ("model: ~", "model: needs a value; remove the line to use its default"),
+        ("data: {train_files: }", "data.train_files: needs a value; remove the line to use its default"),
         ("recipe: {learning-rate: 1}", "recipe.learning-rate: no such field; did you mean "),
         ("recipe: {warmpu: 5 steps}", "recipe.warmpu: no such field; did you mean recipe.warmup?"),
         ("lr: 1e-4", "lr: no such field; did you mean recipe.lr?"),
@@ -186,7 +187,7 @@ def test_a_mistake_in_a_file_is_answered_with_the_file_and_the_field(text, messa
         ("- a", "does not hold fields"),
     ],
 )
-def test_what_is_no_yaml(content, message, file):
+def test_a_file_that_is_not_yaml(content, message, file):
     path = file(content)
     assert refusal("--config", path).startswith(f"--config: {path} {message}")
 
@@ -229,7 +230,7 @@ def test_a_name_near_nothing_points_to_the_help():
     assert refusal("--zzzzz") == "zzzzz: no such field; see --help"
 
 
-def test_a_group_is_no_field():
+def test_a_section_is_not_a_field():
     assert refusal("--recipe", "fast.yaml").startswith("recipe: no such field; did you mean recipe.")
 
 
@@ -244,10 +245,10 @@ def test_a_group_is_no_field():
         (("--seed", "1", "2"), "seed: takes one value, not 2: 1 2"),
         (("--batch.per_device", "many"), "batch.per_device: Expected a <class 'int'>. Got value: many"),
         (("--batch.per_device", "0"), "batch.per_device: 0 is not 1 or above"),
-        (("--task", "mml"), "task: Expected one of 'mlm', 'clm', "),
+        (("--task", "mml"), "task: 'mml' is not one of mlm, clm, "),
         (("--recipe.betas", "0.9"), "recipe.betas: Expected a tuple with 2 elements"),
         (("--recipe.start_lr", "low"), "recipe.start_lr: "),
-        (("--recipe.warmup", "6 percent"), "recipe.warmup: '6 percent' has the unit 'percent'; write it like"),
+        (("--recipe.warmup", "6 percent"), "recipe.warmup: '6 percent' has the unknown unit 'percent'; write it like"),
         (("--recipe.lr",), "recipe.lr: expected one argument"),
         (("--config",), "config: expected one argument"),
         (("--preset",), "preset: expected one argument"),
@@ -331,13 +332,16 @@ def test_help_explains_every_field(capsys):
     assert "Learning rate at the reference batch size" in text and "bert-large-lamb" in text
     words = " ".join(text.split())
     assert "--recipe.decay_milestones X [X ...] Multistep" in words
-    assert "Rate at the end, and floor of the decays that have no end. Not scaled. (default: 0.0)" in words
-    assert "--recipe CONFIG" not in text and "type:" not in text  # a reader of YAML need not know Python's names
-    for word in ("wall time", "freezes", "early", "best evaluation"):  # what is looked for by another name
+    assert "Cosine: number of cycles, each of which starts at the peak. (default: 1)" in words
+    assert "k = global batch size / reference batch size" in words and "The scale k is" in words
+    assert (
+        "--recipe CONFIG" not in text and "type:" not in text
+    )  # a reader of YAML need not know the names of Python's types
+    for word in ("wall time", "freezes", "early", "best evaluation"):  # words that users search for
         assert word in words, word
 
 
-# Whether anything was said about the job
+# Whether any argument says what to train
 
 
 @pytest.mark.parametrize(

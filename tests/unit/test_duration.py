@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from warmup.duration import UNITS, Duration, round_half_up
+from warmup.duration import UNITS, DataSize, Duration, round_half_up
+from warmup.errors import PlanError, UserError
 
 
 @pytest.mark.parametrize(
@@ -52,8 +53,8 @@ def test_decimals_stay_exact(whole, thousandths, multiplier, unit):
     "text",
     ["100", "", "steps", "%", "-5 steps", "-0.1%", "nan steps", "inf samples", "1,000 steps", "5 steps 6", "1..5%"],
 )
-def test_what_is_no_duration_is_refused_with_its_flag_and_an_example(text):
-    with pytest.raises(ValueError) as caught:
+def test_invalid_durations_are_refused_with_their_flag_and_an_example(text):
+    with pytest.raises(UserError) as caught:
         Duration.parse(text, "recipe.warmup")
     message = str(caught.value)
     assert message.startswith(f"recipe.warmup: {text!r} ") and '"10000 steps"' in message and "\n" not in message
@@ -61,14 +62,15 @@ def test_what_is_no_duration_is_refused_with_its_flag_and_an_example(text):
 
 @pytest.mark.parametrize(("text", "unit"), [("6 percent", "percent"), ("5 parsecs", "parsecs"), ("5 Epochs", "Epochs")])
 def test_an_unknown_unit_is_named(text, unit):
-    with pytest.raises(ValueError, match=f"recipe.warmup: '{text}' has the unit '{unit}'; write it like") as caught:
+    message = f"recipe.warmup: '{text}' has the unknown unit '{unit}'; write it like"
+    with pytest.raises(UserError, match=message) as caught:
         Duration.parse(text, "recipe.warmup")
     assert '"6%"' in str(caught.value)
 
 
 def test_a_huge_exponent_is_refused_instead_of_computed():
     """10 ** 999999999 has a billion digits."""
-    with pytest.raises(ValueError, match="recipe.duration: '1e999999999 steps' is not a duration"):
+    with pytest.raises(UserError, match="recipe.duration: '1e999999999 steps' is not a duration"):
         Duration.parse("1e999999999 steps", "recipe.duration")
 
 
@@ -85,26 +87,27 @@ def test_a_huge_exponent_is_refused_instead_of_computed():
     ],
 )
 def test_in_samples_at_the_reference(text, samples):
-    assert Duration.parse(text).samples(256, 1001, Fraction(12_345), tokens_per_sample=Fraction(100, 3)) == samples
+    assert Duration.parse(text).samples(256, DataSize(1001, Fraction(100, 3)), Fraction(12_345)) == samples
 
 
 @pytest.mark.parametrize(
     ("text", "arguments", "needed"),
     [
-        ("5 steps", (None, 1, Fraction(1)), "recipe.reference_batch_size"),
-        ("5 epochs", (1, None, Fraction(1)), "--num-samples"),
-        ("5%", (1, 1, None), "a duration to be a part of"),
-        ("5 tokens", (1, 1, None), "--tokens-per-sample"),
+        ("5 steps", (None, DataSize(1), Fraction(1)), "recipe.reference_batch_size"),
+        ("5 epochs", (1, DataSize(), Fraction(1)), "--num-samples"),
+        ("5%", (1, DataSize(1), None), "a duration that it is a percentage of"),
+        ("5 tokens", (1, DataSize(1), None), "--tokens-per-sample"),
     ],
 )
 def test_a_unit_that_cannot_be_resolved_says_what_it_needs(text, arguments, needed):
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(PlanError) as caught:
         Duration.parse(text).samples(*arguments, "recipe.warmup")
+    assert caught.value.code == "length-unknown"
     assert str(caught.value).startswith(f'recipe.warmup: "{text}" needs ') and needed in str(caught.value)
 
 
 def test_samples_need_nothing():
-    assert Duration.parse("2.5k samples").samples(None, None, None) == 2500
+    assert Duration.parse("2.5k samples").samples(None, DataSize(), None) == 2500
 
 
 @given(st.integers(0, 10**15), st.sampled_from(UNITS))

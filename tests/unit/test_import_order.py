@@ -25,6 +25,12 @@ THIRD_PARTY = {
 }
 
 
+TRAINING = (
+    "files", "distributed", "models", "data", "tasks", "engines", "checkpoints", "reporting", "predict", "run",
+)  # fmt: skip
+"""Parts of warmup/training: each imports only itself and those before it."""
+
+
 def files(folder: Path) -> dict[str, Path]:
     """All modules below a folder by their dotted names."""
     found = {}
@@ -80,6 +86,43 @@ def test_a_callback_needs_its_own_library_and_the_schedule() -> None:
     assert ours <= {"callbacks", "clock", "errors", "plan", "scheduler"}
 
 
+def test_folders_of_training_import_only_folders_before_them() -> None:
+    wrong = []
+    for name, path in MODULES.items():
+        parts = name.split(".")
+        if parts[:2] != ["warmup", "training"] or len(parts) < 3:
+            continue
+        place = TRAINING.index(parts[2])
+        for module in imports(path):
+            other = module.split(".")
+            if other[:2] == ["warmup", "training"] and len(other) > 2 and TRAINING.index(other[2]) > place:
+                wrong.append(f"{name} imports {module}")
+            assert other[0] not in ("train", "tests") and module != "warmup.callbacks", (name, module)
+    assert wrong == []
+
+
+def _files_of(modules: set[str]) -> set[str]:
+    """Without packages of which only other files are imported."""
+    return {name for name in modules if not any(other.startswith(f"{name}.") for other in modules)}
+
+
+def test_no_two_files_import_each_other() -> None:
+    """Not even through others. (The package itself imports its public names when they are used.)"""
+    inner = MODULES.keys() - {"warmup"}
+    graph = {name: _files_of(imports(MODULES[name]) & inner) for name in inner}
+    done: set[str] = set()
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        assert name not in path, " -> ".join((*path[path.index(name) :], name))
+        if name not in done:
+            for other in sorted(graph[name] - {name}):
+                visit(other, (*path, name))
+            done.add(name)
+
+    for name in graph:
+        visit(name, ())
+
+
 def test_pure_files_and_the_package_itself_do_not_import_torch() -> None:
     """Planning answers at once."""
     heavy = ("torch", "transformers", "accelerate", "datasets", "numpy", "matplotlib", "lightning")
@@ -89,6 +132,12 @@ def test_pure_files_and_the_package_itself_do_not_import_torch() -> None:
         "from warmup import PRESETS, Batch, Config, Finding, Plan, PlanError, Recipe, Topology, examine, make_plan; "
         f"print(sorted(set({heavy}) & set(sys.modules)))"
     )
+    answer = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (answer.stdout, answer.stderr) == ("[]\n", "")
+
+
+def test_the_script_reads_its_arguments_before_it_imports_torch() -> None:
+    code = "import sys, train; print(sorted({'torch', 'transformers', 'accelerate', 'datasets'} & set(sys.modules)))"
     answer = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert (answer.stdout, answer.stderr) == ("[]\n", "")
 
@@ -105,8 +154,8 @@ def test_the_public_names_are_what_the_package_says() -> None:
     import warmup
 
     for name in warmup.__all__:
-        home = importlib.import_module(f"warmup.{warmup._HOME_OF[name]}")
+        home = importlib.import_module(f"warmup.{warmup._MODULE_OF[name]}")
         assert getattr(warmup, name) is getattr(home, name), name  # also where a module has the same name
-    assert sorted(warmup.__all__) == sorted(warmup._HOME_OF)
+    assert sorted(warmup.__all__) == sorted(warmup._MODULE_OF)
     with pytest.raises(AttributeError, match="module 'warmup' has no attribute 'Schedule'"):
         warmup.Schedule  # noqa: B018

@@ -1,14 +1,14 @@
-"""The linter: each finding's code, level and advice, and that a healthy plan has none."""
+"""The linter: the code, level and advice of each finding, and that a healthy plan has none."""
 
 from __future__ import annotations
 
 import pytest
+
 from warmup.config.recipe import Recipe
 from warmup.config.run import Batch
-from warmup.planning import make_plan
-
 from warmup.lint import Finding, examine, lint
 from warmup.plan import Topology
+from warmup.planning import make_plan
 
 HEALTHY = {"reference_batch_size": 32, "warmup": "100 steps", "duration": "1000 steps"}
 
@@ -74,7 +74,7 @@ def test_overrun_begins_above_one_percent():
         ("overrun", "warning")
     ]
     message = examined(Topology(1, 102), optimizer="sgd", duration="100 samples", warmup="0 steps")[1][0].message
-    assert "2 samples beyond the duration of 100" in message
+    assert "2 samples past the requested 100" in message
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "adam", "rmsprop", "lamb"])
@@ -97,15 +97,15 @@ def test_a_batch_larger_than_the_data_is_an_error():
 
 
 def test_ranks_without_a_micro_batch_of_their_own():
-    """4 samples on 3 ranks, one at a time: 2 rounds of 3 have 6 places."""
-    topology = Topology.cut(Batch(per_device=1, global_size=4), 3)
+    """4 samples on 3 ranks, one at a time: 2 micro-batches on each of 3 ranks are 6."""
+    topology = Topology.from_batch(Batch(per_device=1, global_size=4), 3)
     assert codes(topology) == [("idle-ranks", "warning")]
     assert "4 samples fill only 4 of the 6 micro-batches" in examined(topology)[1][0].message
 
 
-def test_ranks_that_get_unequal_parts():
-    assert codes(Topology.cut(Batch(per_device=16, global_size=32), 3)) == [("uneven-ranks", "warning")]
-    assert codes(Topology.cut(Batch(per_device=16, global_size=33), 3)) == []
+def test_ranks_that_get_unequal_numbers_of_samples():
+    assert codes(Topology.from_batch(Batch(per_device=16, global_size=32), 3)) == [("uneven-ranks", "warning")]
+    assert codes(Topology.from_batch(Batch(per_device=16, global_size=33), 3)) == []
 
 
 def test_a_constant_ramp_at_zero():
@@ -127,14 +127,14 @@ def test_a_drop_within_the_warmup(decay, early, late):
 
 
 def test_errors_come_first():
-    found = codes(Topology(9, 32), 100, duration="90 steps", warmup="80 steps")
-    assert found == [("batch-exceeds-data", "error"), ("linear-adaptive", "warning")]
-    found = codes(Topology(9, 32), 100, duration="90 steps", warmup="120 steps")
-    assert [level for _, level in found] == ["error", "error", "warning"]
+    findings = codes(Topology(9, 32), 100, duration="90 steps", warmup="80 steps")
+    assert findings == [("batch-exceeds-data", "error"), ("linear-adaptive", "warning")]
+    findings = codes(Topology(9, 32), 100, duration="90 steps", warmup="120 steps")
+    assert [level for _, level in findings] == ["error", "error", "warning"]
 
 
 def test_every_message_names_a_flag_and_is_one_line():
-    topology = Topology.cut(Batch(per_device=1, global_size=400), 300)
+    topology = Topology.from_batch(Batch(per_device=1, global_size=400), 300)
     findings = lint(make_plan(Recipe(**HEALTHY | {"warmup": "2000 steps", "duration": "500 samples"}), topology, 99))
     assert len(findings) >= 4
     for finding in findings:

@@ -78,14 +78,14 @@ def test_a_run_of_one_step():
 
 
 @given(st.integers(0, 50), st.integers(1, 50), st.integers(1, 1000), st.floats(1e-6, 10), st.floats(0, 1), st.data())
-def test_linear_ramp_and_decay_in_closed_form(warmup, rest, batch, lr, share, data):
+def test_linear_ramp_and_decay_in_closed_form(warmup, rest, batch, lr, start_ratio, data):
     total = warmup + rest
     step = data.draw(st.integers(0, total + 3))
     plan = make_plan(
-        Recipe("sgd", lr, batch, warmup=f"{warmup} steps", duration=f"{total} steps", start_lr=share * lr),
+        Recipe("sgd", lr, batch, warmup=f"{warmup} steps", duration=f"{total} steps", start_lr=start_ratio * lr),
         Topology(1, batch),
     )
-    start, peak = Fraction(share * lr), Fraction(lr)
+    start, peak = Fraction(start_ratio * lr), Fraction(lr)
     if step < warmup:
         expected = start + (peak - start) * Fraction(step + 1, warmup)
     else:
@@ -94,16 +94,16 @@ def test_linear_ramp_and_decay_in_closed_form(warmup, rest, batch, lr, share, da
 
 
 @given(st.integers(1, 30), st.integers(1, 30), st.data())
-def test_equal_batches_have_equal_rates_however_they_are_cut(world, accumulation, data):
+def test_equal_batches_have_equal_rates_however_they_are_split(world, accumulation, data):
     """Bit by bit, at the same samples."""
     per_device = data.draw(st.integers(1, 8))
     size = world * accumulation * per_device
     recipe = {"reference_batch_size": 32, "warmup": "13 steps", "duration": "97 steps", "decay": "cosine"}
-    cut, whole = plan_of(Topology(world, per_device, accumulation), **recipe), at(size, **recipe)
+    split, whole = plan_of(Topology(world, per_device, accumulation), **recipe), at(size, **recipe)
     samples = data.draw(st.integers(0, 2 * whole.total_samples))
-    assert cut.lr_at(samples) == whole.lr_at(samples)
-    the_cut = {"world_size": 1, "per_device_batch_size": size, "accumulation": 1}
-    assert cut.to_dict() | the_cut == whole.to_dict()
+    assert split.lr_at(samples) == whole.lr_at(samples)
+    one_rank = {"world_size": 1, "per_device_batch_size": size, "accumulation": 1}
+    assert split.to_dict() | one_rank == whole.to_dict()
 
 
 def test_the_rate_between_two_step_boundaries_is_a_function_of_the_samples():
@@ -132,51 +132,49 @@ def test_a_billion_steps_do_not_drift():
 
 
 @given(st.floats(1e-3, 1e3), st.integers(0, 12))
-def test_a_groups_ratio_multiplies_start_peak_and_end(ratio, step):
+def test_the_multiplier_of_a_group_applies_to_start_peak_and_end(lr_multiplier, step):
     plan = plan_of(start_lr=0.1, end_lr=0.05, decay="cosine")
-    assert plan.lr_at(step, ratio) == pytest.approx(ratio * plan.lr_at_step(step), rel=1e-14)
+    assert plan.lr_at(step, lr_multiplier) == pytest.approx(lr_multiplier * plan.lr_at_step(step), rel=1e-14)
 
 
 # The batch
 
 
-@pytest.mark.parametrize(
-    ("world_size", "accumulation", "slots"), [(1, 4, 4), (2, 2, 4), (3, 2, 6), (4, 1, 4), (7, 1, 7), (32, 1, 32)]
-)
-def test_global_size_decides_the_accumulation(world_size, accumulation, slots):
+@pytest.mark.parametrize(("world_size", "accumulation"), [(1, 4), (2, 2), (3, 2), (4, 1), (7, 1), (32, 1)])
+def test_global_size_decides_the_accumulation(world_size, accumulation):
     """ceil(B / (world size * per device)): 7 ranks too."""
-    topology = Topology.cut(Batch(per_device=8, global_size=32), world_size)
-    assert (topology.accumulation, topology.global_batch_size, topology.slots) == (accumulation, 32, slots)
+    topology = Topology.from_batch(Batch(per_device=8, global_size=32), world_size)
+    assert (topology.world_size, topology.accumulation, topology.global_batch_size) == (world_size, accumulation, 32)
 
 
 def test_without_global_size_the_batch_is_the_product():
-    assert Topology.cut(Batch(per_device=8, accumulation=3), 5).global_batch_size == 120
-    assert Topology.cut(Batch(per_device=8), 5) == Topology(5, 8, 1, 40)
+    assert Topology.from_batch(Batch(per_device=8, accumulation=3), 5).global_batch_size == 120
+    assert Topology.from_batch(Batch(per_device=8), 5) == Topology(5, 8, 1, 40)
 
 
 @given(st.integers(1, 10_000), st.integers(1, 64), st.integers(1, 10_000))
 def test_the_accumulation_is_the_least_that_holds_the_batch(size, per_device, world_size):
     assume(world_size <= size)
-    topology = Topology.cut(Batch(per_device=per_device, global_size=size), world_size)
-    a_pass = world_size * per_device
-    assert (topology.accumulation - 1) * a_pass < size <= topology.accumulation * a_pass
+    topology = Topology.from_batch(Batch(per_device=per_device, global_size=size), world_size)
+    at_once = world_size * per_device
+    assert (topology.accumulation - 1) * at_once < size <= topology.accumulation * at_once
 
 
 def test_more_ranks_than_samples_are_refused():
     with pytest.raises(PlanError) as caught:
-        Topology.cut(Batch(per_device=8, global_size=32), 33)
+        Topology.from_batch(Batch(per_device=8, global_size=32), 33)
     assert caught.value.code == "idle-ranks"
     assert str(caught.value) == "batch.global_size: 32 samples are too few for 33 ranks; use 32 at most"
 
 
 @pytest.mark.parametrize("numbers", [(0, 8, 1), (2, 0, 1), (2, 8, 0), (-1, -8, 1)])
 def test_a_topology_is_made_of_numbers_from_one(numbers):
-    with pytest.raises(ValueError, match="a topology is made of numbers from 1 up"):
+    with pytest.raises(ValueError, match="world_size, per_device_batch_size and accumulation must be 1 or above"):
         Topology(*numbers)
 
 
 def test_a_topology_holds_its_batch():
-    with pytest.raises(ValueError, match="a step of 32 samples cannot hold a global batch of 33"):
+    with pytest.raises(ValueError, match="a step of at most 32 samples cannot hold a global batch of 33"):
         Topology(2, 8, 2, 33)
 
 
@@ -208,7 +206,7 @@ def test_peaks(scaling, optimizer, batch, peak):
 def test_max_lr_caps_the_scaled_peak_and_says_so():
     plan = at(64, reference_batch_size=8, max_lr=3.0)
     assert (plan.peak_lr, plan.uncapped_lr) == (3.0, 8.0)
-    assert ("peak lr", "3", "1 by the rule linear, capped from 8 by max_lr") in explain_plan(plan)
+    assert ("peak lr", "3", "lr 1 x k (linear scaling), capped from 8 by max_lr") in explain_plan(plan)
     assert max(rates(plan, plan.total_steps)) == 3.0
     assert at(64, reference_batch_size=8, max_lr=9.0).peak_lr == 8.0
 
@@ -266,7 +264,7 @@ def test_a_percentage_is_exact():
 
 
 @pytest.mark.parametrize(
-    ("duration", "batch", "total", "beyond"),
+    ("duration", "batch", "total", "excess"),
     [
         ("1000000 steps", 256, 1_000_000, 0),
         ("1000000 steps", 512, 500_000, 0),
@@ -278,11 +276,13 @@ def test_a_percentage_is_exact():
         ("0.1 samples", 256, 1, 255),
     ],
 )
-def test_the_duration_is_samples_and_the_last_step_is_whole(duration, batch, total, beyond):
+def test_the_duration_is_samples_and_the_last_step_is_whole(duration, batch, total, excess):
     plan = at(batch, 1000, reference_batch_size=256, duration=duration, warmup="0 steps")
     assert (plan.total_steps, plan.total_samples) == (total, total * batch)
-    assert plan.total_samples - plan.duration_samples == beyond
-    assert any(name == "duration" and f"{beyond} beyond duration" in how for name, _, how in explain_plan(plan))
+    assert plan.total_samples - plan.duration_samples == excess
+    (how,) = (how for name, _, how in explain_plan(plan) if name == "duration")
+    past = f"; the last step runs {excess} samples past the requested duration" if excess else ""
+    assert how.startswith(f"{total * batch} samples, ") and how.partition("epoch")[2].removeprefix("s") == past
 
 
 @given(st.integers(1, 10**6), st.integers(1, 10**6), st.integers(1, 10**9), st.integers(0, 10**9))
@@ -307,10 +307,10 @@ def test_a_larger_batch_never_needs_more_steps(first, second):
 @given(st.integers(1, 40), st.integers(1, 40), st.sampled_from(["linear", "cosine", "polynomial", "wsd"]))
 def test_the_rate_rises_to_the_peak_and_falls_from_there(warmup, rest, decay):
     plan = plan_of(warmup=f"{warmup} steps", duration=f"{warmup + rest} steps", decay=decay, decay_length="1 step")
-    found = rates(plan, warmup + rest + 2)
-    assert all(early < late for early, late in pairwise(found[:warmup]))
-    assert all(early >= late for early, late in pairwise(found[warmup:]))
-    assert found[warmup - 1] == found[warmup] == max(found) == 1.0 and found[-1] == found[-2] == 0.0 and found[0] > 0
+    curve = rates(plan, warmup + rest + 2)
+    assert all(early < late for early, late in pairwise(curve[:warmup]))
+    assert all(early >= late for early, late in pairwise(curve[warmup:]))
+    assert curve[warmup - 1] == curve[warmup] == max(curve) == 1.0 and curve[-1] == curve[-2] == 0.0 and curve[0] > 0
 
 
 # Decays that are placed in the run
@@ -372,7 +372,7 @@ def test_reference_missing():
     assert (plan.reference_batch_size, plan.scale, plan.peak_lr, plan.warmup_steps) == (64, 1.0, 1.0, 4)
 
 
-COUNT = "the number of training samples (--num-samples); of a stream it is not known: use steps, samples or tokens"
+COUNT = "the number of training samples (--num-samples); it is not known for a stream: use steps, samples or tokens"
 
 
 @pytest.mark.parametrize(
@@ -382,9 +382,12 @@ COUNT = "the number of training samples (--num-samples); of a stream it is not k
         ({"warmup": "1 epoch"}, f'recipe.warmup: "1 epochs" needs {COUNT}'),
         (
             {"duration": "2B tokens"},
-            'recipe.duration: "2000000000 tokens" needs the mean number of tokens in a sample (--tokens-per-sample)',
+            'recipe.duration: "2000000000 tokens" needs the mean number of tokens per sample (--tokens-per-sample)',
         ),
-        ({"duration": "5%"}, 'recipe.duration: "5%" needs a duration to be a part of; use steps, epochs or samples'),
+        (
+            {"duration": "5%"},
+            'recipe.duration: "5%" needs a duration that it is a percentage of; use steps, epochs or samples',
+        ),
         (
             {"decay": "multistep", "decay_milestones": ("1 epoch",)},
             f'recipe.decay_milestones: "1 epochs" needs {COUNT}',
@@ -413,12 +416,12 @@ def test_end_above_peak():
 
 def test_beta_range():
     message = refusal("beta-range", Topology(16, 1), optimizer="adamw", beta_scaling="sde")
-    assert "sde takes beta 0.9 to -0.6 at k = 16; it holds for k < 10 only" in message
+    assert "sde changes beta 0.9 to -0.6 at k = 16; it is valid for k < 10 only" in message
     assert "use half-life for sgd" in refusal("beta-range", optimizer="sgd", beta_scaling="sde")
 
 
 def test_exponentials_from_and_to_zero():
-    assert "cannot start from 0" in refusal("ramp-from-zero", ramp="exponential")
+    assert "cannot start at 0" in refusal("ramp-from-zero", ramp="exponential")
     assert "cannot end at 0" in refusal("decay-to-zero", decay="exponential")
     assert plan_of(ramp="exponential", warmup="0 steps").lr_at_step(0) == 1.0
 
@@ -432,7 +435,7 @@ def test_exponentials_from_and_to_zero():
         ({"ramp": "math:sqrt"}, "takes exactly one argument (3 given)"),
         ({"decay": "os:name"}, "not callable"),
         ({"decay": "operator:no_such"}, "recipe.decay: 'operator:no_such' cannot be imported"),
-        ({"ramp": "bad_shapes:infinite"}, "the rate of step 0 would be inf"),
+        ({"ramp": "bad_shapes:infinite"}, "the learning rate of step 0 would be inf"),
         ({"decay": "bad_shapes:negative"}, "would be -1"),
         ({"ramp": "bad_shapes:refuses"}, "recipe.ramp, recipe.decay: not today"),
         ({"scaling": "bad_shapes:nothing"}, "recipe.scaling: 'bad_shapes:nothing' makes the peak 0.0 at k = 1"),
@@ -485,19 +488,48 @@ def test_the_explanation_holds_the_numbers():
         10**8,
     )
     assert explain_plan(plan) == [
-        ("global batch", "1024 samples", "8 ranks x 4 micro-batches x 32"),
-        ("reference batch", "256 samples", "scale k = 4"),
-        ("peak lr", "0.0004", "0.0001 by the rule linear"),
-        ("warmup", "2500 steps", "2560000 samples, 1% of the run; the same samples at any batch; linear from 0"),
-        ("duration", "250000 steps", "256000000 samples, 2.56 epochs; 0 beyond duration"),
+        ("global batch", "1024 samples", "8 ranks x 4 micro-batches x 32 samples"),
+        ("reference batch", "256 samples", "scale k = global batch / reference batch = 4"),
+        ("peak lr", "0.0004", "lr 0.0001 x k (linear scaling)"),
+        (
+            "warmup",
+            "2500 steps",
+            "2560000 samples, 1% of the run; linear from 0; the number of samples is the same at any batch size",
+        ),
+        ("duration", "250000 steps", "256000000 samples, 2.56 epochs"),
         ("decay", "linear", "to 0"),
         ("optimizer", "adamw", "betas 0.9, 0.999, eps 1e-08, weight decay 0.01"),
     ]
 
 
-def test_the_explanation_of_an_uneven_cut_and_of_no_warmup():
+@pytest.mark.parametrize(
+    ("recipe", "how"),
+    [
+        ({"scaling": "linear"}, "lr 1 x k (linear scaling)"),
+        ({"scaling": "sqrt"}, "lr 1 x sqrt(k) (sqrt scaling)"),
+        ({"scaling": "auto", "optimizer": "adamw"}, "lr 1 x sqrt(k) (sqrt scaling)"),
+        ({"scaling": "none"}, "lr 1 (no scaling)"),
+        ({"scaling": "operator:abs"}, "lr 1 x operator:abs(k) (operator:abs scaling)"),
+    ],
+)
+def test_the_explanation_of_a_scaling_rule(recipe, how):
+    assert ("peak lr", how) in [(name, how) for name, _, how in explain_plan(at(4, **recipe))]
+
+
+def test_the_explanation_of_a_duration_in_epochs_and_tokens():
+    plan = make_plan(Recipe(**BASE | {"duration": "1 epoch"}), Topology(1, 7), 20, Fraction(5))
+    rows = {name: how for name, _, how in explain_plan(plan)}
+    assert rows["duration"] == (
+        "21 samples, 1.05 epochs, about 105 tokens; the last step runs 1 sample past the requested duration"
+    )
+    assert dict((name, how) for name, _, how in explain_plan(at(5, 20, duration="1 epoch")))["duration"] == (
+        "20 samples, 1 epoch"
+    )
+
+
+def test_the_explanation_of_an_uneven_split_and_of_no_warmup():
     plan = plan_of(Topology(3, 4, 1, 10), warmup="0 steps", optimizer="rmsprop")
     rows = {name: how for name, _, how in explain_plan(plan)}
-    assert rows["global batch"] == "3 ranks x 1 micro-batches x 4 at most"
-    assert rows["warmup"] == "none"
+    assert rows["global batch"] == "3 ranks x 1 micro-batch x at most 4 samples"
+    assert rows["warmup"] == "no warmup"
     assert rows["optimizer"] == "alpha 0.99, eps 1e-08, momentum 0.9, weight decay 0.01"

@@ -32,18 +32,18 @@ def command(capsys, *argv):
 
 
 def plans(capsys, *argv, code=0):
-    found, out, err = command(capsys, *argv, "--json")
-    assert (found, err) == (code, "")
+    exit_code, out, err = command(capsys, *argv, "--json")
+    assert (exit_code, err) == (code, "")
     parsed = json.loads(out)
     assert list(parsed) == ["plans"]
     return parsed["plans"]
 
 
 def test_json_has_the_plan_of_each_world_size(capsys):
-    found = plans(capsys, *RECIPE, "--world-sizes", "1,2,8,64", "--batch.accumulation", "2")
+    results = plans(capsys, *RECIPE, "--world-sizes", "1,2,8,64", "--batch.accumulation", "2")
     recipe = Recipe("sgd", reference_batch_size=256, warmup="10000 steps", duration="1000000 steps")
-    assert [plan["world_size"] for plan in found] == [1, 2, 8, 64]
-    for plan in found:
+    assert [plan["world_size"] for plan in results] == [1, 2, 8, 64]
+    for plan in results:
         assert set(plan) >= KEYS and plan["findings"] == []
         made = make_plan(recipe, Topology(plan["world_size"], 32, 2))
         numbers = {key: value for key, value in made.to_dict().items() if key != "lr"}  # the curve has this name
@@ -104,17 +104,17 @@ def test_a_preset_brings_its_number_of_samples(capsys):
 
 def test_an_error_finding_ends_in_1_and_the_other_world_sizes_are_still_planned(capsys):
     argv = (*RECIPE, "--batch.global_size", "256", "--world-sizes", "64,256,257")
-    found = plans(capsys, *argv, code=1)
-    assert [[finding["code"] for finding in plan["findings"]] for plan in found] == [[], [], ["idle-ranks"]]
-    assert found[1]["total_steps"] == 1_000_000
-    impossible = found[2]
+    results = plans(capsys, *argv, code=1)
+    assert [[finding["code"] for finding in plan["findings"]] for plan in results] == [[], [], ["idle-ranks"]]
+    assert results[1]["total_steps"] == 1_000_000
+    impossible = results[2]
     assert set(impossible) == KEYS
     assert (impossible["world_size"], impossible["global_batch_size"]) == (257, 256)
     assert (impossible["peak_lr"], impossible["lr"], impossible["findings"][0]["level"]) == (None, [], "error")
 
 
 @pytest.mark.parametrize(
-    ("argv", "code", "finding"),
+    ("argv", "code", "expected"),
     [
         (("--recipe.duration", "10 steps"), 1, "reference-missing"),
         ((*RECIPE, "--recipe.warmup", "2M steps"), 1, "peak-never-reached"),
@@ -122,12 +122,12 @@ def test_an_error_finding_ends_in_1_and_the_other_world_sizes_are_still_planned(
         ((*RECIPE, "--recipe.warmup", "100%"), 0, "warmup-is-whole-run"),
     ],
 )
-def test_errors_end_in_1_and_warnings_in_0(argv, code, finding, capsys):
+def test_errors_end_in_1_and_warnings_in_0(argv, code, expected, capsys):
     (plan,) = plans(capsys, *argv, "--world-sizes", "8", code=code)
-    assert [found["code"] for found in plan["findings"]] == [finding]
+    assert [finding["code"] for finding in plan["findings"]] == [expected]
 
 
-FROM_1 = "--world-sizes, --every, --num-samples, --tokens-per-sample: numbers are 1 or above"
+FROM_1 = "--world-sizes, --every, --num-samples, --tokens-per-sample: numbers must be 1 or above"
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def test_lengths_in_tokens(capsys):
     assert (plan["duration_samples"], plan["tokens_per_sample"]) == (25_600, 62.5)
     assert (plan["warmup_samples"], plan["total_samples"]) == (2560, 25_600)
     (plan,) = plans(capsys, *RECIPE, *lengths, "--world-sizes", "8", code=1)
-    assert [found["code"] for found in plan["findings"]] == ["length-unknown"]
+    assert [finding["code"] for finding in plan["findings"]] == ["length-unknown"]
 
 
 def test_the_table(capsys):

@@ -36,7 +36,7 @@ def test_at_its_own_batch_a_recipe_is_as_published(name):
 @pytest.mark.parametrize("ranks", [1, 7, 64, 256])
 def test_on_other_numbers_of_ranks_there_is_a_plan(name, ranks):
     preset = PRESETS[name]
-    plan, findings = examine(preset.recipe, Topology.cut(preset.batch, ranks), preset.num_samples)
+    plan, findings = examine(preset.recipe, Topology.from_batch(preset.batch, ranks), preset.num_samples)
     assert [finding for finding in findings if finding.code not in ("overrun", "linear-adaptive")] == []
     assert plan.global_batch_size == ranks * preset.batch.per_device
     assert 0 < plan.warmup_steps < plan.total_steps

@@ -6,10 +6,10 @@ Each value stands beside its source.
 from __future__ import annotations
 
 import pytest
-from warmup.config.recipe import Recipe
-from warmup.planning import make_plan
 
+from warmup.config.recipe import Recipe
 from warmup.plan import Plan, Topology
+from warmup.planning import make_plan
 from warmup.presets import PRESETS
 
 
@@ -49,7 +49,9 @@ def test_goyals_drops_at_8192():
 
 
 def test_goyal_on_256_gpus_of_32():
-    plan = make_plan(PRESETS["resnet50-goyal"].recipe, Topology.cut(PRESETS["resnet50-goyal"].batch, 256), 1_281_167)
+    plan = make_plan(
+        PRESETS["resnet50-goyal"].recipe, Topology.from_batch(PRESETS["resnet50-goyal"].batch, 256), 1_281_167
+    )
     assert (plan.global_batch_size, plan.scale, plan.peak_lr) == (8192, 32.0, pytest.approx(3.2, rel=1e-15))
 
 
@@ -123,7 +125,7 @@ def test_bert():
 )
 def test_bert_on_other_numbers_of_gpus(world_size, warmup, total):
     """32 per GPU: the same 2.56 M samples of warmup and 256 M in all."""
-    plan = make_plan(PRESETS["bert-base"].recipe, Topology.cut(PRESETS["bert-base"].batch, world_size))
+    plan = make_plan(PRESETS["bert-base"].recipe, Topology.from_batch(PRESETS["bert-base"].batch, world_size))
     assert (plan.warmup_steps, plan.total_steps) == (warmup, total)
     assert (plan.warmup_samples, plan.total_samples) == (2_560_000, 256_000_000)
     assert plan.peak_lr == pytest.approx(1e-4 * world_size / 8, rel=1e-15)
@@ -143,7 +145,7 @@ def test_roberta_large():
 
 def test_roberta_of_fairseq():
     preset = PRESETS["roberta-fairseq"]
-    plan = make_plan(preset.recipe, Topology.cut(preset.batch, 16 * 8))
+    plan = make_plan(preset.recipe, Topology.from_batch(preset.batch, 16 * 8))
     assert (plan.global_batch_size, plan.scale) == (2048, 1.0)
     assert (plan.peak_lr, plan.warmup_steps, plan.total_steps) == (5e-4, 10_000, 125_000)
 
@@ -173,7 +175,7 @@ def test_malladis_rule_for_adam(k, lr, betas, eps):
 def test_malladis_rule_ends_at_k_10():
     """1 - 16 * 0.1 is no coefficient."""
     recipe = Recipe("adam", 1e-4, 256, scaling="sqrt", duration="100 steps", beta_scaling="sde")
-    with pytest.raises(ValueError, match="sde takes beta 0.9 to -0.6 at k = 16; it holds for k < 10 only"):
+    with pytest.raises(ValueError, match="sde changes beta 0.9 to -0.6 at k = 16; it is valid for k < 10 only"):
         make_plan(recipe, Topology(16, 256))
 
 

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from warmup.errors import PlanError
 from warmup.scaling import factor, resolve, scale_beta, scale_eps
 
 scales = st.fractions(Fraction(1, 1024), 1024, max_denominator=1024)
@@ -41,7 +42,7 @@ def test_no_rule_changes_anything_at_the_reference_and_all_agree_on_the_directio
     ("optimizer", "rule"),
     [("sgd", "linear"), ("adam", "sqrt"), ("adamw", "sqrt"), ("rmsprop", "sqrt"), ("lamb", "sqrt")],
 )
-def test_auto_goes_by_the_optimizer(optimizer, rule):
+def test_auto_depends_on_the_optimizer(optimizer, rule):
     assert resolve("auto", optimizer) == rule
     assert [resolve(name, optimizer) for name in ("linear", "sqrt", "none", "my:own")] == [
         "linear", "sqrt", "none", "my:own",
@@ -55,7 +56,7 @@ def test_a_users_own_rule_is_a_function_of_k(tmp_path, monkeypatch):
 
 
 def test_an_unknown_rule_is_refused_with_the_known_ones():
-    with pytest.raises(ValueError, match="^recipe.scaling: 'linaer' is none of linear, sqrt, none, nor module:functi"):
+    with pytest.raises(PlanError, match="^recipe.scaling: 'linaer' is none of linear, sqrt, none, nor module:functi"):
         factor("linaer", Fraction(2))
 
 
@@ -68,12 +69,12 @@ def test_sde(k, betas, eps):
     assert scale_eps(1e-8, Fraction(k), "sde") == pytest.approx(eps, rel=1e-8)
 
 
-def test_sde_refuses_a_beta_at_or_below_zero_and_says_up_to_where_it_holds():
-    with pytest.raises(ValueError) as caught:
+def test_sde_refuses_a_beta_at_or_below_zero_and_says_where_it_is_valid():
+    with pytest.raises(PlanError) as caught:
         scale_beta(0.9, Fraction(16), "sde")  # 1 - 16 * 0.1
     for part in ("recipe.beta_scaling", "beta 0.9 to -0.6 at k = 16", "k < 10 only", "half-life"):
         assert part in str(caught.value)
-    with pytest.raises(ValueError, match="k < 2 only"):
+    with pytest.raises(PlanError, match="k < 2 only"):
         scale_beta(0.5, Fraction(2), "sde")  # exactly 0
 
 
@@ -114,5 +115,5 @@ def test_off_means_unchanged(k):
 
 def test_sde_ends_exactly_at_its_limit() -> None:
     """0.9 as a float is a little less than 9/10; at k = 10 it must not slip through as a beta of 2e-16."""
-    with pytest.raises(ValueError, match="it holds for k < 10 only"):
+    with pytest.raises(PlanError, match="it is valid for k < 10 only"):
         scale_beta(0.9, Fraction(10), "sde")

@@ -1,4 +1,4 @@
-"""WarmupScheduler: the plan's rates on real optimizers, however often it is called, and under Accelerate and a scaler.
+"""WarmupScheduler: the plan's rates on real optimizers, however often it is called, with Accelerate and a scaler.
 
 Every rate is read inside `optimizer.step()`, from what the optimizer is about to use.
 """
@@ -15,11 +15,12 @@ from accelerate.state import AcceleratorState, GradientState
 from torch import nn
 from torch.optim import SGD, Adam, AdamW, RMSprop
 from torch.optim.lr_scheduler import LRScheduler
-from warmup.config.recipe import Recipe
-from warmup.planning import make_plan
 
+from warmup.config.recipe import Recipe
+from warmup.elastic import LRSchedule
 from warmup.plan import Topology
-from warmup.scheduler import WarmupScheduler
+from warmup.planning import make_plan
+from warmup.scheduler import LRFunction, WarmupScheduler
 
 STEPS = 12
 
@@ -39,7 +40,7 @@ EXPECTED = [PLAN.lr_at_step(step) for step in range(STEPS)]
 
 
 def recorded(optimizer):
-    """A list that gets the rates of all groups whenever the optimizer is about to step."""
+    """A list to which the rates of all groups are appended whenever the optimizer is about to step."""
     rates = []
     optimizer.register_step_pre_hook(
         lambda inner, args, kwargs: rates.append([float(group["lr"]) for group in inner.param_groups])
@@ -59,7 +60,7 @@ def train(optimizer, parameters, steps, after=lambda: None):
         after()
 
 
-def test_the_plan_is_what_this_file_takes_it_for():
+def test_the_plan_is_what_these_tests_assume():
     assert (PLAN.warmup_steps, PLAN.total_steps, PLAN.peak_lr) == (4, STEPS, 2e-2)
     assert EXPECTED[:5] == pytest.approx([5e-3, 1e-2, 1.5e-2, 2e-2, 2e-2], rel=1e-15)
     assert EXPECTED[-1] == pytest.approx(2e-2 / 8, rel=1e-15)
@@ -103,11 +104,11 @@ def test_after_the_end_the_rate_stays():
     assert rates[STEPS:] == [[1e-3]] * 3
 
 
-def test_groups_keep_their_share():
-    """A share of its own in lr_ratio, or else the group's lr over the optimizer's default."""
+def test_groups_keep_their_multiplier():
+    """Their own in lr_multiplier, or else the group's lr over the optimizer's default."""
     parameters = [parameter() for _ in range(4)]
     groups = [{"params": [p]} for p in parameters]
-    groups[1]["lr"], groups[2]["lr_ratio"], groups[3]["lr"] = 0.05, 0.25, 0.0
+    groups[1]["lr"], groups[2]["lr_multiplier"], groups[3]["lr"] = 0.05, 0.25, 0.0
     optimizer = SGD(groups, lr=0.1)
     WarmupScheduler(optimizer, plan_at(start_lr=1e-3, end_lr=1e-3))
     rates = recorded(optimizer)
@@ -118,21 +119,21 @@ def test_groups_keep_their_share():
         assert row == pytest.approx([rate, 0.5 * rate, 0.25 * rate, 0.0], rel=1e-15)
 
 
-def test_making_a_second_scheduler_does_not_change_the_shares():
-    """The second finds rates that the first has set; the shares stay those of the first construction."""
+def test_making_a_second_scheduler_does_not_change_the_multipliers():
+    """The second one sees rates that the first has set; the multipliers stay those of the first construction."""
     parameters = [parameter(), parameter()]
     optimizer = SGD([{"params": [parameters[0]]}, {"params": [parameters[1]], "lr": 0.01}], lr=0.1)
     first = WarmupScheduler(optimizer, PLAN)
     second = WarmupScheduler(optimizer, PLAN)
     rates = recorded(optimizer)
     train(optimizer, parameters, STEPS)
-    assert [group["lr_ratio"] for group in optimizer.param_groups] == pytest.approx([1.0, 0.1], rel=1e-15)
+    assert [group["lr_multiplier"] for group in optimizer.param_groups] == pytest.approx([1.0, 0.1], rel=1e-15)
     assert rates == [pytest.approx([rate, 0.1 * rate], rel=1e-15) for rate in EXPECTED]
     assert first.samples == second.samples == PLAN.total_samples
 
 
 def test_a_tensor_rate_is_filled_in_place():
-    """A compiled step holds on to the tensor."""
+    """A compiled step keeps a reference to the tensor."""
     weights = parameter()
     rate = torch.tensor(1.0, dtype=torch.float64)
     optimizer = Adam([weights], lr=rate)
@@ -159,6 +160,41 @@ def test_with_accumulation_only_updates_count(accumulation):
     assert rates == [[pytest.approx(rate, rel=1e-15)] for rate in EXPECTED]
 
 
+@pytest.mark.parametrize("counts", [True, False])
+def test_any_function_of_the_samples_can_be_scheduled(counts):
+    """Neither a Plan nor an LRSchedule: only global_batch_size and lr_at are used."""
+
+    class Halving:
+        global_batch_size = 3
+
+        def lr_at(self, samples: int, lr_multiplier: float = 1.0) -> float:
+            return lr_multiplier * 0.5**samples
+
+    def scheduler_of(optimizer: torch.optim.Optimizer, lr_function: LRFunction) -> WarmupScheduler:
+        return WarmupScheduler(optimizer, lr_function, counts)
+
+    parameters = [parameter(), parameter()]
+    optimizer = SGD([{"params": [parameters[0]]}, {"params": [parameters[1]], "lr": 0.2}], lr=0.1)
+    scheduler = scheduler_of(optimizer, Halving())
+    rates = recorded(optimizer)
+    for step in range(4):
+        if not counts:
+            scheduler.seek(3 * step)
+        train(optimizer, parameters, 1)
+    assert rates == [[0.125**step, 2 * 0.125**step] for step in range(4)]
+    assert scheduler.state_dict() == {"samples": 12 if counts else 9}
+
+
+def test_plans_and_schedules_may_be_exchanged():
+    """The same rates, and the batch that the schedule counts by."""
+    weights = parameter()
+    optimizer = SGD([weights])
+    scheduler = WarmupScheduler(optimizer, LRSchedule(PLAN, global_batch_size=4))
+    rates = recorded(optimizer)
+    train(optimizer, [weights], 4)
+    assert rates == [[PLAN.lr_at(4 * step)] for step in range(4)] and scheduler.samples == 16
+
+
 # Position
 
 
@@ -180,7 +216,7 @@ def test_a_state_is_the_position_and_gives_the_same_rates_again():
 
 
 def test_resumed_at_another_batch_the_rate_is_the_new_plans():
-    """No old peak in the checkpoint: half the ranks, half the peak, at the same samples."""
+    """The checkpoint holds no old peak: half the ranks, half the peak, at the same samples."""
     weights = parameter()
     optimizer = SGD([weights])
     scheduler = WarmupScheduler(optimizer, PLAN)
@@ -203,7 +239,7 @@ def test_seek_sets_the_position_and_the_rate():
         assert scheduler.last_epoch == samples // 8
 
 
-def test_a_copied_optimizer_state_keeps_its_shares():
+def test_a_copied_optimizer_state_keeps_its_multipliers():
     parameters = [parameter(), parameter()]
     optimizer = SGD([{"params": [parameters[0]]}, {"params": [parameters[1]], "lr": 0.01}], lr=0.1)
     WarmupScheduler(optimizer, PLAN)
@@ -222,7 +258,7 @@ def test_a_copied_optimizer_state_keeps_its_shares():
 @pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("make", [SGD, AdamW])
 def test_steps_that_a_scaler_skips_do_not_count(make, fused):
-    """A fused optimizer is called for them too, and skips inside its kernel."""
+    """A fused optimizer is called for them too; its kernel then does nothing."""
     weights = parameter()
     optimizer = make([weights], lr=1.0, fused=fused)
     scheduler = WarmupScheduler(optimizer, PLAN)
@@ -283,7 +319,7 @@ def test_under_accelerate(when, prepared, accumulation, accelerator):
     assert scheduler.samples == PLAN.total_samples
 
 
-def test_a_scheduler_prepared_together_with_all_else(accelerator):
+def test_a_scheduler_prepared_together_with_everything_else(accelerator):
     accelerate = accelerator()
     model = nn.Linear(2, 1)
     optimizer = AdamW(model.parameters())
@@ -299,13 +335,16 @@ def test_a_scheduler_prepared_together_with_all_else(accelerator):
     assert scheduler.state_dict() == {"samples": PLAN.total_samples}
 
 
-def test_a_share_survives_a_state_that_was_saved_without_it_and_a_group_that_comes_later() -> None:
+def test_a_multiplier_survives_a_state_that_was_saved_without_it_and_a_group_that_is_added_later() -> None:
     plan = make_plan(Recipe(lr=0.1, scaling="none", duration="10 steps"), Topology(1, 4))
     weights = [torch.nn.Parameter(torch.ones(2)) for _ in range(3)]
     groups = [{"params": weights[:1]}, {"params": weights[1:2], "lr": 0.01}]
     optimizer = torch.optim.SGD(groups, lr=0.1)
     saved = optimizer.state_dict()
-    saved = {**saved, "param_groups": [{k: v for k, v in g.items() if k != "lr_ratio"} for g in saved["param_groups"]]}
+    saved = {
+        **saved,
+        "param_groups": [{k: v for k, v in g.items() if k != "lr_multiplier"} for g in saved["param_groups"]],
+    }
     scheduler = WarmupScheduler(optimizer, plan)
     optimizer.load_state_dict(saved)
     optimizer.add_param_group({"params": weights[2:], "lr": 0.05})
@@ -313,8 +352,8 @@ def test_a_share_survives_a_state_that_was_saved_without_it_and_a_group_that_com
     assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.05, 0.005, 0.025])
 
 
-def test_a_share_is_of_the_first_rate_where_the_optimizer_was_scheduled_before() -> None:
-    """As after loading an optimizer in the middle of its warmup: its rate is no share of anything."""
+def test_a_multiplier_is_from_the_initial_rate_if_the_optimizer_was_scheduled_before() -> None:
+    """As after loading an optimizer in the middle of its warmup, where its current rate says nothing."""
     plan = make_plan(Recipe(lr=0.1, scaling="none", duration="10 steps"), Topology(1, 4))
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(2))], lr=0.1)
     optimizer.param_groups[0].update(lr=0.01, initial_lr=0.1)

@@ -18,11 +18,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.optim import lr_scheduler as theirs
 from transformers import get_scheduler, get_wsd_schedule
-from warmup.config.recipe import Recipe
-from warmup.planning import make_plan
 
 from warmup import shapes
+from warmup.config.recipe import Recipe
+from warmup.errors import PlanError
 from warmup.plan import Topology
+from warmup.planning import make_plan
 
 rates = st.floats(1e-8, 10.0)
 fractions = st.fractions(0, 1, max_denominator=10**6)
@@ -39,14 +40,14 @@ def their_curve(steps, make, lr=1.0):
     """Rates of steps 0..steps-1 by a scheduler of torch's or transformers', called once per step."""
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=lr)
     scheduler = make(optimizer)
-    found = []
+    lrs = []
     for _ in range(steps):
-        found.append(optimizer.param_groups[0]["lr"])
+        lrs.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             scheduler.step()
-    return found
+    return lrs
 
 
 def assert_same_but_for_the_shift(ours, other, warmup):
@@ -118,8 +119,8 @@ def test_ramps_are_exact_at_both_ends_and_monotone_between(name, start, peak, fi
 
 
 @given(st.sampled_from(sorted(shapes.DECAYS)), rates, st.floats(0.01, 1.0), fractions, fractions)
-def test_decays_start_at_the_peak_never_rise_and_stay_above_the_end(name, peak, share, first, second):
-    end, warmup_fraction = share * peak, Fraction(1, 5)
+def test_decays_start_at_the_peak_never_rise_and_stay_above_the_end(name, peak, end_ratio, first, second):
+    end, warmup_fraction = end_ratio * peak, Fraction(1, 5)
     parameters = {"cycles": 1, "power": 1.5, "gamma": 0.5, "length": Fraction(3, 10), "milestones": (Fraction(1, 2),)}
     decay = shapes.decay(name, **parameters)
     assert decay(peak, end, 0, warmup_fraction) == peak
@@ -132,17 +133,17 @@ def test_decays_start_at_the_peak_never_rise_and_stay_above_the_end(name, peak, 
 
 @pytest.mark.parametrize(("ramp", "decay"), list(product(shapes.RAMPS, shapes.DECAYS)))
 def test_any_ramp_joins_any_decay(ramp, decay):
-    found = curve(
+    lrs = curve(
         41, ramp=ramp, decay=decay, warmup="10 steps", duration="40 steps", start_lr=0.25, end_lr=0.125,
         decay_length="20 steps", decay_milestones=("20 steps", "30 steps"), decay_gamma=0.5,
     )  # fmt: skip
-    assert found[9] == (0.25 if ramp == "constant" else 1.0)
-    assert found[10] == 1.0
+    assert lrs[9] == (0.25 if ramp == "constant" else 1.0)
+    assert lrs[10] == 1.0
     if ramp != "constant":
-        assert found[0] > 0.25 and all(early < late for early, late in pairwise(found[:10]))
-    assert all(early >= late for early, late in pairwise(found[10:]))
+        assert lrs[0] > 0.25 and all(early < late for early, late in pairwise(lrs[:10]))
+    assert all(early >= late for early, late in pairwise(lrs[10:]))
     ends = {"constant": 1.0, "inverse_sqrt": 0.4**0.5, "exponential": 0.5**1.5, "step": 0.25, "multistep": 0.25}
-    assert found[40] == pytest.approx(ends.get(decay, 0.125), rel=1e-14)
+    assert lrs[40] == pytest.approx(ends.get(decay, 0.125), rel=1e-14)
 
 
 # Refusals
@@ -150,7 +151,7 @@ def test_any_ramp_joins_any_decay(ramp, decay):
 
 @pytest.mark.parametrize(("start", "peak"), [(0.0, 1.0), (-1.0, 1.0), (1.0, 0.0)])
 def test_an_exponential_cannot_touch_zero(start, peak):
-    with pytest.raises(ValueError, match="from a rate above 0 to a rate above 0, not from"):
+    with pytest.raises(ValueError, match="needs rates above 0 at both ends, not"):
         shapes.exponential_ramp(start, peak, 0.5)
 
 
@@ -169,9 +170,10 @@ def test_an_inverse_square_root_needs_a_time_scale():
         ("math:", "recipe.ramp: 'math:' cannot be imported"),
     ],
 )
-def test_a_name_that_stands_for_nothing(name, message):
-    with pytest.raises(ValueError) as caught:
+def test_unknown_names_and_functions_are_refused(name, message):
+    with pytest.raises(PlanError) as caught:
         shapes.ramp(name, power=2.0)
+    assert caught.value.code == "shape"
     assert str(caught.value).startswith(message)
 
 
@@ -181,8 +183,8 @@ def test_a_users_own_shapes(tmp_path, monkeypatch):
         "def fall(peak, end, fraction, warmup_fraction):\n    return peak * (1 - float(fraction))\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    found = curve(7, ramp="own_shapes:quarter", decay="own_shapes:fall", warmup="2 steps", duration="4 steps")
-    assert found == [0.25, 1.0, 1.0, 0.5, 0.0, 0.0, 0.0]  # it need not clamp: the fraction ends at 1
+    lrs = curve(7, ramp="own_shapes:quarter", decay="own_shapes:fall", warmup="2 steps", duration="4 steps")
+    assert lrs == [0.25, 1.0, 1.0, 0.5, 0.0, 0.0, 0.0]  # it need not clamp: the fraction ends at 1
 
 
 # transformers, get_scheduler

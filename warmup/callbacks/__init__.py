@@ -1,6 +1,6 @@
-"""A plan in other people's training loops: what the callbacks in this folder have in common.
+"""A plan in other training loops: what the callbacks in this folder have in common.
 
-Each is imported from its own file, because none of the loops need be installed for the others.
+Import each callback from its own module, so that only its own library needs to be installed.
 """
 
 from __future__ import annotations
@@ -12,20 +12,25 @@ from warmup.plan import Plan
 from warmup.scheduler import WarmupScheduler
 
 
-def schedule(plan: Plan, optimizer: Optimizer, batch: int, steps: float) -> WarmupScheduler:
-    """The scheduler that puts `plan` on `optimizer`, for a loop that is about to take `steps` steps. A collective call.
+def build_scheduler(plan: Plan, optimizer: Optimizer, global_batch_size: int, steps: float) -> WarmupScheduler:
+    """The scheduler that sets the plan's rates, for a loop that is about to train. A collective call.
+
+    How ranks and micro-batches split the batch changes no rate, so only its size is compared.
 
     Args:
-        batch: samples per step over all ranks, as the loop has it.
-        steps: applied steps from the first to the last one of the whole run, as the loop has it.
+        plan: the plan to follow.
+        optimizer: the loop's optimizer.
+        global_batch_size: samples per step over all ranks, according to the loop.
+        steps: applied steps of the whole run, according to the loop.
 
-    Raises RanksDisagree where ranks have different plans, ValueError where the loop contradicts the plan. How a batch
-    is cut into ranks and micro-batches changes no rate, so only its size is compared.
+    Raises:
+        RanksDisagree: ranks have different plans.
+        ValueError: the loop contradicts the plan.
     """
-    require_same(plan.to_dict(), "make the plan of all ranks alike")
-    if batch != plan.global_batch_size:
+    require_same(plan.to_dict(), "make the same plan on all ranks")
+    if global_batch_size != plan.global_batch_size:
         raise ValueError(
-            f"the plan is for {plan.global_batch_size} samples per step and this run has {batch} "
+            f"the plan is for {plan.global_batch_size} samples per step and this run has {global_batch_size} "
             "(ranks x samples per device x accumulation); make the plan from the topology of the run"
         )
     if steps != plan.total_steps:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from operator import attrgetter
 
 from warmup.config.checks import expand_home, parse_seconds, require
 from warmup.config.data import Data
 from warmup.config.recipe import Recipe
 from warmup.config.run import Batch, Checkpoint, Elastic, Evaluation, Launch, Log, Speed
-from warmup.config.tasks import CLASSIFIERS, LANGUAGE_TASKS
+from warmup.config.tasks import TASKS, tasks_with
 from warmup.errors import UserError
 
 
@@ -17,21 +17,19 @@ from warmup.errors import UserError
 class Config:
     """One run: a recipe, the batch it is run at, the data and the model."""
 
-    task: Literal["mlm", "clm", "classification", "regression", "token-classification"] = "mlm"
-    """What is learned: masked language modelling; causal language modelling (to go on with a text, as GPT-2 does); the
-    label of a text or of a pair of texts: a class, or a number (regression); or the tag of each word, such as named
-    entities or parts of speech (token-classification)."""
+    task: str = "mlm"
+    """What to train for:"""
     model: str = "tiny"
     """A new BERT, or for clm a new GPT-2 (tiny 2/128, mini 4/256, small 4/512, medium 8/512, base 12/768, large
     24/1024), a folder, or a hub name."""
     dropout: float | None = None
-    """Dropout everywhere in the model (default: the model's own, 0.1 for a new one)."""
+    """Dropout probability in the whole model (default: the model's own, 0.1 for a new one)."""
     seed: int = 0
-    """Seed of initial weights, sample order, masks and dropout."""
+    """Seed of initial weights, sample order, masking and dropout."""
     run_dir: str | None = None
-    """Where everything is written (default: runs/<task>-<UTC time>)."""
+    """Folder that everything is written to (default: runs/<task>-<UTC time>)."""
     time_limit: str | None = None
-    """Save and stop after so much wall time, e.g. "90 minutes", "11.5 hours"."""
+    """Save and stop after this much wall time, e.g. "90 minutes", "11.5 hours"."""
     recipe: Recipe = field(default_factory=Recipe)
     batch: Batch = field(default_factory=Batch)
     data: Data = field(default_factory=Data)
@@ -48,22 +46,34 @@ class Config:
         require(0 <= self.seed < 2**63, "seed", self.seed, "in 0 <= seed < 2^63")
         if self.time_limit is not None:
             parse_seconds(self.time_limit, "time_limit")
-        for name in ("label_smoothing", "class_weights"):
-            if getattr(self.recipe, name) and self.task not in CLASSIFIERS:
-                raise UserError(f"recipe.{name}: task: {self.task} has no classes; leave it out")
-        if self.data.whole_words and self.task != "mlm":
-            raise UserError(f"data.whole_words: is for task mlm, not for {self.task}")
-        if self.speed.compile and self.task == "clm":
-            raise UserError("speed.compile: is for BERT, RoBERTa and ELECTRA, not for task: clm")
+        self._check_task()
         if self.data.streaming:
             self._check_streaming()
 
+    def _check_task(self) -> None:
+        """Raise UserError for an unknown task, and for what this one does not have."""
+        require(self.task in TASKS, "task", self.task, f"one of {', '.join(TASKS)}")
+        for name in {name: None for facts in TASKS.values() for name in facts.fields}:
+            value = attrgetter(name)
+            if value(self) != _default(name) and self.task not in tasks_with(name):
+                raise UserError(
+                    f"{name}: is for task {' or '.join(tasks_with(name))}, not for {self.task}; leave it out"
+                )
+        metric, metrics = self.evaluation.metric, TASKS[self.task].metrics
+        if metric not in metrics:
+            raise UserError(f"evaluation.metric: {metric!r} is none of those of {self.task}: {', '.join(metrics)}")
+
     def _check_streaming(self) -> None:
-        if self.task not in LANGUAGE_TASKS:
-            raise UserError(f"data.streaming: is for language modelling, and task: {self.task} needs its labels first")
         for flag, text in (("checkpoint.every", self.checkpoint.every), ("evaluation.every", self.evaluation.every)):
             if str(text).strip().rstrip("s").endswith("epoch"):
                 raise UserError(
                     f"{flag}: {text!r}, but the length of a stream's epoch is not known; give steps, samples, tokens "
                     "or %"
                 )
+
+
+def _default(name: str) -> object:
+    """The default of a field of a section, by its dotted name."""
+    section, _, field_name = name.partition(".")
+    sections = {"recipe": Recipe, "data": Data, "speed": Speed}
+    return sections[section].__dataclass_fields__[field_name].default

@@ -1,4 +1,4 @@
-"""Checks and small parsers that the sections of the configuration share."""
+"""Checks and parsers that several sections of the configuration use."""
 
 from __future__ import annotations
 
@@ -9,21 +9,28 @@ from warmup.duration import Duration
 from warmup.errors import UserError
 
 
-def require(condition: bool, flag: str, value: object, wanted: str) -> None:
-    """Raise UserError, naming the flag, the value and what would be right, unless `condition` holds."""
+def require(condition: bool, flag: str, value: object, expected: str) -> None:
+    """Raise UserError unless `condition` holds.
+
+    Args:
+        condition: whether the value is valid.
+        flag: the name of the field.
+        value: what the user gave.
+        expected: what would be valid, as in "1 or above".
+    """
     if not condition:
-        raise UserError(f"{flag}: {value!r} is not {wanted}")
+        raise UserError(f"{flag}: {value!r} is not {expected}")
 
 
 def expand_home(config: object, *names: str) -> None:
-    """~ in paths: the shell does not expand it in YAML, nor after an =."""
+    """Expand ~ in the named fields, which the shell does neither in YAML files nor after an equals sign."""
     for name in names:
         value = getattr(config, name)
         object.__setattr__(config, name, os.path.expanduser(value) if value else value)
 
 
 def parse_seconds(text: str, flag: str) -> float:
-    """Seconds of a time such as "90 minutes". Raises UserError, naming `flag`."""
+    """The seconds of a time such as "90 minutes". Raises UserError, which names `flag`."""
     units = {"second": 1, "minute": 60, "hour": 3600, "day": 86400}
     number, _, unit = str(text).partition(" ")
     try:
@@ -35,7 +42,7 @@ def parse_seconds(text: str, flag: str) -> float:
 
 
 def parse_interval(text: str, flag: str) -> Duration | float:
-    """A duration, or seconds of a time such as "15 minutes". Raises UserError, naming `flag`."""
+    """A duration such as "500 steps", or the seconds of a time such as "15 minutes". Raises UserError naming `flag`."""
     number, _, unit = str(text).strip().partition(" ")
     if unit.strip().rstrip("s") in ("second", "minute", "hour", "day"):
         return parse_seconds(text, flag)

@@ -1,4 +1,4 @@
-"""The section `recipe`: what was tuned, at the reference batch size."""
+"""The section `recipe`: the hyperparameters that were tuned, at the reference batch size."""
 
 from __future__ import annotations
 
@@ -10,63 +10,70 @@ from typing import Literal
 from warmup.config.checks import require
 from warmup.duration import Duration
 
-BALANCED = "balanced"  # among the class weights
+BALANCED = "balanced"
+"""The value of `class_weights` that makes all classes count the same."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What was tuned, at the reference batch size."""
+    """The hyperparameters that were tuned, at the reference batch size."""
 
     optimizer: Literal["adamw", "adam", "rmsprop", "sgd", "lamb", "adafactor"] = "adamw"
     """The optimizer."""
     lr: float = 1e-4
-    """Learning rate at the reference batch size; the scaling rule makes the peak of it."""
+    """Learning rate at the reference batch size. The scaling rule makes the peak learning rate of the run from it."""
     reference_batch_size: int | None = None
-    """Global batch size that the recipe was tuned at. Steps in a length are steps of this batch."""
+    """Global batch size (samples per step over all ranks) that the recipe was tuned at. The scale k is the global batch
+    size of the run divided by it. Steps in a duration of the recipe are steps of this size."""
     scaling: str = "linear"
-    """How lr follows the batch: linear (lr * k), sqrt, none, auto (linear for sgd, else sqrt) or module:function."""
+    """Scaling rule: how the learning rate changes with k = global batch size / reference batch size: linear (lr * k),
+    sqrt (lr * sqrt(k)), none, auto (linear for sgd, sqrt for the other optimizers) or module:function (lr *
+    function(k))."""
     max_lr: float | None = None
-    """Cap of the scaled peak."""
+    """Upper limit of the scaled learning rate."""
     warmup: str = "0 steps"
-    """Length of the warmup at the reference batch size: "10000 steps", "5 epochs", "2.56M samples", "2B tokens",
-    "6%"."""
+    """Length of the warmup at the reference batch size: "10000 steps", "5 epochs", "2.56M samples", "2B tokens" or "6%"
+    of the duration."""
     warmup_scaling: Literal["samples", "steps"] = "samples"
-    """What stays the same at another batch size: the warmup's samples (Goyal et al.) or its steps (LEGW, LAMB)."""
+    """What the warmup keeps at another batch size: its number of samples (Goyal et al.) or its number of steps (LEGW,
+    LAMB)."""
     ramp: str = "linear"
     """Shape of the warmup: linear, exponential, cosine, constant, polynomial or module:function."""
     ramp_power: float = 2.0
     """Exponent of the polynomial ramp."""
     start_lr: float | Literal["reference"] = 0.0
-    """Rate that the ramp starts from, not scaled; reference: lr itself (Goyal et al.: from lr to k * lr)."""
+    """Learning rate that the warmup starts from. It is not scaled. reference: the recipe's lr (Goyal et al.: from lr to
+    k * lr)."""
     decay: str = "linear"
-    """After the warmup: constant, linear, cosine, polynomial, step, multistep, exponential, inverse_sqrt, wsd or
-    module:function."""
+    """Shape of the decay after the warmup: constant, linear, cosine, polynomial, step, multistep, exponential,
+    inverse_sqrt, wsd or module:function."""
     end_lr: float = 0.0
-    """Rate at the end, and floor of the decays that have no end. Not scaled."""
+    """Learning rate at the end of the run, and lower limit of the decays that do not reach a given end. It is not
+    scaled."""
     decay_cycles: int = 1
-    """Cosine: number of cycles, each from the peak."""
+    """Cosine: number of cycles, each of which starts at the peak."""
     decay_milestones: Sequence[str] = ()
-    """Multistep: where the rate is multiplied by decay_gamma, counted from step 0."""
+    """Multistep: positions, counted from step 0, at which the learning rate is multiplied by decay_gamma."""
     decay_gamma: float = 0.1
     """Step, multistep, exponential: the factor."""
     decay_power: float = 1.0
     """Exponent of the polynomial decay."""
     decay_length: str | None = None
-    """Step: distance between drops; exponential: length of one factor; inverse_sqrt: time scale (default: the
-    warmup); wsd: length of the final decay (default: 10%)."""
+    """Step: distance between drops; exponential: distance over which the learning rate is multiplied by decay_gamma;
+    inverse_sqrt: time scale (default: the warmup); wsd: length of the final decay (default: 10%)."""
     duration: str = "3 epochs"
-    """Length of the run, at the reference batch size."""
+    """Length of the run at the reference batch size."""
     layer_decay: float = 1.0
-    """Each layer's rate, as a part of that of the layer above it: 0.9, say, for fine-tuning."""
+    """Learning rate of each layer relative to that of the layer above it, for example 0.9 for fine-tuning."""
     lr_ratios: Sequence[str] = ()
-    """Rates of single parts, as a part of the rate, by their names in the model: classifier=10; 0 freezes:
-    embeddings=0 encoder.layer.0=0. The longest name that fits counts."""
+    """Learning rates of parts of the model relative to that of the run, by their names in the model: classifier=10. 0
+    freezes: embeddings=0 encoder.layer.0=0. If several names match, the longest one counts."""
     weight_decay: float = 0.01
-    """Weight decay; never on biases and norms."""
+    """Weight decay; biases and normalization layers have none."""
     max_grad_norm: float = 1.0
-    """Clip the global gradient norm to this; 0: do not clip."""
+    """Clip the global gradient norm to this; 0: no clipping."""
     betas: tuple[float, float] = (0.9, 0.999)
-    """adamw, adam, lamb: coefficients of the two moments."""
+    """adamw, adam, lamb: coefficients of the moving averages of the gradient and its square."""
     eps: float = 1e-8
     """adamw, adam, lamb, rmsprop: epsilon."""
     momentum: float = 0.9
@@ -74,17 +81,18 @@ class Recipe:
     alpha: float = 0.99
     """rmsprop: smoothing coefficient."""
     beta_scaling: Literal["none", "sde", "half-life"] = "none"
-    """How betas, alpha and momentum follow the batch: sde (1 - k(1 - beta), eps / sqrt(k); adaptive optimizers) or
-    half-life (beta^k)."""
+    """How betas, alpha and momentum change with the scale k: none, sde (1 - k(1 - beta) and eps / sqrt(k); for adaptive
+    optimizers) or half-life (beta^k)."""
     label_smoothing: float = 0.0
-    """Classification, of texts or tokens: the part of each target that is spread evenly over all classes."""
+    """Classification of texts or tokens: fraction of each target that is spread evenly over all classes."""
     class_weights: Sequence[str] = ()
-    """Classification, of texts or tokens: how much a target counts in training, by its class: balanced (n / (classes *
-    n_c), which is 1 in the mean) or weights by name, 1 for the others: positive=2 negative=0.5. The sum is divided by
-    the number of targets, not by their weights; the held-out loss knows neither weights nor smoothing."""
+    """Classification of texts or tokens: weights of the classes in the training loss: balanced (n / (classes * n_c),
+    which averages 1 over the targets), or weights by name, with 1 for the others: positive=2 negative=0.5. The weighted
+    sum is divided by the number of targets, not by the sum of their weights. The held-out loss uses neither weights nor
+    smoothing."""
     max_skipped: int = 10
-    """End the run after so many steps in a row that were skipped for a gradient that is not finite. (In fp16 those do
-    not count that were computed at a loss scale above 1.)"""
+    """End the run after this many steps in a row were skipped because their gradient was not finite. (In fp16, steps at
+    a loss scale above 1 do not count.)"""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "decay_milestones", tuple(self.decay_milestones))
@@ -111,7 +119,7 @@ class Recipe:
         require(0 <= self.alpha < 1, "recipe.alpha", self.alpha, "in 0 <= alpha < 1")
         start = self.start_lr
         number = isinstance(start, int | float) and 0 <= start < math.inf
-        require(number or start == "reference", "recipe.start_lr", start, "0, above, or 'reference'")
+        require(number or start == "reference", "recipe.start_lr", start, "0 or above, or 'reference'")
         require(Duration.parse(self.duration, "recipe.duration").value > 0, "recipe.duration", self.duration, "above 0")
         Duration.parse(self.warmup, "recipe.warmup")
         for milestone in self.decay_milestones:
@@ -122,20 +130,20 @@ class Recipe:
 
 
 def parse_lr_ratio(text: str) -> tuple[str, float]:
-    """Name and ratio of one of `recipe.lr_ratios`. Raises UserError where it is not one."""
+    """Split one of `recipe.lr_ratios` into name and ratio. Raises UserError if it is malformed."""
     return _named_number(text, "recipe.lr_ratios", "a name and a number: classifier=10")
 
 
 def parse_class_weight(text: str) -> tuple[str, float]:
-    """Class and weight of one of `recipe.class_weights`. Raises UserError where it is not one."""
-    return _named_number(text, "recipe.class_weights", f"a class and a number (positive=2), nor {BALANCED}, alone")
+    """Split one of `recipe.class_weights` into class and weight. Raises UserError if it is malformed."""
+    return _named_number(text, "recipe.class_weights", f"a class and a number (positive=2), or {BALANCED} alone")
 
 
-def _named_number(text: str, flag: str, wanted: str) -> tuple[str, float]:
+def _named_number(text: str, flag: str, expected: str) -> tuple[str, float]:
     name, _, number = str(text).rpartition("=")
     try:
         value = float(number)
     except ValueError:
         value = -1.0
-    require(bool(name) and 0 <= value < math.inf, flag, text, wanted)
+    require(bool(name) and 0 <= value < math.inf, flag, text, expected)
     return name, value

@@ -1,10 +1,116 @@
-"""What is true of each task and needs no library to say."""
+"""Facts about each task that need no library: for --help, the plan command, prediction and the model card."""
 
 from __future__ import annotations
 
-LANGUAGE_TASKS = ("mlm", "clm")
-"""Tasks that learn from plain text, which needs no labels."""
+from dataclasses import dataclass
+from typing import Literal
+
+TABLES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
+"""Kinds of file whose rows have named columns."""
+WORD_FILES = (".conll", ".bio", ".iob2")
+"""Kinds of file with one word and its tag per line."""
+TEXT_FILES = (".txt",)
+"""Kinds of file with one text per line, and no labels."""
 
 
-CLASSIFIERS = ("classification", "token-classification")
-"""Tasks whose labels are classes."""
+@dataclass(frozen=True)
+class TaskFacts:
+    """One task as the user sees it. Everything else about it is in `warmup/training/tasks/<name>.py`."""
+
+    name: str
+    help: str
+    """One line for --help."""
+    metrics: tuple[str, ...]
+    """Held-out metrics by which evaluations can be compared: what `evaluation.metric` may be."""
+    pipeline: str
+    """transformers' pipeline that runs the exported model."""
+    architectures: tuple[str, ...]
+    """Endings of the names of transformers' model classes that are trained for it."""
+    label: Literal["class", "number"] | None = None
+    """What a row's label is: one of several classes, a number, or None for tasks without labels."""
+    label_means: str = ""
+    """What its files must hold, for the error that none were given; "" if the default corpus will do."""
+    file_kinds: tuple[str, ...] = TABLES
+    """Kinds of file that it trains on. (Predictions are also made for each line of a .txt file.)"""
+    fields: tuple[str, ...] = ()
+    """Fields of the configuration that this task has and not every other one."""
+    lower_is_better: tuple[str, ...] = ("loss",)
+    """Metrics for which a lower value is better."""
+    pipeline_options: str = ""
+    """Arguments that make the pipeline return what was trained."""
+    no_prediction: str = ""
+    """Why --predict does not work for it, with {model} where the model is named; "" if it works."""
+    new_model: str = "BERT"
+    """What `model: tiny` and the other sizes are."""
+
+
+_ALL = (
+    TaskFacts(
+        name="mlm",
+        help="masked language modelling, BERT's pretraining",
+        metrics=("loss", "perplexity", "accuracy"),
+        lower_is_better=("loss", "perplexity"),
+        pipeline="fill-mask",
+        architectures=("ForMaskedLM", "ForPreTraining"),
+        file_kinds=TABLES + TEXT_FILES,
+        fields=("data.whole_words", "data.streaming", "speed.compile"),
+    ),
+    TaskFacts(
+        name="clm",
+        help="causal language modelling: continuing a text, as GPT-2 does",
+        metrics=("loss", "perplexity", "accuracy"),
+        lower_is_better=("loss", "perplexity"),
+        pipeline="text-generation",
+        architectures=("ForCausalLM", "LMHeadModel"),
+        file_kinds=TABLES + TEXT_FILES,
+        fields=("data.streaming",),
+        no_prediction="a causal language model writes on, which is transformers' work: "
+        'pipeline("text-generation", model="{model}")',
+        new_model="GPT-2",
+    ),
+    TaskFacts(
+        name="classification",
+        help="the class of a text or of a pair of texts",
+        metrics=("loss", "accuracy", "f1", "matthews"),
+        pipeline="text-classification",
+        architectures=("ForSequenceClassification",),
+        label="class",
+        fields=("data.pair_column", "recipe.label_smoothing", "recipe.class_weights", "speed.compile"),
+    ),
+    TaskFacts(
+        name="regression",
+        help="a number for a text or for a pair of texts",
+        metrics=("loss", "mse", "pearson", "spearman"),
+        lower_is_better=("loss", "mse"),
+        pipeline="text-classification",
+        pipeline_options=', function_to_apply="none"',  # the number itself
+        architectures=("ForSequenceClassification",),
+        label="number",
+        label_means="files whose labels are numbers",
+        fields=("data.pair_column", "speed.compile"),
+    ),
+    TaskFacts(
+        name="token-classification",
+        help="the tag of each word, such as named entities or parts of speech",
+        metrics=("loss", "accuracy", "f1"),
+        pipeline="token-classification",
+        pipeline_options=', aggregation_strategy="first"',  # a word's tag, which its first piece has
+        architectures=("ForTokenClassification",),
+        label="class",
+        label_means="files of words and their tags",
+        file_kinds=TABLES + WORD_FILES,
+        fields=("recipe.label_smoothing", "recipe.class_weights", "speed.compile"),
+    ),
+)
+TASKS: dict[str, TaskFacts] = {facts.name: facts for facts in _ALL}
+"""All tasks by name."""
+
+
+def tasks_with(field: str) -> list[str]:
+    """Names of the tasks that have a field of the configuration; all of them if no task claims it."""
+    return [name for name, facts in TASKS.items() if field in facts.fields] or list(TASKS)
+
+
+def lower_is_better(task: str, metric: str) -> bool:
+    """Whether the evaluation with the lower value of this metric is the better one."""
+    return metric in TASKS[task].lower_is_better

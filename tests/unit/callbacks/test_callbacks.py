@@ -1,4 +1,4 @@
-"""The plan in transformers' Trainer and in Lightning: the rate of every step, and what is refused."""
+"""Plans in transformers' Trainer and in Lightning: the learning rate of every step, and what is refused."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from pathlib import Path
 
 import pytest
 import torch
-from callbacks import EXPECTED, STEPS, Module, fit, forget, plan_of, samples, trainer_of
+from callbacks import EXPECTED, STEPS, Module, fit, plan_of, reset_accelerate, samples, trainer_of
 from harness import ROOT
 from lightning.pytorch.callbacks import GradientAccumulationScheduler, LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
-CUTS = [(1, 8, 1), (1, 4, 2)]
+SPLITS = [(1, 8, 1), (1, 4, 2)]
 
 
 @pytest.fixture(autouse=True)
-def forgotten() -> Iterator[None]:
+def reset() -> Iterator[None]:
     yield
-    forget()
+    reset_accelerate()
 
 
 def exactly(rates: list[float]) -> object:
     return pytest.approx(rates, rel=1e-12, abs=1e-15)
 
 
-def test_the_rates_are_what_they_are_taken_for() -> None:
+def test_the_rates_are_what_these_tests_assume() -> None:
     plan = plan_of(1, 8)
     assert (plan.warmup_steps, plan.total_steps, plan.peak_lr) == (3, STEPS, 2e-2)
     assert EXPECTED[2] == EXPECTED[3] == 2e-2 and EXPECTED[-1] == pytest.approx(2e-2 / 9)
@@ -37,22 +37,22 @@ def test_the_rates_are_what_they_are_taken_for() -> None:
 # transformers
 
 
-@pytest.mark.parametrize("cut", CUTS)
-def test_every_step_of_trainer_takes_the_rate_of_the_plan_and_logs_it(cut, tmp_path: Path) -> None:
-    trainer, rates = trainer_of(tmp_path, plan_of(*cut))
+@pytest.mark.parametrize("split", SPLITS)
+def test_every_step_of_trainer_takes_the_rate_of_the_plan_and_logs_it(split, tmp_path: Path) -> None:
+    trainer, rates = trainer_of(tmp_path, plan_of(*split))
     trainer.train()
     assert rates == exactly(EXPECTED)
     assert [line["learning_rate"] for line in trainer.state.log_history[:-1]] == exactly(EXPECTED)
 
 
-@pytest.mark.parametrize("cut", CUTS)
-def test_trainer_resumes_where_it_was_also_under_another_recipe(cut, tmp_path: Path) -> None:
-    first, _ = trainer_of(tmp_path, plan_of(*cut), save_strategy="steps", save_steps=7)
+@pytest.mark.parametrize("split", SPLITS)
+def test_trainer_resumes_where_it_was_also_under_another_recipe(split, tmp_path: Path) -> None:
+    first, _ = trainer_of(tmp_path, plan_of(*split), save_strategy="steps", save_steps=7)
     first.train()
-    for lr, share in ((1e-2, 1.0), (5e-3, 0.5)):
-        second, rates = trainer_of(tmp_path / "again", plan_of(*cut, lr=lr))
+    for lr, factor in ((1e-2, 1.0), (5e-3, 0.5)):
+        second, rates = trainer_of(tmp_path / "again", plan_of(*split, lr=lr))
         second.train(resume_from_checkpoint=str(tmp_path / "checkpoint-7"))
-        assert rates == exactly([share * rate for rate in EXPECTED[7:]])
+        assert rates == exactly([factor * rate for rate in EXPECTED[7:]])
 
 
 def test_trainer_may_be_trained_twice(tmp_path: Path) -> None:
@@ -96,18 +96,18 @@ def test_a_schedule_beside_the_plan_is_refused_by_trainer(tmp_path: Path) -> Non
 # Lightning
 
 
-@pytest.mark.parametrize("cut", CUTS)
-def test_every_step_in_lightning_takes_the_rate_of_the_plan(cut) -> None:
-    assert fit(plan_of(*cut)) == exactly(EXPECTED)
+@pytest.mark.parametrize("split", SPLITS)
+def test_every_step_in_lightning_takes_the_rate_of_the_plan(split) -> None:
+    assert fit(plan_of(*split)) == exactly(EXPECTED)
 
 
-@pytest.mark.parametrize("cut", CUTS)
-def test_lightning_resumes_where_it_was_also_under_another_recipe(cut, tmp_path: Path) -> None:
+@pytest.mark.parametrize("split", SPLITS)
+def test_lightning_resumes_where_it_was_also_under_another_recipe(split, tmp_path: Path) -> None:
     saving = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=7, save_top_k=-1)
-    fit(plan_of(*cut), callbacks=[saving], enable_checkpointing=True)
-    for lr, share in ((1e-2, 1.0), (5e-3, 0.5)):
-        rates = fit(plan_of(*cut, lr=lr), ckpt_path=str(tmp_path / "step=7.ckpt"))
-        assert rates == exactly([share * rate for rate in EXPECTED[7:]])
+    fit(plan_of(*split), callbacks=[saving], enable_checkpointing=True)
+    for lr, factor in ((1e-2, 1.0), (5e-3, 0.5)):
+        rates = fit(plan_of(*split, lr=lr), ckpt_path=str(tmp_path / "step=7.ckpt"))
+        assert rates == exactly([factor * rate for rate in EXPECTED[7:]])
 
 
 def test_a_step_of_fewer_samples_counts_as_one_in_lightning() -> None:
@@ -115,15 +115,15 @@ def test_a_step_of_fewer_samples_counts_as_one_in_lightning() -> None:
     assert rates == exactly(EXPECTED)
 
 
-class Leaving(Module):
-    """Leaves out the update of one step, as a gradient scaler does; Lightning counts it."""
+class Skipping(Module):
+    """Skips the update of one step, as a gradient scaler does; Lightning counts it."""
 
     def optimizer_step(self, epoch, index, optimizer, closure):
         optimizer.step(closure) if self.trainer.global_step != 5 else closure()
 
 
-def test_a_step_that_is_left_out_counts_in_lightning() -> None:
-    assert fit(plan_of(1, 8), Leaving()) == exactly(EXPECTED[:5] + EXPECTED[6:])
+def test_a_skipped_step_counts_in_lightning() -> None:
+    assert fit(plan_of(1, 8), Skipping()) == exactly(EXPECTED[:5] + EXPECTED[6:])
 
 
 def test_the_monitor_of_lightning_logs_the_rates_of_the_plan_also_after_a_resumption(tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ class Manual(Module):
 
 
 @pytest.mark.parametrize(("module", "options", "message"), [
-    (Scheduled, {}, "configure_optimizers: would be a second schedule beside the plan's; return the optimizer alone"),
+    (Scheduled, {}, "configure_optimizers: returns a second schedule beside the plan's; return the optimizer alone"),
     (Manual, {}, "automatic_optimization: .* use WarmupScheduler in it instead"),
     (Module, {"max_steps": 13}, "max_steps: this run would take 13 steps and the plan has 12; set max_steps=12"),
     (Module, {"max_epochs": 2}, "max_steps: this run would take 10 steps .*, and no number of epochs"),
@@ -159,10 +159,10 @@ class Manual(Module):
     (Module, {"callbacks": [GradientAccumulationScheduler({1: 2})]}, "GradientAccumulationScheduler: changes"),
 ])  # fmt: skip
 def test_lightning_that_contradicts_the_plan_is_refused(module, options, message) -> None:
-    made = module()
+    lightning_module = module()
     with pytest.raises(ValueError, match=message) as caught:
-        fit(plan_of(1, 8), made, **options)
-    assert made.rates == [] and "\n" not in str(caught.value)
+        fit(plan_of(1, 8), lightning_module, **options)
+    assert lightning_module.rates == [] and "\n" not in str(caught.value)
 
 
 def test_without_lightning_the_import_says_what_to_install() -> None:

@@ -1,4 +1,4 @@
-"""Configuration: what is refused, and that the refusal names its flag."""
+"""Configuration: what is refused, with a message that names its flag."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from warmup.config.data import Data
 from warmup.config.recipe import Recipe
 from warmup.config.run import Batch, Checkpoint, Elastic, Evaluation, Launch, Log
 from warmup.duration import Duration
+from warmup.errors import UserError
 
 ABOVE_ZERO = ("lr", "max_lr", "ramp_power", "decay_power", "decay_gamma", "eps")
 ZERO_OR_ABOVE = ("end_lr", "weight_decay", "max_grad_norm", "start_lr")
 
 
 def refusal(cls, **fields):
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(UserError) as caught:
         cls(**fields)
     assert "\n" not in str(caught.value)
     return str(caught.value)
@@ -41,7 +42,7 @@ def test_others_may_be_zero(name, value):
 
 @pytest.mark.parametrize("name", ["betas", "momentum", "alpha"])
 @pytest.mark.parametrize("value", [1.0, -0.1, 1.5, math.nan, math.inf])
-def test_averages_have_a_coefficient_below_one(name, value):
+def test_coefficients_of_moving_averages_are_below_one(name, value):
     given = {name: (0.9, value) if name == "betas" else value}
     assert refusal(Recipe, **given).startswith(f"recipe.{name}: {value!r} is not in 0 <= ")
     if name == "betas":
@@ -66,12 +67,13 @@ def test_averages_have_a_coefficient_below_one(name, value):
 )
 def test_counts_have_a_lowest_value(cls, prefix, name, lowest):
     assert refusal(cls, **{name: lowest - 1}).startswith(f"{prefix}{name}: {lowest - 1} is not {lowest}")
-    assert getattr(cls(**{name: lowest}), name) == lowest
+    others = {"every": "1 steps"} if name == "patience" else {}
+    assert getattr(cls(**{name: lowest}, **others), name) == lowest
 
 
 @pytest.mark.parametrize("name", ["validation_fraction", "mask_rate"])
 @pytest.mark.parametrize("value", [0.0, 1.0, -0.1, math.nan])
-def test_parts_are_between_zero_and_one(name, value):
+def test_fractions_are_between_zero_and_one(name, value):
     assert refusal(Data, **{name: value}) == f"data.{name}: {value!r} is not in 0 < x < 1"
 
 
@@ -109,7 +111,7 @@ def test_some_lengths_are_not_zero_and_a_warmup_may_be(name):
 
 
 def test_start_lr_is_a_number_or_reference():
-    assert refusal(Recipe, start_lr="low") == "recipe.start_lr: 'low' is not 0, above, or 'reference'"
+    assert refusal(Recipe, start_lr="low") == "recipe.start_lr: 'low' is not 0 or above, or 'reference'"
     assert Recipe(start_lr="reference").start_lr == "reference"
 
 
@@ -150,7 +152,7 @@ def test_times_in_seconds(text, value):
 @pytest.mark.parametrize(
     "text", ["90", "minutes", "90min", "2 fortnights", "", "-1 hours", "0 hours", "nan hours", "inf hours"]
 )
-def test_what_is_no_time_is_refused_with_its_flag(text):
+def test_invalid_times_are_refused_with_their_flag(text):
     assert refusal(Config, time_limit=text).startswith(f"time_limit: {text!r} is not ")
 
 
@@ -172,8 +174,8 @@ def test_what_is_no_time_is_refused_with_its_flag(text):
 )
 def test_an_interval_is_of_training_or_of_time(text, value):
     """Seconds are floats, so that the two can be told apart."""
-    found = parse_interval(text, "checkpoint.every")
-    assert found == value and type(found) is type(value)
+    interval = parse_interval(text, "checkpoint.every")
+    assert interval == value and type(interval) is type(value)
     assert Checkpoint(every=text).every == text
 
 
@@ -181,9 +183,9 @@ def test_an_interval_is_of_training_or_of_time(text, value):
     "text",
     ["15", "minutes", "", "often", "0 steps", "0%", "0 minutes", "-1 minutes", "-5 steps", "nan hours", "5 weeks"],
 )
-def test_what_is_no_interval_is_refused_with_its_flag(text):
+def test_invalid_intervals_are_refused_with_their_flag(text):
     assert refusal(Checkpoint, every=text).startswith(f"checkpoint.every: {text!r} ")
-    with pytest.raises(ValueError, match="^log.other: "):
+    with pytest.raises(UserError, match="^log.other: "):
         parse_interval(text, "log.other")
 
 
@@ -203,13 +205,14 @@ def test_evaluations_may_be_given_as_a_number_of_steps(every, kept):
 
 
 @pytest.mark.parametrize("every", [0, -5, "0", "0%", "1.5", "often", ""])
-def test_what_is_no_interval_of_evaluations_is_refused(every):
+def test_invalid_intervals_of_evaluations_are_refused(every):
     assert refusal(Evaluation, every=every).startswith("evaluation.every: ")
 
 
-def test_evaluations_follow_no_clock_of_one_machine():
+def test_evaluations_are_not_scheduled_by_time():
     assert refusal(Evaluation, every="15 minutes") == (
-        "evaluation.every: '15 minutes' is not the same on any ranks; give steps, epochs, samples, tokens or %"
+        "evaluation.every: '15 minutes' is a time, which would make the evaluations depend on the hardware; give "
+        "steps, epochs, samples, tokens or %"
     )
 
 
@@ -232,11 +235,11 @@ def test_the_score_of_a_spike_is_zero_or_above(value):
 
 @pytest.mark.parametrize("value", ["bert", "ada/", "/bert", "a/b/c", "ada/my bert", "https://huggingface.co/ada/bert"])
 def test_a_repository_of_the_hub(value):
-    assert refusal(Log, push_to_hub=value) == f"log.push_to_hub: {value!r} is not a repository of the hub: user/name"
+    assert refusal(Log, push_to_hub=value) == f"log.push_to_hub: {value!r} is not a hub repository: user/name"
     assert Log(push_to_hub="ada/bert-1.0_x").push_to_hub == "ada/bert-1.0_x"
 
 
-def test_the_time_limit_is_no_matter_of_the_launch():
+def test_the_time_limit_is_not_part_of_the_launch_section():
     assert "time_limit" not in {field.name for field in dataclasses.fields(Launch)}
     assert (
         Config().time_limit is None and refusal(Config, time_limit="0 hours") == "time_limit: '0 hours' is not above 0"

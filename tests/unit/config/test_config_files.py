@@ -8,9 +8,9 @@ import pytest
 import yaml
 from harness import ROOT
 
-from train import parse
 from warmup.lint import examine
 from warmup.plan import Topology
+from warmup.training.run.arguments import parse
 
 CONFIGS = ROOT / "configs"
 RECIPES = sorted(CONFIGS.glob("*.yaml"))
@@ -20,7 +20,7 @@ RECIPES = sorted(CONFIGS.glob("*.yaml"))
 def test_a_recipe_parses_and_is_healthy(path: Path) -> None:
     config, _ = parse(["--config", str(path)])
     for world_size in (1, 2, 4):
-        plan, findings = examine(config.recipe, Topology.cut(config.batch, world_size), 100_000)
+        plan, findings = examine(config.recipe, Topology.from_batch(config.batch, world_size), 100_000)
         assert findings == []
         assert plan.warmup_steps >= 1
 

@@ -1,10 +1,14 @@
-"""Going on from a checkpoint: which one, whether this run may, and putting everything back in its place."""
+"""Resuming: finds the checkpoint, checks that the run may continue from it, and restores the engine."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
 
 from warmup.commandline import leaves
 from warmup.config import Config
@@ -13,129 +17,207 @@ from warmup.errors import UserError
 from warmup.training.checkpoints import format as checkpoint_format
 from warmup.training.checkpoints import run_directory
 from warmup.training.checkpoints.format import BrokenCheckpoint
-from warmup.training.checkpoints.state import _EVALUATIONS, ResumePoint, RunState, _plain
+from warmup.training.checkpoints.state import EVALUATION_FIELDS, ResumePoint, RunState, json_value, read_run_state
+from warmup.training.engines import Engine
 
 FIXED_FIELDS = ("task", "model", "dropout", "seed", "recipe.optimizer", "recipe.momentum", "data.mask_rate")
-"""Fields that a checkpoint does not fit another value of. The data is compared by its content."""
+"""Fields whose value must be that of the checkpoint's run. The data is compared by its content instead."""
 
 
-def find_resume_point(wanted: str | None, run_dir: str | None) -> ResumePoint:
-    """What to start from. `wanted`: auto, never or None, or a checkpoint or run directory. Takes an old run directory
-    for this process. Raises UserError where there is nothing to go on from, or something in the way.
+def find_resume_point(requested: str | None, run_dir: str | None) -> ResumePoint:
+    """Decide what to start from. Claims an existing run directory for this process.
+
+    Args:
+        requested: auto, never or None, or the path of a checkpoint or of a run directory.
+        run_dir: the run directory to write to; None for the checkpoint's own, or for a new one.
+
+    Raises:
+        UserError: if there is nothing to resume from, or the run directory is occupied.
     """
-    if wanted in (None, "never"):
+    if requested in (None, "never"):
         run_directory.check_unoccupied(run_dir)
         return ResumePoint(None, run_dir)
-    if wanted == "auto":
+    if requested == "auto":
         if run_dir is None:
             raise UserError("--resume: auto needs a run directory to look in; give --run_dir")
-        return _newest(Path(run_dir)) if run_directory.is_occupied(Path(run_dir)) else ResumePoint(None, run_dir)
-    return _given(Path(wanted).expanduser(), run_dir)
+        return _newest_in(Path(run_dir)) if run_directory.is_occupied(Path(run_dir)) else ResumePoint(None, run_dir)
+    return _from_path(Path(requested).expanduser(), run_dir)
 
 
-def _newest(run: Path) -> ResumePoint:
+def _newest_in(run: Path) -> ResumePoint:
     """The newest valid checkpoint of an occupied run directory, or a fresh start in it."""
     run_directory.check_not_sweep(run, "run_dir")
     if not (run / "metrics.jsonl").is_file():
         raise UserError(f"run_dir: {run} is occupied and not a run directory; give another one")
     run_directory.claim(run)
-    folder, skipped = checkpoint_format.newest_valid(run)
-    notes = [f"passed over: {reason}" for reason in skipped]
-    if folder is None:
+    checkpoint, skipped = checkpoint_format.newest_valid(run)
+    notes = [f"skipped: {reason}" for reason in skipped]
+    if checkpoint is None:
         notes.append(f"no checkpoint in {run} to go on from: starting afresh")
-    return _origin(folder, run, str(run), notes)
+    return _continue_run(run, checkpoint, str(run), notes)
 
 
-def _given(path: Path, run_dir: str | None) -> ResumePoint:
-    """The checkpoint of a path; or, of a run directory's, the newest valid one."""
+def _from_path(path: Path, run_dir: str | None) -> ResumePoint:
+    """The checkpoint at `path`, or the newest valid one of the run directory at `path`."""
     run_directory.check_not_sweep(path, "--resume")
-    notes: list[str] = []
-    folder: Path | None = path
-    if (path / "checkpoints").is_dir():
-        folder, notes = checkpoint_format.newest_valid(path)
-        notes = [f"passed over: {reason}" for reason in notes]
-        if folder is None:
-            raise UserError(f"--resume: no valid checkpoint in {path} ({'; '.join(notes) or 'there is none'})")
-    elif not path.is_dir():
-        raise UserError(f"--resume: {path} is neither auto, never, a checkpoint nor a run directory")
+    checkpoint, notes = _locate_checkpoint(path)
     try:
-        checkpoint_format.verify(folder)
+        checkpoint_format.verify(checkpoint)
     except BrokenCheckpoint as error:
         raise UserError(f"--resume: {error}; give another one, or auto") from error
-    home = folder.resolve().parent.parent
-    own = folder.resolve().parent.name == "checkpoints" and (home / "metrics.jsonl").is_file()
-    if own and (run_dir is None or Path(run_dir).resolve() == home):
-        run_directory.claim(home)
-        return _origin(folder, home, run_dir or str(home), notes)
+    folder = checkpoint.resolve().parent
+    own_run = folder.parent
+    in_a_run = folder.name == "checkpoints" and (own_run / "metrics.jsonl").is_file()
+    if in_a_run and (run_dir is None or Path(run_dir).resolve() == own_run):
+        run_directory.claim(own_run)
+        return _continue_run(own_run, checkpoint, run_dir or str(own_run), notes)
     run_directory.check_unoccupied(run_dir)
-    return ResumePoint(folder, run_dir, tuple(notes), (), checkpoint_format.read_state(folder))
+    return ResumePoint(checkpoint, run_dir, tuple(notes), (), read_run_state(checkpoint))
 
 
-def _origin(folder: Path | None, run: Path, run_dir: str, notes: list[str]) -> ResumePoint:
-    """Going on in the run directory itself: what is later than the checkpoint, or broken, is not of the run's past."""
-    state = checkpoint_format.read_state(folder) if folder else {}
-    step = state["clock"]["step"] if folder else -1
+def _locate_checkpoint(path: Path) -> tuple[Path, list[str]]:
+    """The checkpoint that `path` stands for, not yet verified, and notes on newer ones that were skipped."""
+    if (path / "checkpoints").is_dir():
+        checkpoint, skipped = checkpoint_format.newest_valid(path)
+        notes = [f"skipped: {reason}" for reason in skipped]
+        if checkpoint is None:
+            raise UserError(f"--resume: no valid checkpoint in {path} ({'; '.join(notes) or 'there is none'})")
+        return checkpoint, notes
+    if not path.is_dir():
+        raise UserError(f"--resume: {path} is neither auto, never, a checkpoint nor a run directory")
+    return path, []
+
+
+def _continue_run(run: Path, checkpoint: Path | None, run_dir: str, notes: list[str]) -> ResumePoint:
+    """Resume in the checkpoint's own run directory, and abandon the checkpoints that are later than it.
+
+    Args:
+        run: the run directory, claimed.
+        checkpoint: the checkpoint; None for a fresh start.
+        run_dir: the run directory as the user wrote it.
+        notes: notes on the search so far.
+    """
+    state = read_run_state(checkpoint) if checkpoint else {}
+    step = state["clock"]["step"] if checkpoint else -1
     later = [other for other in checkpoint_format.list_checkpoints(run) if checkpoint_format.step_of(other) > step]
-    notes += [f"set aside as discarded-{other.name}" for other in later]
-    return ResumePoint(folder, run_dir, tuple(notes), tuple(later), state)
+    notes = [*notes, *(f"set aside as discarded-{other.name}" for other in later)]
+    return ResumePoint(checkpoint, run_dir, tuple(notes), tuple(later), state)
 
 
-def reconcile_config(config: Config, origin: ResumePoint) -> tuple[Config, list[str]]:
-    """The configuration to go on with, and in words what is not as it was. Raises UserError where they do not fit."""
-    if not origin.checkpoint:
+def reconcile_config(config: Config, resume_point: ResumePoint) -> tuple[Config, list[str]]:
+    """Compare the configuration with that of the checkpoint's run.
+
+    Args:
+        config: the configuration as it was requested.
+        resume_point: what the run starts from.
+
+    Returns:
+        The configuration to continue with, and in words which fields of the recipe and the evaluation have changed.
+
+    Raises:
+        UserError: if the checkpoint does not fit the configuration.
+    """
+    if not resume_point.checkpoint:
         return config, []
-    course = origin.course
-    was, now = origin.state["config"], dict(leaves(asdict(config)))
+    lr_schedule = resume_point.lr_schedule
+    before, now = resume_point.state["config"], dict(leaves(asdict(config)))
     for name in FIXED_FIELDS:
-        if was.get(name) != _plain(now[name]):
+        if before.get(name) != json_value(now[name]):
             raise UserError(
-                f"{name}: the checkpoint {origin.checkpoint} was made with {was.get(name)!r}, this run has "
+                f"{name}: the checkpoint {resume_point.checkpoint} was made with {before.get(name)!r}, this run has "
                 f"{now[name]!r}; give the same, or start another run"
             )
-    known = {config.recipe.ramp, config.recipe.decay}
-    for plan in course.plans():  # a checkpoint names no code to run that the configuration does not
-        for shape in (plan.ramp, plan.decay):
-            if ":" in shape and shape not in known:
-                raise UserError(f"--resume: {origin.checkpoint} follows {shape}, which this run's recipe does not name")
-    if config.recipe.reference_batch_size is None:  # taken as tuned at the batch that it began with
-        config = replace(config, recipe=replace(config.recipe, reference_batch_size=course.plan.reference_batch_size))
-        now["recipe.reference_batch_size"] = was.get("recipe.reference_batch_size")
+    _check_shapes(config, resume_point)
+    if config.recipe.reference_batch_size is None:  # the recipe counts as tuned at the batch that the run began with
+        reference = lr_schedule.plan.reference_batch_size
+        config = replace(config, recipe=replace(config.recipe, reference_batch_size=reference))
+        now["recipe.reference_batch_size"] = before.get("recipe.reference_batch_size")
     changed = [
-        f"{name} was {was.get(name)!r}, is {now[name]!r}"
+        f"{name} was {before.get(name)!r}, is {now[name]!r}"
         for name in now
-        if name.startswith(("recipe.", "evaluation.")) and was.get(name) != _plain(now[name])
+        if name.startswith(("recipe.", "evaluation.")) and before.get(name) != json_value(now[name])
     ]
     return config, changed
 
 
-def check_same_data(origin: ResumePoint, key: str) -> None:
-    """Raise UserError where the data is not what the checkpoint was trained on."""
-    if origin.checkpoint and origin.state["data"] != key:
+def _check_shapes(config: Config, resume_point: ResumePoint) -> None:
+    """Raise UserError if the checkpoint names code to run (`module:function`) that the configuration does not name."""
+    known = {config.recipe.ramp, config.recipe.decay}
+    for plan in resume_point.lr_schedule.plans():
+        for shape in (plan.ramp, plan.decay):
+            if ":" in shape and shape not in known:
+                raise UserError(
+                    f"--resume: {resume_point.checkpoint} follows {shape}, which this run's recipe does not name"
+                )
+
+
+def check_same_data(resume_point: ResumePoint, key: str) -> None:
+    """Raise UserError if the data, of which `key` is a hash, is not what the checkpoint was trained on."""
+    if resume_point.checkpoint and resume_point.state["data"] != key:
         raise UserError(
-            f"data: its content or the tokenizer is not what {origin.checkpoint} was trained on; give the same data, "
-            "or start another run from it with --model"
+            f"data: its content or the tokenizer is not what {resume_point.checkpoint} was trained on; give the same "
+            "data, or start another run from it with --model"
         )
 
 
-def initial_state(origin: ResumePoint, config: dict[str, Any], data: str, course: LRSchedule, metric: str) -> RunState:
-    """The history of a run that starts from there. By another metric than before, patience begins anew."""
-    found = origin.state.get("evaluations", {})
-    known = {name: value for name, value in found.items() if name in _EVALUATIONS}
-    if origin.state.get("config", {}).get("evaluation.metric") != metric:
-        known["without_improvement"] = 0
-    return RunState(config, data, course, metric, **known)
+def initial_state(
+    resume_point: ResumePoint, config: dict[str, Any], data: str, lr_schedule: LRSchedule, metric: str
+) -> RunState:
+    """The state of a run at its start: with the evaluations up to the checkpoint, if it starts from one.
+
+    Args:
+        resume_point: what the run starts from.
+        config: the configuration as it was requested, as `config_fields` returns it.
+        data: a hash of the content of the data.
+        lr_schedule: the learning rate schedule that the run follows.
+        metric: as `evaluation.metric`. If it has changed, patience starts again.
+    """
+    saved = resume_point.state.get("evaluations", {})
+    evaluations = {name: value for name, value in saved.items() if name in EVALUATION_FIELDS}
+    if resume_point.state.get("config", {}).get("evaluation.metric") != metric:
+        evaluations["without_improvement"] = 0
+    return RunState(config, data, lr_schedule, metric, **evaluations)
 
 
-def describe_changes(origin: ResumePoint, course: LRSchedule, world_size: int) -> dict[str, Any]:
-    """What the run goes on from and with, for the log: ranks, global batch and learning rate before and now."""
-    samples = origin.state["clock"]["samples"]
-    old = origin.course
+def describe_changes(resume_point: ResumePoint, lr_schedule: LRSchedule, world_size: int) -> dict[str, Any]:
+    """For the log: the ranks, the global batch and the learning rate before and after the resumption.
+
+    Args:
+        resume_point: the checkpoint that the run starts from.
+        lr_schedule: the learning rate schedule that the run follows.
+        world_size: the ranks of this run.
+    """
+    samples = resume_point.state["clock"]["samples"]
+    before = resume_point.lr_schedule
     return {
-        "from": str(origin.checkpoint),
-        "world_size_before": origin.state["world_size"],
+        "from": str(resume_point.checkpoint),
+        "world_size_before": resume_point.state["world_size"],
         "world_size": world_size,
-        "global_batch_size_before": old.global_batch_size,
-        "global_batch_size": course.global_batch_size,
-        "lr_before": old.lr_at(samples),
-        "lr": course.lr_at(samples),
+        "global_batch_size_before": before.global_batch_size,
+        "global_batch_size": lr_schedule.global_batch_size,
+        "lr_before": before.lr_at(samples),
+        "lr": lr_schedule.lr_at(samples),
     }
+
+
+def restore_engine(engine: Engine, checkpoint: Path) -> None:
+    """Restore the optimizer state from a checkpoint, with whose weights the model was built. A collective call.
+
+    Raises UserError if the checkpoint is of another model.
+    """
+    optimizer_state = _read_optimizer_state(checkpoint / checkpoint_format.OPTIMIZER, engine.unwrapped_model)
+    weights = load_file(checkpoint / checkpoint_format.MODEL) if engine.restores_weights else {}
+    engine.restore(weights, optimizer_state, read_run_state(checkpoint))
+
+
+def _read_optimizer_state(file: Path, model: nn.Module) -> dict[str, dict[str, torch.Tensor]]:
+    """The optimizer state of each weight, by the weight's name and the kind of state."""
+    states: dict[str, dict[str, torch.Tensor]] = {}
+    for name, tensor in load_file(file).items():
+        weight, _, kind = name.rpartition("/")
+        # In memory of its own and aligned like a fresh tensor: the same kernels run as in an uninterrupted run.
+        states.setdefault(weight, {})[kind] = tensor.clone()
+    unknown = sorted(states.keys() - {name for name, parameter in model.named_parameters() if parameter.requires_grad})
+    if unknown:
+        raise UserError(f"--resume: {file} does not fit the model: only one of them has {unknown[0]}")
+    return states

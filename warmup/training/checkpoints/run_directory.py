@@ -1,47 +1,64 @@
-"""The run directory: whose it is, what is in it, and how a resumed run finds it."""
+"""The run directory: which process may write to it, and how a resumed run finds it."""
 
 from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from filelock import FileLock, Timeout
 
 from warmup.errors import UserError
 from warmup.training.checkpoints import format as checkpoint_format
 from warmup.training.checkpoints import retention
-from warmup.training.checkpoints.state import ResumePoint
+from warmup.training.files import write_text
 
-SWEEP_FILE = "seeds.json"  # what a sweep of seeds is known by
-LINES = ("metrics.jsonl", "samples.jsonl")
-_held: list[FileLock] = []  # for as long as the process lives; the kernel frees them however it ends
+SWEEP_FILE = "seeds.json"
+"""The file that marks a directory as one of a seed sweep, which holds a run directory per seed."""
+LOG_FILES = ("metrics.jsonl", "samples.jsonl")
+"""The logs, one JSON object a line. The first is in every run directory and marks it as one."""
+_held: list[FileLock] = []
+"""The locks of this process. The kernel releases them however the process ends."""
+
+
+class StartingPoint(Protocol):
+    """What `enter` reads of a `state.ResumePoint`, where its fields are documented."""
+
+    @property
+    def checkpoint(self) -> Path | None: ...
+
+    @property
+    def abandoned(self) -> Sequence[Path]: ...
+
+    @property
+    def state(self) -> Mapping[str, Any]: ...
 
 
 def is_occupied(folder: Path) -> bool:
-    """Whether a path is taken: by something that is no directory, or by one that holds something."""
+    """True if a path is a file, or a directory that holds more than a lock."""
     return folder.exists() and (not folder.is_dir() or any(path.name != ".lock" for path in folder.iterdir()))
 
 
 def check_not_sweep(folder: Path, flag: str) -> None:
-    """Raise UserError where a run is asked for and a sweep of seeds, which holds several, is named."""
+    """Raise UserError if `folder`, given by the option `flag` as a run's, is the directory of a whole seed sweep."""
     if (folder / SWEEP_FILE).is_file():
-        raise UserError(f"{flag}: {folder} is of a sweep of seeds; name one of its runs: {folder}/seed-N")
+        raise UserError(f"{flag}: {folder} holds a sweep of seeds; name one of its runs: {folder}/seed-N")
 
 
 def check_unoccupied(path: str | None) -> None:
-    """Raise UserError where a run directory was asked for that holds something. Creates nothing."""
+    """Raise UserError if a new run cannot use a directory because it holds something. Creates nothing."""
     if path and is_occupied(Path(path)):
         raise UserError(f"run_dir: {path} is occupied; give another one, remove it, or go on with it: --resume auto")
 
 
 def claim(folder: Path) -> None:
-    """Take a run directory for this process. Raises UserError where another one has it."""
+    """Lock a run directory for this process. Raises UserError if another process holds it."""
     lock = FileLock(folder / ".lock")
     try:
-        lock.acquire(timeout=2)  # the rank 0 of a failed attempt may be about to end
+        lock.acquire(timeout=2)  # rank 0 of a failed attempt may be about to end
     except Timeout:
         raise UserError(f"run_dir: {folder} is in use by another run; wait for it, or give another one") from None
     except OSError as error:
@@ -50,21 +67,29 @@ def claim(folder: Path) -> None:
 
 
 def release(folder: Path) -> None:
-    """Give a run directory back."""
+    """Unlock a run directory, if this process holds it."""
     for lock in [lock for lock in _held if Path(lock.lock_file).parent == folder]:
         lock.release()
         _held.remove(lock)
 
 
 def create(path: str | None, task: str) -> Path:
-    """A new run directory, claimed. Raises UserError where it is occupied or cannot be made."""
+    """Make and lock a new run directory, with an empty log in it, by which it is known. Otherwise like `make`."""
     folder = make(path, task)
-    (folder / "metrics.jsonl").touch()  # by which it is known
+    (folder / LOG_FILES[0]).touch()
     return folder
 
 
 def make(path: str | None, task: str) -> Path:
-    """A new directory, empty and claimed; by default one of `runs`. Raises UserError as `create`."""
+    """Make and lock a new, empty directory.
+
+    Args:
+        path: Where; None for a new one in `runs`, named after the task and the time.
+        task: Name of the task.
+
+    Raises:
+        UserError: It is occupied, in use by another process, or cannot be made.
+    """
     check_unoccupied(path)
     stamp = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
     for number in itertools.count(1):
@@ -78,54 +103,62 @@ def make(path: str | None, task: str) -> Path:
         except OSError as error:
             raise UserError(f"run_dir: {folder} cannot be made: {error.strerror}") from error
         claim(folder)
-        check_unoccupied(str(folder))  # by a run that was quicker, and is over
+        check_unoccupied(str(folder))  # another run may have claimed it, written to it and ended in the meantime
         return folder
     raise AssertionError
 
 
 def abandon(folder: Path) -> None:
-    """Leave a directory free that this run has just made, and will write nothing to."""
-    if not (folder / LINES[0]).stat().st_size:
-        (folder / LINES[0]).unlink()
+    """Make a directory unoccupied again that this run has made and not yet logged to."""
+    if not (folder / LOG_FILES[0]).stat().st_size:
+        (folder / LOG_FILES[0]).unlink()
 
 
-def enter(path: str | None, task: str, origin: ResumePoint) -> Path:
-    """The directory that a run writes to: a new one, or the old one without what is later than `origin`."""
+def enter(path: str | None, task: str, resume_point: StartingPoint) -> Path:
+    """Prepare the directory that a run writes to.
+
+    A new directory is made and locked; if the run starts from another run's checkpoint, the best checkpoint up to that
+    one is copied into it. In an occupied directory, which is locked already, everything later than the resume point is
+    set aside or removed.
+
+    Args:
+        path: The run directory; None for a new one in `runs`.
+        task: Name of the task.
+        resume_point: What the run starts from.
+
+    Returns:
+        The run directory.
+    """
     if path is None or not is_occupied(Path(path)):
         folder = create(path, task)
-        if origin.checkpoint:
-            retention.adopt_best(origin.checkpoint, folder)
+        if resume_point.checkpoint:
+            retention.adopt_best(resume_point.checkpoint, folder)
         return folder
     folder = Path(path)
     retention.remove_leftovers(folder)
-    for later in origin.abandoned:
-        checkpoint_format.set_aside(later)
-    truncate_logs(folder, origin.state["clock"]["drawn"] if origin.checkpoint else -1)
+    for checkpoint in resume_point.abandoned:
+        checkpoint_format.set_aside(checkpoint)
+    truncate_logs(folder, resume_point.state["clock"]["consumed_samples"] if resume_point.checkpoint else -1)
     return folder
 
 
-def truncate_logs(folder: Path, drawn: int) -> None:
-    """Take the lines beyond position `drawn` of the data stream out of the logs, and one that was cut off."""
-    for name in LINES:
+def truncate_logs(folder: Path, consumed_samples: int) -> None:
+    """Remove from the logs all lines beyond position `consumed_samples` of the data stream, and incomplete lines."""
+    for name in LOG_FILES:
         path = folder / name
         if path.exists():
-            kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _consumed_samples(line) <= drawn]
-            write(path, "".join(line + "\n" for line in kept))
+            kept = [
+                line
+                for line in path.read_text(encoding="utf-8").splitlines()
+                if _consumed_samples(line) <= consumed_samples
+            ]
+            write_text(path, "".join(line + "\n" for line in kept))
 
 
 def _consumed_samples(line: str) -> float:
+    """The position in the data stream that a line of a log was written at; infinity for a line that is not whole."""
     try:
-        return json.loads(line)["drawn"]
+        entry = json.loads(line)
+        return entry["consumed_samples"] if "consumed_samples" in entry else entry["drawn"]  # its name in older logs
     except (ValueError, KeyError, TypeError):
         return float("inf")
-
-
-def write(path: Path, text: str) -> None:
-    """Write a file as a whole: it is never seen half-written."""
-    stage = path.with_name(f".{path.name}.stage")
-    stage.write_text(text, encoding="utf-8")
-    stage.replace(path)
-
-
-def write_json(path: Path, content: Any) -> None:
-    write(path, json.dumps(content, indent=1) + "\n")

@@ -1,7 +1,8 @@
-"""What a run starts from, and what every checkpoint says of it."""
+"""What a run starts from, and what every checkpoint says about its run."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -11,69 +12,82 @@ from typing import Any
 from warmup.clock import StepClock
 from warmup.commandline import leaves
 from warmup.config import Config
+from warmup.config.tasks import lower_is_better
 from warmup.elastic import LRSchedule
 from warmup.errors import UserError
-from warmup.training.tasks.metrics import is_better
+from warmup.training.checkpoints import format as checkpoint_format
 
-_EVALUATIONS = ("metrics", "evaluated", "best_step", "best_metrics", "without_improvement")
+EVALUATION_FIELDS = ("metrics", "evaluated", "best_step", "best_metrics", "without_improvement")
+"""The fields of RunState that `evaluations` in state.json holds."""
 
 
 @dataclass(frozen=True)
 class ResumePoint:
-    """What a run starts from. checkpoint: None for a fresh start. run_dir: where it goes on, None for a new one.
-
-    notes: what was found and passed over, in words. abandoned: checkpoints that are not of this run's past.
-    """
+    """What a run starts from."""
 
     checkpoint: Path | None
+    """The checkpoint's folder; None for a fresh start."""
     run_dir: str | None
+    """The run directory to use; None for a new one."""
     notes: tuple[str, ...] = ()
+    """What the search for the checkpoint skipped, in words."""
     abandoned: tuple[Path, ...] = ()
+    """Checkpoints in the run directory that do not lead to this one, and are to be set aside."""
     state: Mapping[str, Any] = field(default_factory=dict)
+    """The checkpoint's state, as `read_run_state` returns it; empty for a fresh start."""
 
     @cached_property
-    def course(self) -> LRSchedule:
-        """What the checkpoint's run followed. Raises UserError where it cannot be read."""
+    def lr_schedule(self) -> LRSchedule:
+        """The learning rate schedule of the checkpoint's run. Raises UserError if it cannot be read."""
         try:
-            return LRSchedule.from_dict(self.state["course"])
+            return LRSchedule.from_dict(self.state["lr_schedule"])
         except (ValueError, KeyError) as error:
             raise UserError(f"--resume: {self.checkpoint} was written by another version: {error}") from error
 
 
 @dataclass
 class RunState:
-    """What every checkpoint says of the run besides its position, and what the evaluations have found so far.
-
-    config: as it was asked for. data: key of its content. metric: as `evaluation.metric`. metrics: of the last
-    evaluation, made where the clock was at `evaluated`. best_step, best_metrics: of the best one. without_improvement:
-    how many in a row since then.
-    """
+    """What every checkpoint says about its run besides the position, and what the evaluations have shown so far."""
 
     config: dict[str, Any]
+    """The configuration as it was requested, as `config_fields` returns it."""
     data: str
-    course: LRSchedule
+    """A hash of the content of the data."""
+    lr_schedule: LRSchedule
+    """The learning rate schedule that the run follows."""
     metric: str = "loss"
+    """The metric that decides which evaluation is the best, as `evaluation.metric`."""
     metrics: dict[str, float] = field(default_factory=dict)
+    """The metrics of the last evaluation."""
     evaluated: dict[str, int] = field(default_factory=dict)
+    """The clock's state at the last evaluation; empty before the first one."""
     best_step: int | None = None
+    """The step of the best evaluation; None before the first one."""
     best_metrics: dict[str, float] = field(default_factory=dict)
+    """The metrics of the best evaluation."""
     without_improvement: int = 0
+    """How many evaluations in a row, up to the last one, were no better than the best."""
 
     def add(self, clock: StepClock, metrics: dict[str, float]) -> bool:
-        """Take an evaluation in. Returns whether it is the best so far."""
+        """Record an evaluation. Returns whether it is the best so far."""
         self.metrics, self.evaluated = metrics, clock.state_dict()
-        improved = is_better(self.metric, metrics, self.best_metrics)
+        improved = self._is_better(metrics)
         self.without_improvement = 0 if improved else self.without_improvement + 1
         if improved:
             self.best_step, self.best_metrics = clock.step, metrics
         return improved
 
+    def _is_better(self, metrics: dict[str, float]) -> bool:
+        """Whether these are better than the best so far. A metric that is not a number never is."""
+        sign = -1 if lower_is_better(self.config["task"], self.metric) else 1
+        return sign * metrics[self.metric] > (sign * self.best_metrics[self.metric] if self.best_metrics else -math.inf)
+
     def state(self, clock: StepClock, world_size: int) -> dict[str, Any]:
-        """All of it and the position, as JSON would have it."""
-        evaluations = {name: getattr(self, name) for name in _EVALUATIONS}
+        """The content of state.json: this object and the position of the run."""
+        evaluations = {name: getattr(self, name) for name in EVALUATION_FIELDS}
         return {
             "clock": clock.state_dict(),
-            "course": self.course.to_dict(),
+            "lr_schedule": self.lr_schedule.to_dict(),
             "config": self.config,
             "data": self.data,
             "world_size": world_size,
@@ -81,10 +95,25 @@ class RunState:
         }
 
 
+def read_run_state(checkpoint: Path) -> dict[str, Any]:
+    """A checkpoint's state.json. Names of older versions are replaced by those that `RunState.state` writes today.
+
+    Those of "stream" are replaced where it is used, by `StreamState.from_dict`.
+    """
+    state = checkpoint_format.read_state(checkpoint)
+    if "course" in state:
+        state["lr_schedule"] = state.pop("course")
+    for position in (state.get("clock"), state.get("evaluations", {}).get("evaluated")):
+        if position and "drawn" in position:
+            position["consumed_samples"] = position.pop("drawn")
+    return state
+
+
 def config_fields(config: Config) -> dict[str, Any]:
-    """The configuration as a checkpoint's state has it: dotted names, JSON values."""
-    return {name: _plain(value) for name, value in leaves(asdict(config))}
+    """The configuration as state.json holds it: JSON values by dotted names."""
+    return {name: json_value(value) for name, value in leaves(asdict(config))}
 
 
-def _plain(value: Any) -> Any:
+def json_value(value: Any) -> Any:
+    """The value of a field of the configuration as JSON returns it: tuples become lists."""
     return list(value) if isinstance(value, tuple) else value

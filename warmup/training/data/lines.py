@@ -1,4 +1,4 @@
-"""The lines of a text file, compressed or not, as bytes."""
+"""The lines of a text file, plain or compressed, as bytes."""
 
 from __future__ import annotations
 
@@ -24,25 +24,27 @@ COMPRESSIONS = tuple(_OPENERS)
 
 
 def lines(file: str) -> Iterator[bytes]:
-    """Yield the lines (split at b"\\n" alone, so that their numbers are an editor's), less a byte order mark.
+    """Yield the lines of a file, without the byte order mark that it may begin with.
 
-    Raises UserError where the file cannot be read to its end, so that what is left of a damaged one is never taken
-    for all of it.
+    Lines are split at b"\\n" only, so that line numbers are those that an editor shows.
+
+    Raises:
+        UserError: The file cannot be read to its end. The rest of a damaged file is never taken for all of it.
     """
     suffix = next((suffix for suffix in _OPENERS if file.lower().endswith(suffix)), "")
-    number = 0
+    line_number = 0
     try:
         with _OPENERS.get(suffix, open)(file, "rb") as stream:
-            for number, line in enumerate(stream, 1):
-                yield line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
+            for line_number, line in enumerate(stream, 1):
+                yield line.removeprefix(b"\xef\xbb\xbf") if line_number == 1 else line
     except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
-        if isinstance(error, OSError) and error.strerror:  # the system's; the decompressors' errors have none
+        if isinstance(error, OSError) and error.strerror:  # raised by the system; those of decompressors have none
             raise UserError(f"{file} cannot be read: {error.strerror}") from error
-        raise UserError(f"{file}: damaged or cut off {suffix} data after line {number} ({error})") from error
+        raise UserError(f"{file}: damaged or cut off {suffix} data after line {line_number} ({error})") from error
 
 
 def why_not_text(line: bytes) -> str | None:
-    """Say why these bytes are no text, or None."""
+    """Return why these bytes are not text, or None if they are."""
     if b"\0" in line:
         return "holds a NUL byte"
     try:

@@ -1,7 +1,7 @@
-"""The one global order of samples: which samples a step takes, and which rank computes them. Pure numpy.
+"""The global order of samples: which samples a step takes, and which rank computes them. Pure numpy.
 
-The training set is an endless stream. Epoch e is a permutation of 0..N-1 keyed by (seed, e), and epochs follow each
-other without a gap. The permutation is computed, not stored: a Feistel network over the next power of four above N,
+The training set is an endless stream. Epoch e is a permutation of 0..N-1 keyed by (seed, e), and epochs follow one
+another without a gap. The permutation is computed, not stored: a Feistel network over the next power of four above N,
 walked until it falls inside (Black and Rogaway 2002, "Ciphers with arbitrary finite domains", sections 4 and 5).
 """
 
@@ -24,7 +24,7 @@ def mix(values: np.ndarray) -> np.ndarray:
 
 
 def key(*parts: int | np.ndarray) -> np.ndarray:
-    """One uint64 key of several integers; arrays give an array of keys. The order of the parts matters."""
+    """Hash several integers into one uint64 key; arrays give an array of keys. The order of the parts matters."""
     state = np.zeros((), np.uint64)
     with np.errstate(over="ignore"):
         for part in parts:
@@ -33,14 +33,20 @@ def key(*parts: int | np.ndarray) -> np.ndarray:
 
 
 def uniform(keys: np.ndarray) -> np.ndarray:
-    """Keys as numbers in 0 <= x < 1, with 53 bits."""
+    """Map keys to floats in [0, 1), with 53 random bits."""
     return (keys >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def permute(indices: np.ndarray, size: int, keys: np.ndarray | int) -> np.ndarray:
-    """Where a keyed permutation of 0..size-1 takes `indices` (int64). Constant memory, vectorised.
+    """Apply a keyed permutation of 0..size-1 to `indices`. Vectorised, in constant memory.
 
-    `keys`: one key for all indices, or one for each.
+    Args:
+        indices: Numbers from 0 to size - 1.
+        size: How many numbers are permuted.
+        keys: One key for all indices, or one for each.
+
+    Returns:
+        The permuted indices, int64.
     """
     half = np.uint64(max(1, ((size - 1).bit_length() + 1) // 2))
     result = np.asarray(indices, np.int64).astype(np.uint64)
@@ -57,33 +63,59 @@ def _encrypt(values: np.ndarray, half: np.uint64, keys: np.ndarray) -> np.ndarra
     mask = (np.uint64(1) << half) - np.uint64(1)
     left, right = values >> half, values & mask
     with np.errstate(over="ignore"):
-        for number in range(_ROUNDS):
-            left, right = right, left ^ (mix(keys ^ mix(right + np.uint64(number << 40))) & mask)
+        for round_index in range(_ROUNDS):
+            left, right = right, left ^ (mix(keys ^ mix(right + np.uint64(round_index << 40))) & mask)
     return (left << half) | right
 
 
-def step_samples(drawn: int, count: int, size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """The stream's next `count` samples after position `drawn`: (indices, epochs), int64, of a set of `size`."""
-    positions = drawn + np.arange(count, dtype=np.int64)
+def step_samples(position: int, count: int, size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """The samples at positions `position` to `position + count - 1` of the endless stream.
+
+    Args:
+        position: How many samples of the stream were consumed before.
+        count: How many samples to take.
+        size: Number of samples in the training set.
+        seed: Seed of the order.
+
+    Returns:
+        (indices, epochs), each (count,) int64.
+    """
+    positions = position + np.arange(count, dtype=np.int64)
     epochs = positions // size
     return permute(positions % size, size, key(seed, epochs)), epochs
 
 
-def deal(lengths: np.ndarray, slots: int) -> list[np.ndarray]:
-    """Deal a step's samples into micro-batches: positions within the step, for each slot, in ascending order.
+def deal(lengths: np.ndarray, micro_batches: int) -> list[np.ndarray]:
+    """Deal the samples of a step into micro-batches of about equal size and equally many tokens.
 
-    Sizes differ by at most one; tokens are balanced by dealing from the longest to the shortest, to and fro. A pure
-    function of lengths and slots, so that ranks can compute it each for itself. Slots may be empty.
+    Sizes differ by at most one. Tokens are balanced by dealing from the longest sample to the shortest, in alternating
+    direction. The result depends on the arguments only, so that each rank computes it for itself.
+
+    Args:
+        lengths: Tokens of each sample.
+        micro_batches: Number of micro-batches, of all ranks together. Some are empty if there are fewer samples.
+
+    Returns:
+        For each micro-batch the positions of its samples within the step, in ascending order.
     """
     longest_first = np.argsort(-np.asarray(lengths), kind="stable")
-    rounds, seats = np.divmod(np.arange(len(longest_first)), slots)
-    slot_of = np.where(rounds % 2 == 0, seats, slots - 1 - seats)
-    return [np.sort(longest_first[slot_of == slot]) for slot in range(slots)]
+    rounds, columns = np.divmod(np.arange(len(longest_first)), micro_batches)
+    indices = np.where(rounds % 2 == 0, columns, micro_batches - 1 - columns)
+    return [np.sort(longest_first[indices == index]) for index in range(micro_batches)]
 
 
-def rank_micro_batches(slots: Sequence[np.ndarray], rank: int, world_size: int) -> list[tuple[int, np.ndarray]]:
-    """The slots that a rank computes, with their numbers; every rank gets as many, the missing ones are empty."""
-    rounds = -(-len(slots) // world_size)
-    numbers = range(rank, rounds * world_size, world_size)
+def rank_micro_batches(micro_batches: Sequence[np.ndarray], rank: int, world_size: int) -> list[tuple[int, np.ndarray]]:
+    """The micro-batches that a rank computes: every `world_size`-th one, from its own rank on.
+
+    Args:
+        micro_batches: Those of all ranks, as `deal` returns them.
+        rank: The rank.
+        world_size: Number of ranks.
+
+    Returns:
+        (index, micro-batch) pairs, equally many on every rank; beyond the last micro-batch they are empty.
+    """
+    accumulation = -(-len(micro_batches) // world_size)
+    indices = range(rank, accumulation * world_size, world_size)
     empty = np.zeros(0, np.int64)
-    return [(number, slots[number] if number < len(slots) else empty) for number in numbers]
+    return [(index, micro_batches[index] if index < len(micro_batches) else empty) for index in indices]

@@ -1,7 +1,8 @@
-"""Tokenised samples: drawn by their position in the order of training, and read as arrays."""
+"""Tokenised samples: found by their position in the order of training, and read as arrays."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -14,52 +15,70 @@ import pyarrow
 from warmup.training.data import order
 
 IGNORE_INDEX = -100
+"""The target of a token that is not to be predicted."""
+TOKEN_PREFIX = "token_"
+"""Columns of a tokenised set whose names begin so hold one number per token; all others have one value per sample."""
 
 
 class StepSamples(NamedTuple):
-    """The samples of a step: their ids, epochs and lengths in tokens.
-
-    Of a stream also `place`, what it goes on from after this step, and `left_out`, rows that could not be used.
-    """
+    """The samples of a step, of all ranks."""
 
     indices: np.ndarray
+    """Their ids, int64."""
     epochs: np.ndarray
+    """The epoch that each is taken in, int64."""
     lengths: np.ndarray
-    place: dict[str, int] | None = None
-    left_out: tuple[str, ...] = ()
+    """Tokens of each, special ones included."""
+    stream_state: dict[str, int] | None = None
+    """Of a stream: where to go on after this step."""
+    skipped_rows: tuple[str, ...] = ()
+    """Of a stream: rows met on the way that could not be used."""
 
 
 class SampleSource(Protocol):
-    """Where training samples come from: in memory (`Samples`) or from a stream (`streaming.stream.Stream`).
+    """Where training samples come from: in memory (`Samples`) or from a stream (`streaming.stream.Stream`)."""
 
-    size: number of samples, None where it is not known. mean_length: tokens per sample. first: the id of a sample that
-    can be read now.
-    """
-
-    size: int | None
-    mean_length: Fraction
-    first: int
-
-    def draw(self, drawn: int, count: int, seed: int) -> StepSamples:
-        """The next `count` samples after position `drawn` of the endless stream of epochs."""
+    @property
+    def size(self) -> int | None:
+        """Number of samples, None where it is not known."""
         ...
 
-    def take(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
-        """Samples by their ids, padded: (ids_BT, mask_BT, other columns)."""
+    @property
+    def mean_length(self) -> Fraction:
+        """Tokens per sample."""
+        ...
+
+    @property
+    def first_id(self) -> int:
+        """The id of a sample that can be read now."""
+        ...
+
+    def step_samples(self, position: int, count: int, seed: int) -> StepSamples:
+        """The next `count` samples after a position in the endless sequence of epochs.
+
+        Raises:
+            UserError: they cannot be read. Asking again gives the same answer.
+        """
+        ...
+
+    def gather(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+        """Samples by their ids, padded with 0: (ids_BT, mask_BT that is True at tokens, other columns by name)."""
+        ...
+
+    def close(self) -> None:
+        """Give back what is held; nothing is read afterwards."""
         ...
 
 
 @dataclass(frozen=True)
 class Samples:
-    """A tokenised set. `lengths`: tokens of each sample, special ones included.
-
-    What training asks of it, a `stream.Stream` has too: `size` (None there), `mean_length`, `first` (the id of a sample
-    that is there), `draw` and `take`.
-    """
+    """A tokenised set on disk, mapped into memory."""
 
     table: datasets.Dataset
+    """Columns `ids` and `length`, and others that the task adds; formatted as Arrow."""
     lengths: np.ndarray
-    first = 0
+    """Tokens of each sample, special ones included."""
+    first_id = 0
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -72,37 +91,49 @@ class Samples:
     def mean_length(self) -> Fraction:
         return Fraction(int(self.lengths.sum(dtype=np.int64)), len(self))
 
-    def draw(self, drawn: int, count: int, seed: int) -> StepSamples:
-        """The next `count` samples after position `drawn` of the endless stream of epochs."""
-        indices, epochs = order.step_samples(drawn, count, len(self), seed)
+    def step_samples(self, position: int, count: int, seed: int) -> StepSamples:
+        """See SampleSource."""
+        indices, epochs = order.step_samples(position, count, len(self), seed)
         return StepSamples(indices, epochs, self.lengths[indices])
 
-    def take(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
-        """Samples as (ids_BT, mask_BT of what is not padding, other columns_B, or _BT where there is a list for each
-        sample, of a value for each token). Padded with 0.
+    def gather(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+        """See SampleSource. Columns with one value per token are (B, T) like the ids; those of other lists are arrays
+        of objects.
         """
         return pad(self.rows(indices))
 
     def rows(self, indices: np.ndarray) -> pyarrow.Table:
         return self.table[indices.tolist()]
 
+    def close(self) -> None:
+        """Nothing is held."""
+
 
 def pad(rows: pyarrow.Table) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
-    """Rows of a tokenised set as `Samples.take` gives them."""
+    """Rows of a tokenised set as `SampleSource.gather` gives them."""
     lengths = rows["length"].to_numpy()
     mask_BT = np.arange(max(lengths, default=1)) < lengths[:, None]
 
-    def values(column: pyarrow.ChunkedArray) -> np.ndarray:
-        if not pyarrow.types.is_list(column.type):
-            return column.to_numpy()
+    def per_token(column: pyarrow.ChunkedArray) -> np.ndarray:
         values_BT = np.zeros(mask_BT.shape, np.int64)
         values_BT[mask_BT] = column.combine_chunks().flatten().to_numpy()
         return values_BT
 
-    columns = {name: values(rows[name]) for name in rows.column_names}
-    return columns.pop("ids"), mask_BT, columns
+    columns = {
+        name: per_token(rows[name]) if name.startswith(TOKEN_PREFIX) else rows[name].to_numpy()
+        for name in rows.column_names
+        if name != "ids"
+    }
+    return per_token(rows["ids"]), mask_BT, columns
+
+
+def table_features(extra: Mapping[str, object]) -> datasets.Features:
+    """Types of a tokenised set with these columns besides ids and length."""
+    number = datasets.Value("int32")
+    return datasets.Features({"ids": datasets.List(number), "length": number, **extra})
 
 
 def load_samples(folder: Path) -> Samples:
+    """A set that `datasets.Dataset.save_to_disk` wrote."""
     table = datasets.load_from_disk(str(folder))
     return Samples(table.with_format("arrow"), table.data.column("length").to_numpy())

@@ -11,15 +11,21 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import datasets
 
+from warmup.config.tasks import TABLES, TASKS, TEXT_FILES, WORD_FILES, TaskFacts
 from warmup.errors import UserError, one_line
 from warmup.training.data.lines import COMPRESSIONS, lines
 
-TAGGED_KINDS = (".conll", ".bio", ".iob2")  # a word and its tag per line
-TEXT_KINDS = (".csv", ".tsv", ".jsonl", ".json", ".txt", *TAGGED_KINDS)
+TEXT_KINDS = tuple(kind for kind in (*TABLES, *TEXT_FILES, *WORD_FILES) if kind != ".parquet")
 KNOWN = f"{', '.join(TEXT_KINDS)} (also with {', '.join(COMPRESSIONS)} after it) and .parquet"
+_HOLDS = {
+    **dict.fromkeys(TABLES, "rows with named columns"),
+    **dict.fromkeys(TEXT_FILES, "texts without labels"),
+    **dict.fromkeys(WORD_FILES, "words and their tags"),
+}
 SAVED = "saved data set"
 HUB = "hub data set"
 _HUB = re.compile(r"hub:(?P<name>[^:]+):(?:(?P<configuration>[^:\[]+):)?(?P<split>[^:\[]+(?:\[.*)?)")
@@ -35,7 +41,7 @@ class Source:
 
     name: str
     kind: str
-    table: datasets.Dataset | datasets.IterableDataset | None = None
+    table: Any = None  # datasets.Dataset, IterableDataset, or None for a file
     fingerprint: str = ""
     shard: int | None = None
     whole: bool = True
@@ -70,34 +76,60 @@ class Source:
 
 
 def resolve(
-    train: Sequence[str], validation: Sequence[str], labelled: bool, tagged: bool = False, streaming: bool = False
+    train: Sequence[str], validation: Sequence[str], facts: TaskFacts, streaming: bool = False
 ) -> tuple[tuple[Source, ...], tuple[Source, ...]]:
-    """The sources of training and validation entries; with `streaming` nothing is downloaded. tagged: whether words are
-    labelled, and not texts.
+    """The sources of training and validation entries.
 
-    Raises UserError for all that can be told before a row is read, so that no run stops at its last file for it, and
-    where the same rows would be read twice.
+    Args:
+        train: entries of data.train_files.
+        validation: entries of data.validation_files.
+        facts: of the task, which says what kinds of file it reads.
+        streaming: nothing is downloaded, and hub data sets are read shard by shard.
+
+    Raises:
+        UserError: for all that can be told before a row is read, so that no run stops at its last file for it, and
+            where the same rows would be read twice.
     """
     seen: dict[str, tuple[str, str]] = {}
-    return (
-        resolve_part(train, "data.train_files", "train", labelled, seen, tagged, streaming),
-        resolve_part(validation, "data.validation_files", "validation", labelled, seen, tagged, streaming),
-    )
+    flags = ("data.train_files", "train"), ("data.validation_files", "validation")
+    found = [
+        resolve_part(entries, flag, split, facts, streaming, seen)
+        for entries, (flag, split) in zip((train, validation), flags, strict=True)
+    ]
+    return found[0], found[1]
 
 
 def resolve_part(
     entries: Sequence[str],
     flag: str,
     split: str,
-    labelled: bool,
-    seen: dict[str, tuple[str, str]],
-    tagged: bool = False,
+    facts: TaskFacts,
     streaming: bool = False,
+    seen: dict[str, tuple[str, str]] | None = None,
 ) -> tuple[Source, ...]:
-    """The sources of one flag's entries, `split` of those that have several. seen: by what each was read already."""
+    """The sources of one flag's entries.
+
+    Args:
+        entries: file names, patterns, folders of saved data sets, hub data sets.
+        flag: to be named in errors.
+        split: which one to take of data sets that have several; "test" for rows that are to be predicted.
+        facts: of the task.
+        streaming: as `resolve`.
+        seen: sources that were read already, by identity: (flag, entry). Those found are added.
+
+    Raises:
+        UserError: as `resolve`.
+    """
+    seen = {} if seen is None else seen
+    kinds = facts.file_kinds if split != "test" else tuple(dict.fromkeys((*facts.file_kinds, *TEXT_FILES)))
     found = []
     for entry in entries:
-        for source in _sources(entry, flag, split, labelled, tagged, streaming):
+        if entry.startswith("hub:"):
+            sources = _hub(entry, flag, streaming)
+        else:
+            names = _expand(entry, flag)
+            sources = [_saved(name, split) if os.path.isdir(name) else _file(name, kinds, facts.name) for name in names]
+        for source in sources:
             if before := seen.get(source.identity()):
                 raise UserError(
                     f"{flag}: {source.name} (by {entry!r}) is read already, for {before[0]} (by {before[1]!r}); "
@@ -106,13 +138,6 @@ def resolve_part(
             seen[source.identity()] = flag, entry
             found.append(replace(source, whole=not streaming or split != "train"))
     return tuple(found)
-
-
-def _sources(entry: str, flag: str, split: str, labelled: bool, tagged: bool, streaming: bool) -> list[Source]:
-    if entry.startswith("hub:"):
-        return _hub(entry, flag, streaming)
-    names = _expand(entry, flag)
-    return [_saved(name, split) if os.path.isdir(name) else _file(name, labelled, tagged) for name in names]
 
 
 def _expand(entry: str, flag: str) -> list[str]:
@@ -125,7 +150,7 @@ def _expand(entry: str, flag: str) -> list[str]:
     return found
 
 
-def _file(file: str, labelled: bool, tagged: bool) -> Source:
+def _file(file: str, kinds: Sequence[str], task: str) -> Source:
     try:
         empty = os.stat(file).st_size == 0
         open(file, "rb").close()
@@ -136,10 +161,11 @@ def _file(file: str, labelled: bool, tagged: bool) -> Source:
     kind, compression = suffixes(file)
     if kind not in TEXT_KINDS and (kind != ".parquet" or compression):
         raise UserError(f"{file}: unknown kind of file {kind + compression!r}; known are {KNOWN}")
-    if labelled and kind == ".txt":
-        raise UserError(f"{file}: a .txt file holds no labels; labels need a .csv or .jsonl file, or the like")
-    if not tagged and kind in TAGGED_KINDS:
-        raise UserError(f"{file}: a {kind} file holds words and their tags, for task: token-classification alone")
+    if kind not in kinds:
+        readers = " or ".join(name for name, facts in TASKS.items() if kind in facts.file_kinds)
+        raise UserError(
+            f"{file}: a {kind} file holds {_HOLDS[kind]}, for task {readers}; task: {task} reads {', '.join(kinds)}"
+        )
     if empty or (compression and next(lines(file), None) is None):
         raise UserError(f"{file} is empty")
     return Source(file, kind)

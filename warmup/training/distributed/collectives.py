@@ -1,4 +1,4 @@
-"""What ranks say to each other: the few collectives of a run."""
+"""The few collective operations of a run, over torch.distributed. Each also works in a process without a group."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ Value = TypeVar("Value")
 
 
 def set_timeout(seconds: float) -> None:
-    """How long ranks wait for each other from here on."""
-    groups = list(dist.distributed_c10d._world.pg_map) if is_distributed() else []  # DeepSpeed has some of its own
+    """From now on, collectives fail after this many seconds of waiting for another rank."""
+    groups = list(dist.distributed_c10d._world.pg_map) if is_distributed() else []  # DeepSpeed creates further groups
     for group in groups:
         dist.distributed_c10d._set_pg_timeout(timedelta(seconds=seconds), group)
 
@@ -35,45 +35,65 @@ def sum_over_ranks(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def gather_objects(value: Value) -> list[Value]:
-    """Every rank's value, in the order of ranks."""
-    everyone = [value]
+    """The value of every rank, in the order of ranks."""
+    values = [value]
     if is_distributed():
-        everyone *= dist.get_world_size()
-        dist.all_gather_object(everyone, value)
-    return everyone
+        values *= dist.get_world_size()
+        dist.all_gather_object(values, value)
+    return values
 
 
 def barrier() -> None:
-    """Part from the other ranks, all at once; then leave by `outcome.leave`.
+    """Wait for all ranks at the end of a run; then leave with `exit_status.exit_now`.
 
-    The group is not destroyed: whoever drops it with the interpreter's lock waits for the group's own thread, which may
-    be waiting for that lock. That was one run of 70 on 3 ranks.
+    The process group is not destroyed: the call would hold the interpreter's lock while it waits for the group's own
+    thread, which may be waiting for that lock. One run in 70 on 3 ranks hung this way.
     """
     if is_distributed():
         dist.barrier()
 
 
 def on_main(accelerator: Accelerator, work: Callable[[], Value]) -> Value:
-    """Do something on rank 0 alone; all ranks get its result, or raise its UserError together.
+    """Do something on rank 0 only. A collective call.
 
-    What goes wrong with files (OSError) is the user's to mend: no space, no permission.
+    Args:
+        accelerator: tells which rank this is.
+        work: called on rank 0.
+
+    Returns:
+        On every rank, what `work` returned on rank 0.
+
+    Raises:
+        UserError: on every rank, where `work` raised a UserError, or an OSError: a full disk or a missing permission
+            is for the user to mend.
     """
-    outcome = [_attempt(work) if accelerator.is_main_process else None]
+    results = [_attempt(work) if accelerator.is_main_process else None]
     if is_distributed():
-        dist.broadcast_object_list(outcome, src=0)
-    return _result(outcome[0])
+        dist.broadcast_object_list(results, src=0)
+    return _value_of(results[0])
 
 
 def on_each_machine(accelerator: Accelerator, work: Callable[[], Value]) -> Value:
-    """As `on_main`, on one rank of each machine: the other ranks there get its result. Any UserError is everyone's."""
-    everyone = gather_objects(_attempt(work) if accelerator.is_local_main_process else None)
-    results = [outcome and _result(outcome) for outcome in everyone]
-    here = [number for number, outcome in enumerate(everyone) if outcome and number <= accelerator.process_index]
-    return results[here[-1]]  # ranks of a machine follow each other
+    """Do something on one rank of each machine. A collective call.
+
+    Args:
+        accelerator: tells which rank this is.
+        work: called on the first rank of each machine.
+
+    Returns:
+        What `work` returned on the first rank of this machine.
+
+    Raises:
+        UserError: as `on_main`, on every rank of all machines if it failed on one of them.
+    """
+    results = gather_objects(_attempt(work) if accelerator.is_local_main_process else None)
+    values: list[Any] = [result and _value_of(result) for result in results]
+    on_this_machine = [rank for rank, result in enumerate(results) if result and rank <= accelerator.process_index]
+    return values[on_this_machine[-1]]  # the ranks of a machine have consecutive numbers
 
 
-def _attempt(work: Callable[[], Value]) -> tuple[Value | None, str | None]:
-    """What it returns, or why that could not be had."""
+def _attempt(work: Callable[[], Any]) -> tuple[Any, str | None]:
+    """The value that `work` returns and None, or None and why it failed."""
     try:
         return work(), None
     except UserError as error:
@@ -82,15 +102,19 @@ def _attempt(work: Callable[[], Value]) -> tuple[Value | None, str | None]:
         return None, f"{error.filename or 'file'}: {error.strerror or error}"
 
 
-def _result(outcome: tuple[Value, str | None]) -> Value:
-    result, reason = outcome
+def _value_of(result: Any) -> Any:
+    """The value of an attempt. Raises UserError if it failed."""
+    value, reason = result
     if reason is not None:
         raise UserError(reason)
-    return result
+    return value
 
 
 def require_same(fields: Mapping[str, Any]) -> None:
-    """Raise UserError on all ranks, naming rank, field and values, unless all ranks hold the same."""
+    """Raise UserError on all ranks, naming rank, field and values, unless all ranks hold the same values.
+
+    A collective call.
+    """
     try:
         clock.require_same(fields)
     except clock.RanksDisagree as error:

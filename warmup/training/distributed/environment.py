@@ -1,4 +1,4 @@
-"""What the launcher asked of this process, and what must be set before a process group starts."""
+"""What the launcher requested through environment variables, and what must be set before a process group starts."""
 
 from __future__ import annotations
 
@@ -9,44 +9,67 @@ import warnings
 from warmup.errors import UserError
 
 
+def available_cores() -> int:
+    """Cores that this process may use: a scheduler or a container may grant only some of the machine's."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def uses_deepspeed() -> bool:
-    """Whether the launcher asked for it."""
+    """Whether the launcher requested DeepSpeed."""
     return os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() in ("true", "1")
 
 
-def prepare_deepspeed() -> None:
-    """Import DeepSpeed, and have it as it should be. Raises UserError where it cannot start."""
+def uses_fsdp() -> bool:
+    """Whether the launcher requested FSDP."""
+    return os.environ.get("ACCELERATE_USE_FSDP", "false").lower() in ("true", "1")
+
+
+def prepare_environment(on_cpu: bool) -> None:
+    """Check what the launcher requested, and set up its libraries. Call this before Accelerate starts.
+
+    Raises UserError where the request would not train as it says.
+    """
+    # torch is about to rename the option, and Accelerate does not pass on the new name.
+    warnings.filterwarnings("ignore", message=".*broadcast_buffers", category=FutureWarning)
+    check_fsdp(on_cpu)
+    check_fp16(on_cpu)
+    if on_cpu:  # transformers imports DeepSpeed if it is installed, which would look for GPUs and report on them
+        os.environ["DS_ACCELERATOR"] = "cpu"
+    if uses_deepspeed():
+        _prepare_deepspeed()
+
+
+def _prepare_deepspeed() -> None:
+    """Import DeepSpeed and configure it. Raises UserError where it cannot start."""
     if "RANK" not in os.environ:
-        raise UserError("launcher: DeepSpeed is asked for and no ranks were started; use bash launch/deepspeed.sh")
+        raise UserError("launcher: DeepSpeed is requested, but no ranks were started; use bash launch/deepspeed.sh")
     try:
         import deepspeed
     except ImportError as error:
-        raise UserError("launcher: DeepSpeed is asked for and not installed; pip install -e '.[deepspeed]'") from error
+        raise UserError("launcher: DeepSpeed is requested, but not installed; pip install -e '.[deepspeed]'") from error
     deepspeed.utils.logger.setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", message=".*all_gather_into_tensor", category=FutureWarning)
-    # Its own sums over shared memory would be compiled first, and spin for ever where a peer dies; gloo's end.
+    # DeepSpeed's reductions over shared memory need a compiler, and spin for ever when a peer dies; gloo's fail.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
 def disable_transformers_zero3_init() -> None:
-    """Let transformers make models as elsewhere: under stage 3 it would divide them at once, with other new weights."""
+    """Let transformers create models as it does without DeepSpeed.
+
+    Under stage 3 it would otherwise shard the weights while it creates them, and new weights would differ.
+    """
     from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
     unset_hf_deepspeed_config()
 
 
-def uses_fsdp() -> bool:
-    """Whether the launcher asked for it."""
-    return os.environ.get("ACCELERATE_USE_FSDP", "false").lower() in ("true", "1")
-
-
 def check_fsdp(on_cpu: bool) -> None:
-    """Raise UserError where the launcher asked for an FSDP that does not train here what it seems to train."""
+    """Raise UserError for a request for FSDP that would not train as it seems to."""
     if not uses_fsdp():
         return
     if on_cpu:
         raise UserError(
-            "launcher: FSDP needs GPUs: on CPU ranks Accelerate would neither divide the model nor exchange gradients; "
+            "launcher: FSDP needs GPUs: on CPU ranks Accelerate would neither shard the model nor exchange gradients; "
             "use configs/accelerate/cpu_2.yaml, or DeepSpeed's ZeRO: bash launch/deepspeed.sh 2 --cpu 2"
         )
     if os.environ.get("FSDP_VERSION", "1") != "2":
@@ -54,21 +77,21 @@ def check_fsdp(on_cpu: bool) -> None:
 
 
 def check_fp16(on_cpu: bool) -> None:
+    """Raise UserError where fp16 is requested and not supported."""
     if os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower() != "fp16":
         return
     if on_cpu:
-        raise UserError("mixed_precision: fp16 is for GPUs: on CPUs it is slower than none; use no")
+        raise UserError("mixed_precision: fp16 is for GPUs: on CPUs it is slower than fp32; use no")
     if uses_deepspeed() or uses_fsdp():
         raise UserError("mixed_precision: fp16 is not supported with DeepSpeed or FSDP; use bf16, or no")
 
 
-def available_cores() -> int:
-    """Those that this process may use; a job of a scheduler or a container may be given a part of the machine's."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def check_launcher(world_size: int | None) -> None:
+    """Raise UserError for environments that are known to start something other than one job of several ranks.
 
-
-def check_launcher(wanted: int | None) -> None:
-    """Refuse what is known to start something else than it says, by its environment."""
+    Args:
+        world_size: how many ranks the configuration expects; None for any number.
+    """
     if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not {"RANK", "MASTER_ADDR"} <= os.environ.keys():
         raise UserError(
             f"launcher: WORLD_SIZE is {os.environ['WORLD_SIZE']}, but RANK or MASTER_ADDR is missing, so each process "
@@ -80,9 +103,9 @@ def check_launcher(wanted: int | None) -> None:
                 f"launcher: {name} is {os.environ[name]} and WORLD_SIZE is not set, so each task would train alone; "
                 "let each task of mpirun or srun start accelerate launch or torchrun"
             )
-    # `accelerate launch --cpu --num_processes 2` names a meeting point and starts one process.
-    if "MASTER_ADDR" in os.environ and "WORLD_SIZE" not in os.environ and wanted != 1:
+    # `accelerate launch --cpu --num_processes 2` sets a master address and starts one process.
+    if "MASTER_ADDR" in os.environ and "WORLD_SIZE" not in os.environ and world_size != 1:
         raise UserError(
-            "launcher: several processes were asked for and one was started (accelerate launch --cpu does that); "
+            "launcher: several processes were requested, but one was started (accelerate launch --cpu does that); "
             "use bash launch/cpu.sh N, or --config_file configs/accelerate/cpu_2.yaml"
         )

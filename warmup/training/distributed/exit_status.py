@@ -1,4 +1,4 @@
-"""How a run ends: the four outcomes, the file that tells a launch script which it was, and the exit code."""
+"""How a run ends: one of four outcomes, the status file that tells a launch script which one, and the exit code."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ from contextlib import contextmanager, suppress
 from warmup.errors import UserError
 
 STATUS_FILE = "WARMUP_STATUS_FILE"
+"""The environment variable that holds the path of the status file."""
 EXIT_CODES = {"done": 0, "stopped": 0, "user error": 2, "failed": 1}
-_about = ""  # what this process is at, where that is not clear from its configuration
+"""The exit code of a rank by its outcome."""
+_error_prefix = ""
 _LOST_PEER = re.compile(r"gloo|nccl|connection (reset|closed|refused)|timed out|broken pipe|peer", re.IGNORECASE)
 
 
 class Stopped(BaseException):
-    """The run was asked to stop where there is nothing to save."""
+    """The run was asked to stop before there was anything to save."""
 
 
 def rank() -> int:
@@ -28,21 +30,29 @@ def rank() -> int:
 
 
 @contextmanager
-def error_context(what: str) -> Iterator[None]:
-    """Within it, what ends the process begins its message with this."""
-    global _about
-    _about = what
+def error_context(prefix: str) -> Iterator[None]:
+    """Put `prefix` in front of the message of whatever ends the process within this context."""
+    global _error_prefix
+    _error_prefix = prefix
     yield
-    _about = ""  # not where an error leaves it: its message is still to come
+    _error_prefix = ""  # not in a `finally`: the message of an error that leaves the context is still to be written
 
 
 def record_status(outcome: str, message: str) -> bool:
-    """Write this rank's outcome to the status file, unless another rank was first. Whether it was written."""
+    """Write this rank's outcome to the status file, unless another rank has already written it.
+
+    Args:
+        outcome: a key of EXIT_CODES.
+        message: one line for the user.
+
+    Returns:
+        Whether it was written.
+    """
     path = os.environ.get(STATUS_FILE)
     if not path:
         return False
     try:
-        with open(path, "x", encoding="utf-8") as file:  # fails where it exists: the first cause is the one to know
+        with open(path, "x", encoding="utf-8") as file:  # fails if it exists: only the first cause is of interest
             json.dump({"outcome": outcome, "rank": rank(), "message": message}, file)
     except OSError:
         return False
@@ -50,7 +60,15 @@ def record_status(outcome: str, message: str) -> bool:
 
 
 def guard(run: Callable[[], tuple[str, str]], show_traceback: bool) -> int:
-    """Call `run`, which returns (outcome, message), record how it ended, and return the exit code of this rank."""
+    """Run the program and record how it ended.
+
+    Args:
+        run: the program; returns its outcome and a message.
+        show_traceback: whether user errors and lost connections print their traceback too.
+
+    Returns:
+        The exit code of this rank.
+    """
     _redirect_stderr()
     try:
         outcome, message = run()
@@ -59,7 +77,7 @@ def guard(run: Callable[[], tuple[str, str]], show_traceback: bool) -> int:
         if show_traceback:
             traceback.print_exc()
     except Stopped as stop:
-        record_status("stopped", _about + str(stop))
+        record_status("stopped", _error_prefix + str(stop))
         return EXIT_CODES["stopped"]
     except KeyboardInterrupt:
         outcome, message = "failed", "interrupted"
@@ -67,54 +85,56 @@ def guard(run: Callable[[], tuple[str, str]], show_traceback: bool) -> int:
         outcome, message = "failed", f"rank {rank()}: out of memory"
     except Exception as error:
         outcome, message = "failed", f"rank {rank()}: {_describe(error)}"
-        if show_traceback or not (_lost_peer(error) or type(error).__name__ == "RanksDisagree"):
+        if show_traceback or not (_is_lost_peer(error) or type(error).__name__ == "RanksDisagree"):
             traceback.print_exc()
     else:
         record_status(outcome, message)
         return EXIT_CODES[outcome]
     announce(outcome, message)
     if rank() != 0:
-        with suppress(Stopped):  # launchers end all ranks as soon as one has ended
-            time.sleep(1)  # rank 0 speaks first
+        with suppress(Stopped):  # launchers terminate all ranks as soon as one has ended
+            time.sleep(1)  # rank 0 reports first
     return EXIT_CODES[outcome]
 
 
 def announce(outcome: str, message: str) -> None:
-    """Record how a run went wrong, and say it here where no launch script will."""
-    message = _about + message
+    """Record how a run went wrong. Without a launch script, which would print the message, print it here."""
+    message = _error_prefix + message
     record_status(outcome, message)
     if STATUS_FILE not in os.environ and (rank() == 0 or outcome == "failed"):
         print(f"error: {message}", file=sys.stderr, flush=True)
 
 
 def fail(message: str) -> None:
-    """End this process as failed from any of its threads, whatever the others are in."""
+    """End this process as failed. Any thread may call this, whatever the other threads are waiting for."""
     announce("failed", message)
     exit_now(EXIT_CODES["failed"])
 
 
 def exit_now(code: int) -> None:
-    """End this process now, without the interpreter's teardown: it can wait for a rank that is gone, and the threads
-    of process groups can abort in it after a run that was done.
+    """End this process at once, without the interpreter's teardown.
+
+    The teardown can wait for a rank that is gone, and the threads of process groups can abort in it after a run that
+    succeeded.
     """
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
 
 
-def _lost_peer(error: Exception) -> bool:
+def _is_lost_peer(error: Exception) -> bool:
     return isinstance(error, RuntimeError) and bool(_LOST_PEER.search(str(error)))
 
 
 def _describe(error: Exception) -> str:
     text = " ".join(str(error).split())[:300]
-    if _lost_peer(error):
+    if _is_lost_peer(error):
         return f"lost contact with another rank, which has died or hangs ({text})"
     return f"{type(error).__name__}: {text}"
 
 
 def _redirect_stderr() -> None:
-    """Write this rank's stderr where the launch script says, past the launcher's own tracebacks."""
+    """Append this rank's stderr to the file that the launch script names, apart from the launcher's own tracebacks."""
     path = os.environ.get("WARMUP_STDERR")
     if path:
         file = os.open(path, os.O_WRONLY | os.O_APPEND)

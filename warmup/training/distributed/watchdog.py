@@ -1,7 +1,8 @@
-"""The hang watch: when a rank stands still and the others wait for it, say which one it is, and end the job.
+"""The watchdog: when one rank makes no progress and the others wait for it, name that rank and end the job.
 
-Each rank marks where it is and whether it waits for others; a thread of it tells the store of the launcher once a
-second. Where a rank has stood still for the time allowed, its thread asks the store about all of them.
+Each rank calls `heartbeat` with what it is about to do and whether that waits for other ranks. A thread of each rank
+writes the last heartbeat to the launcher's store once a second. A thread whose rank has made no progress for most of
+the time limit reads what all ranks wrote, twice, and compares.
 """
 
 from __future__ import annotations
@@ -16,111 +17,134 @@ from datetime import timedelta
 import torch.distributed as dist
 
 BEAT_SECONDS = 1.0
-_LOOK_SECONDS = 3.0  # between two looks at a rank, to see whether it moves
-_ANSWER_SECONDS = 10.0  # for a look and the store's answers
+_COMPARE_SECONDS = 3.0  # between two reads of all reports, to see which ranks make progress
+_ANSWER_SECONDS = 10.0  # for such a comparison, and the store's answers
 _NO_STORE = "the launcher's store does not answer: rank 0 or its machine is stopped or gone"
 
 
 @dataclass(frozen=True)
 class RankReport:
-    """What a rank last said of itself: `beats` of its thread, `marks` of its work, where it is, how far in the data
-    stream, and whether it waits for the others there."""
+    """What a rank last wrote to the store."""
 
     beats: int = 0
-    marks: int = 0
-    drawn: int = 0
+    """How often its thread has written: the process is alive if this increases."""
+    progress: int = 0
+    """How often it has called `heartbeat`: the training advances if this increases."""
+    consumed_samples: int = 0
+    """Its position in the data stream."""
     waits: bool = False
-    where: str = "the start"
+    """Whether its current phase can only end when the other ranks reach it too."""
+    phase: str = "the start"
+    """What it is doing, in words."""
 
 
 def find_late_rank(before: list[RankReport], now: list[RankReport], seconds: float) -> str | None:
-    """Which rank is late, in words, of two looks at all of them; None where they are only slow.
+    """Find the rank that the others wait for.
 
-    A rank whose thread is silent is stopped or gone. Else it is the one least far, which does not wait.
+    A rank whose thread is silent is stopped or gone. Otherwise the late rank is the one that is least advanced and
+    does not wait itself.
+
+    Args:
+        before: the reports of all ranks.
+        now: the reports of all ranks a few seconds later.
+        seconds: the time limit, for the message.
+
+    Returns:
+        The message to end the job with; None if the ranks are only slow.
     """
     silent = [rank for rank, report in enumerate(now) if report.beats == before[rank].beats]
     if silent and len(silent) < len(now):
         names = ", ".join(map(str, silent))
-        return f"rank {names} does not answer: stopped, or its machine is gone; last seen at {now[silent[0]].where}"
-    late = min(range(len(now)), key=lambda rank: (now[rank].drawn, now[rank].waits, now[rank].marks))
-    if now[late].marks != before[late].marks:
+        return f"rank {names} does not answer: stopped, or its machine is gone; last seen at {now[silent[0]].phase}"
+    late = min(range(len(now)), key=lambda rank: (now[rank].consumed_samples, now[rank].waits, now[rank].progress))
+    if now[late].progress != before[late].progress:
         return None
-    if now[late].waits and now[late].drawn == max(report.drawn for report in now):
-        if any(one.marks != other.marks for one, other in zip(now, before, strict=True)):
-            return None  # one came just now: they go on in a moment
-        return f"all ranks wait for each other, rank {late} at {now[late].where}; is the network down?"
-    return f"rank {late} has made no progress for {seconds:.0f} s, at {now[late].where}; the others wait for it"
+    if now[late].waits and now[late].consumed_samples == max(report.consumed_samples for report in now):
+        if any(one.progress != other.progress for one, other in zip(now, before, strict=True)):
+            return None  # a rank has just arrived: all of them are about to go on
+        return f"all ranks wait for each other, rank {late} at {now[late].phase}; is the network down?"
+    return f"rank {late} has made no progress for {seconds:.0f} s, at {now[late].phase}; the others wait for it"
 
 
 class Watchdog:
-    """Ends this process through `end(message)` where the job stands still for `limit` seconds. Off until `start`."""
+    """Ends the job when it makes no progress. Idle until `start`."""
 
     def __init__(self, limit: float, end: Callable[[str], None]):
+        """`limit`: seconds without progress that are allowed. `end`: called with a message to end this process."""
         self._limit, self._end = limit, end
-        self._beats = self._marks = self._drawn = 0
-        self._waits, self._where = False, "the start"
-        self._moved = time.monotonic()
-        self._asked: float | None = None  # when the thread began to talk to the store, while it does
+        self._beats = self._progress = self._consumed_samples = 0
+        self._waits, self._phase = False, "the start"
+        self._last_progress = time.monotonic()
+        self._request_began: float | None = None  # None while the thread is not talking to the store
         self._thread: threading.Thread | None = None
         self._stopped = threading.Event()
 
-    def mark(self, where: str, drawn: int | None = None, waits: bool = False) -> None:
-        """This rank is at a new place. `waits`: it can only go on when the others come there too."""
-        self._where, self._waits = where, waits
-        self._drawn = self._drawn if drawn is None else drawn
-        self._marks += 1
-        self._moved = time.monotonic()
+    def heartbeat(self, phase: str, consumed_samples: int | None = None, waits: bool = False) -> None:
+        """This rank has made progress.
+
+        Args:
+            phase: what it does next, in words, for the message about a rank that is late.
+            consumed_samples: its position in the data stream; None if that is the same as before.
+            waits: whether the phase can only end when the other ranks reach it too.
+        """
+        self._phase, self._waits = phase, waits
+        self._consumed_samples = self._consumed_samples if consumed_samples is None else consumed_samples
+        self._progress += 1
+        self._last_progress = time.monotonic()
 
     def start(self) -> None:
-        """Begin to watch, where there are several ranks."""
+        """Begin to watch, if there are several ranks."""
         if self._thread is None and dist.is_available() and dist.is_initialized():
-            store = dist.distributed_c10d._get_default_store().clone()  # a connection of its own: the other may block
+            # A connection of its own: another thread may block on the first one.
+            store = dist.distributed_c10d._get_default_store().clone()  # pyrefly: ignore[missing-attribute] not in stubs
             store.set_timeout(timedelta(seconds=5))
-            self._thread = threading.Thread(target=self._watch, args=(store,), daemon=True)
+            self._thread = threading.Thread(target=self._watch_ranks, args=(store,), daemon=True)
             self._thread.start()
             threading.Thread(target=self._watch_store, daemon=True).start()
 
     def stop(self) -> None:
-        """No more watching: what comes may take its time."""
+        """Stop watching: what follows may take any time."""
         self._stopped.set()
         if self._thread:
-            self._thread.join(_ANSWER_SECONDS)  # not without end: the network may have lost the store it asks
+            self._thread.join(_ANSWER_SECONDS)  # with a limit: the store may have become unreachable
 
-    def _watch(self, store: dist.Store) -> None:
+    def _watch_ranks(self, store: dist.Store) -> None:
         while not self._stopped.wait(BEAT_SECONDS):
-            self._asked = time.monotonic()
+            self._request_began = time.monotonic()
             try:
-                self._tell(store)
-                late = self._look(store) if self._stands_still() else None
-            except (RuntimeError, OSError):  # dist.DistError among them
-                late = _NO_STORE if self._stands_still() else None
-            self._asked = None
-            if late and not self._stopped.is_set():
-                self._end(late)
+                self._write_report(store)
+                message = self._compare_reports(store) if self._is_stalled() else None
+            except (RuntimeError, OSError):  # includes dist.DistError
+                message = _NO_STORE if self._is_stalled() else None
+            self._request_began = None
+            if message and not self._stopped.is_set():
+                self._end(message)
 
     def _watch_store(self) -> None:
-        """Where the network is cut the store neither answers nor fails, whatever its timeout, and `_watch` waits."""
+        """End the job if the network is cut: the store then never answers, whatever its timeout."""
         while not self._stopped.wait(BEAT_SECONDS):
-            asked = self._asked
-            if asked and time.monotonic() - asked > _ANSWER_SECONDS and self._stands_still():
+            began = self._request_began
+            if began and time.monotonic() - began > _ANSWER_SECONDS and self._is_stalled():
                 self._end(_NO_STORE)
 
-    def _stands_still(self) -> bool:
-        return time.monotonic() - self._moved > max(self._limit - _LOOK_SECONDS - BEAT_SECONDS, self._limit / 2)
+    def _is_stalled(self) -> bool:
+        """Whether it is time to compare: early enough for the job to end within the limit."""
+        allowed = max(self._limit - _COMPARE_SECONDS - BEAT_SECONDS, self._limit / 2)
+        return time.monotonic() - self._last_progress > allowed
 
-    def _tell(self, store: dist.Store) -> None:
+    def _write_report(self, store: dist.Store) -> None:
         self._beats += 1
-        mine = [self._beats, self._marks, self._drawn, self._waits, self._where]
-        store.set(f"hang-watch/{dist.get_rank()}", json.dumps(mine))
+        report = [self._beats, self._progress, self._consumed_samples, self._waits, self._phase]
+        store.set(f"watchdog/{dist.get_rank()}", json.dumps(report))
 
-    def _look(self, store: dist.Store) -> str | None:
-        before = self._all(store)
-        until = time.monotonic() + _LOOK_SECONDS
+    def _compare_reports(self, store: dist.Store) -> str | None:
+        before = self._read_reports(store)
+        until = time.monotonic() + _COMPARE_SECONDS
         while time.monotonic() < until and not self._stopped.wait(BEAT_SECONDS / 2):
-            self._tell(store)
-        return find_late_rank(before, self._all(store), self._limit)
+            self._write_report(store)
+        return find_late_rank(before, self._read_reports(store), self._limit)
 
     @staticmethod
-    def _all(store: dist.Store) -> list[RankReport]:
-        names = [f"hang-watch/{rank}" for rank in range(dist.get_world_size())]
-        return [RankReport(*json.loads(store.get(name))) if store.check([name]) else RankReport() for name in names]
+    def _read_reports(store: dist.Store) -> list[RankReport]:
+        keys = [f"watchdog/{rank}" for rank in range(dist.get_world_size())]
+        return [RankReport(*json.loads(store.get(key))) if store.check([key]) else RankReport() for key in keys]

@@ -1,162 +1,136 @@
-"""What holds weights, gradients and optimizer state, and updates them: here where every rank holds all of them."""
+"""The engine of one process, and of DistributedDataParallel, where every rank holds all weights and all state."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from safetensors.torch import load_file
 from torch import nn
 from torch.optim import Optimizer
+from transformers import PreTrainedModel
 
-from warmup.errors import UserError
 from warmup.plan import Plan
-from warmup.training.checkpoints import format as checkpoint_format
 from warmup.training.data.batching.prefetcher import RankBatch
 from warmup.training.engines.sparse_embedding import SparseEmbeddingGrad, sparse_embedding_grad
 
-NamedTensors = Iterator[tuple[str, str, torch.Tensor]]
-"""File of a checkpoint, name in it, whole tensor; of an optimizer's state the name is "weight/what"."""
+NamedTensors: TypeAlias = Iterator[tuple[Literal["model", "optimizer"], str, torch.Tensor]]
+"""What a tensor belongs to, its name, and the tensor. The name of optimizer state is "<weight>/<kind of state>"."""
+OptimizerState: TypeAlias = Mapping[str, Mapping[str, torch.Tensor]]
+"""The optimizer state of each weight, by the weight's name and the kind of state."""
 
 
 class DDPEngine:
-    """One process, or ranks under DistributedDataParallel. `zero.ZeRO` and `fsdp.FSDP2` have the same methods.
+    """Implements `Engine` for one process, and for ranks under DistributedDataParallel."""
 
-    bare: the model as it was given. model: as Accelerate wrapped it, to be called. optimizer: the one whose parameter
-    groups hold the rate. gradient_parts: what a loss sum is multiplied by, because its gradient is divided by it.
-    together: whether all ranks must call the model equally often, because each holds a part of it. loss_scale: what the
-    last step's loss was multiplied by for fp16's sake; None in other precisions.
-    """
-
-    together = False
+    lockstep = False
+    restores_weights = False
     loss_scale: float | None = None
 
-    def __init__(self, accelerator: Accelerator, model: nn.Module, optimizer: Optimizer, plan: Plan):
-        self.accelerator, self.bare, self.optimizer, self.plan = accelerator, model, optimizer, plan
-        self.gradient_parts = accelerator.num_processes  # DistributedDataParallel takes the mean over ranks
-        self._clip_at = plan.max_grad_norm or float("inf")
-        self._word_embedding: SparseEmbeddingGrad | None = None
-        self.model, self._prepared = self._prepare(model, optimizer)
+    def __init__(self, accelerator: Accelerator, model: PreTrainedModel, optimizer: Optimizer, plan: Plan):
+        self.accelerator, self.unwrapped_model, self.optimizer, self.plan = accelerator, model, optimizer, plan
+        self.grad_divisor: int = accelerator.num_processes  # DistributedDataParallel averages gradients over ranks
+        self._max_grad_norm = plan.max_grad_norm or float("inf")
+        self._sparse_embedding: SparseEmbeddingGrad | None = None
+        self.model, self._prepared_optimizer = self._prepare(model, optimizer)
 
     @property
     def name(self) -> str:
         return "DistributedDataParallel" if self.accelerator.num_processes > 1 else "one process"
 
-    def turn(self, last: bool) -> AbstractContextManager:
-        """Around the passes of one micro-batch. In the step's last one, ranks add up their gradients."""
+    def micro_batch_context(self, last: bool) -> AbstractContextManager[None]:
         return nullcontext() if last else self.accelerator.no_sync(self.model)
 
     def backward(self, loss: torch.Tensor) -> None:
         self.accelerator.backward(loss)
 
-    def exchange(self, share: RankBatch) -> None:
-        """Add up over ranks what `backward` left out. A collective call."""
-        if self._word_embedding is not None:
-            self._word_embedding.exchange(share.token_ids, share.most_token_ids)
+    def reduce_sparse_grads(self, rank_batch: RankBatch) -> None:
+        if self._sparse_embedding is not None:
+            self._sparse_embedding.reduce(rank_batch.token_ids, rank_batch.max_token_ids)
 
     def update(self, counts: torch.Tensor) -> tuple[list[float], float, bool]:
-        """Clip, and update the weights unless a gradient is not finite; the gradients are gone then.
-
-        Returns counts as they are on the host, the global gradient norm before clipping, and whether it updated.
-        """
         scaler = self.accelerator.scaler
-        norm = self._whole(self.accelerator.clip_grad_norm_(self.model.parameters(), self._clip_at)).double().reshape(1)
+        clipped = self.accelerator.clip_grad_norm_(self.model.parameters(), self._max_grad_norm)
+        norm = self._full_tensor(clipped).double().reshape(1)
         scale = scaler.scale(torch.ones_like(norm)) if scaler else torch.ones_like(norm)
-        # The one read of the device per step: everything before it was only enqueued.
-        *read, grad_norm, scale = torch.cat([counts, norm, scale]).tolist()
+        # The only read of the device per step: everything before it was only enqueued.
+        *host_counts, grad_norm, scale = torch.cat([counts, norm, scale]).tolist()
         applied = bool(np.isfinite(grad_norm))
         if applied:
-            self.optimizer.step()  # Accelerate's step would have the scaler read the device again, to know the same
+            self.optimizer.step()  # Accelerate's own step would let the scaler read the device once more
         if scaler:
             scaler.update()
             self.loss_scale = scale
         self._zero_grad(whole=not applied)
-        return read, grad_norm, applied
+        return host_counts, grad_norm, applied
 
     def state(self) -> dict[str, Any]:
-        """What there is to go on from, besides `tensors`, as JSON."""
         scaler = self.accelerator.scaler
         return {"scaler": scaler.state_dict()} if scaler else {}
 
-    def settle(self, work: Callable[[], object]) -> None:
-        """Do `work`, the passes of some micro-batch, without an effect: what the first passes set up is set up then.
+    def warm_up_passes(self, run_passes: Callable[[], object]) -> None:
+        """Run the passes twice and drop their gradients.
 
-        DistributedDataParallel groups gradients anew after its first; without this the first step of a resumed run
-        would add up in another order than that of a run that went through.
+        DistributedDataParallel regroups its gradient buckets after the first backward pass. Without this, the first
+        step of a resumed run would add gradients in another order than the same step of an uninterrupted run.
         """
         for _ in range(2):
-            work()
+            run_passes()
             self._zero_grad()
 
     def tensors(self) -> NamedTensors:
-        """Weights and optimizer state, weights that share memory once. A collective call on some engines."""
-        for name, tensor in saved_tensors(self.bare):
-            yield checkpoint_format.MODEL, name, self._whole(tensor)
-        for name, parameter in self.bare.named_parameters():
-            for what, value in self.optimizer.state.get(parameter, {}).items():
+        for name, tensor in saved_tensors(self.unwrapped_model):
+            yield "model", name, self._full_tensor(tensor)
+        for name, parameter in self.unwrapped_model.named_parameters():
+            for kind, value in self.optimizer.state.get(parameter, {}).items():
                 if isinstance(value, torch.Tensor):
-                    yield checkpoint_format.OPTIMIZER, f"{name}/{what}", self._whole(value)
+                    yield "optimizer", f"{name}/{kind}", self._full_tensor(value)
 
     def weights(self) -> dict[str, torch.Tensor]:
-        """All weights in host memory, as `save_pretrained` takes them. A collective call on some engines."""
-        return {name: tensor.cpu() for file, name, tensor in self.tensors() if file == checkpoint_format.MODEL}
+        return {name: tensor.cpu() for part, name, tensor in self.tensors() if part == "model"}
 
-    def restore(self, folder: Path) -> None:
-        """Take a checkpoint's optimizer state; its weights are the model's already. Raises UserError where it is of
-        another model.
-        """
-        saved = read_optimizer_state(folder / checkpoint_format.OPTIMIZER, self.bare)
-        names = {id(parameter): name for name, parameter in self.bare.named_parameters()}
+    def restore(
+        self, weights: Mapping[str, torch.Tensor], optimizer_state: OptimizerState, state: Mapping[str, Any]
+    ) -> None:
+        names = {id(parameter): name for name, parameter in self.unwrapped_model.named_parameters()}
         trained = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-        state = {
-            number: {what: self._own(value, parameter) for what, value in saved[names[id(parameter)]].items()}
-            for number, parameter in enumerate(trained)
-            if names[id(parameter)] in saved
+        restored = {
+            index: {
+                kind: self._local_part(value, parameter)
+                for kind, value in optimizer_state[names[id(parameter)]].items()
+            }
+            for index, parameter in enumerate(trained)
+            if names[id(parameter)] in optimizer_state
         }
-        self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
+        self.optimizer.load_state_dict({"state": restored, "param_groups": self.optimizer.state_dict()["param_groups"]})
         scaler = self.accelerator.scaler
-        if scaler and (
-            scaled := checkpoint_format.read_state(folder).get("scaler")
-        ):  # none of a run in another precision
-            scaler.load_state_dict(scaled)
+        if scaler and (scaler_state := state.get("scaler")):  # missing after a run in another precision
+            scaler.load_state_dict(scaler_state)
 
-    def _prepare(self, model: nn.Module, optimizer: Optimizer) -> tuple[nn.Module, Optimizer]:
-        self._word_embedding = sparse_embedding_grad(model, self.accelerator.device)
+    def _prepare(self, model: PreTrainedModel, optimizer: Optimizer) -> tuple[nn.Module, Optimizer]:
+        """The model and the optimizer as Accelerate wraps them."""
+        self._sparse_embedding = sparse_embedding_grad(model, self.accelerator.device)
         return self.accelerator.prepare(model, optimizer)
 
-    def _whole(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Put together what the ranks hold of it."""
+    def _full_tensor(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The whole tensor, where the ranks hold parts of it."""
         return tensor
 
-    def _own(self, tensor: torch.Tensor, parameter: nn.Parameter) -> torch.Tensor:
-        """This rank's part of a parameter's state."""
+    def _local_part(self, tensor: torch.Tensor, parameter: nn.Parameter) -> torch.Tensor:
+        """The part of `parameter`'s state that this rank holds."""
         return tensor
 
     def _zero_grad(self, whole: bool = False) -> None:
-        self._prepared.zero_grad()
-        if self._word_embedding is not None:
-            self._word_embedding.clear(whole)
+        self._prepared_optimizer.zero_grad()
+        if self._sparse_embedding is not None:
+            self._sparse_embedding.clear(whole)
 
 
 def saved_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    """What `from_pretrained` reads: parameters, those with several names once, and buffers."""
+    """The tensors that `from_pretrained` reads: all parameters, those with several names once, and all buffers."""
     yield from model.named_parameters()
     parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     yield from ((name, tensor) for name, tensor in model.state_dict().items() if name not in parameters)
-
-
-def read_optimizer_state(file: Path, model: nn.Module) -> dict[str, dict[str, torch.Tensor]]:
-    """An optimizer's state as a checkpoint holds it, by weight. Raises UserError where it is of another model."""
-    saved: dict[str, dict[str, torch.Tensor]] = {}
-    for name, tensor in load_file(file).items():
-        weight, _, what = name.rpartition("/")
-        saved.setdefault(weight, {})[what] = tensor.clone()  # memory of its own, aligned as a fresh one's
-    odd = sorted(saved.keys() - {name for name, parameter in model.named_parameters() if parameter.requires_grad})
-    if odd:
-        raise UserError(f"--resume: {file} does not fit the model: only one of them has {odd[0]}")
-    return saved

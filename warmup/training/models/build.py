@@ -1,18 +1,19 @@
-"""Models: a new BERT of a named size, or one from a folder or the hub."""
+"""Models: a new BERT or GPT-2 of a named size, or one from a folder or the hub."""
 
 from __future__ import annotations
 
 import os
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal, cast
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, BertConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, BertConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from warmup.errors import UserError
 from warmup.training.models import gpt2
 
-logging.set_verbosity_error()  # which weights are new, we say ourselves
+logging.set_verbosity_error()  # build_model returns the names of new weights; the caller reports them
 logging.disable_progress_bar()
 SIZES = {  # layers, width; Turc et al. 2019, arXiv:1908.08962, and Devlin et al. 2018, arXiv:1810.04805
     "tiny": (2, 128),
@@ -22,6 +23,9 @@ SIZES = {  # layers, width; Turc et al. 2019, arXiv:1908.08962, and Devlin et al
     "base": (12, 768),
     "large": (24, 1024),
 }
+ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
+"""What transformers' config.problem_type can be."""
+
 _DROPOUTS = (
     "hidden_dropout_prob",
     "attention_probs_dropout_prob",
@@ -39,82 +43,126 @@ _DROPOUTS = (
 )
 
 
+@dataclass(frozen=True)
+class ModelSpec:
+    """Which model to build, and for what."""
+
+    name: str
+    """A name in SIZES for a new model; else a folder or a hub name."""
+
+    auto_class: Any
+    """The transformers Auto class of the task."""
+
+    max_length: int
+    """The most tokens that a sample can have."""
+
+    seed: int
+    """New weights are a function of it, so that they are the same on every rank."""
+
+    dropout: float | None = None
+    """The rate of all dropouts; None keeps those of the model's config."""
+
+    labels: tuple[str, ...] = ()
+    """Names of the head's outputs, in order; empty for language models."""
+
+    problem_type: ProblemType | None = None
+    """What the labels are. It is saved in the model's config, which pipelines read; None if there are no labels."""
+
+    causal: bool = False
+    """Whether the model predicts the next token, so that it must not see later ones."""
+
+
 def is_new_model(name: str) -> bool:
     return name in SIZES
 
 
 def label_names(name: str) -> list[str]:
-    """The classes of a classifier in their order; none for a new model. (An encoder's are LABEL_0, LABEL_1.)"""
+    """The classes of a saved classifier, in order; none for a new model. An encoder's are LABEL_0 and LABEL_1."""
     if is_new_model(name):
         return []
     names = getattr(load_config(name), "id2label", None) or {}
-    return [names[number] for number in sorted(names)]
+    return [names[index] for index in sorted(names)]
 
 
-def build_model(
-    name: str,
-    auto_class: Any,
-    tokenizer: PreTrainedTokenizerBase,
-    max_length: int,
-    dropout: float | None,
-    labels: tuple[str, ...],
-    seed: int,
-) -> tuple[PreTrainedModel, list[str]]:
-    """The model, and the names of the weights that are new. The same weights on every rank.
+def build_model(spec: ModelSpec, tokenizer: PreTrainedTokenizerBase) -> tuple[PreTrainedModel, list[str]]:
+    """Build the model that `spec` describes, with the same weights on every rank.
 
-    `auto_class` is the transformers Auto class of the task; `labels` the classes' names, none for language
-    models, and one for regression.
-    Raises UserError where the model cannot be loaded or does not fit the tokenizer or max_length.
+    If the model has only one token type, "token_type_ids" is removed from the tokenizer's model inputs.
+
+    Returns:
+        The model and the names of its new weights; ["all"] for a new model.
+
+    Raises:
+        UserError: The model cannot be loaded, or does not fit the tokenizer or the maximum length.
     """
-    goes_on = auto_class is AutoModelForCausalLM
-    if not is_new_model(name):
-        config = load_config(name)
-    elif goes_on:
-        config = gpt2.new_gpt2_config(*SIZES[name], tokenizer, max_length)
-    else:
-        config = _new_config(name, tokenizer, max_length)
-    for field in _DROPOUTS:
-        if dropout is not None and hasattr(config, field):
-            setattr(config, field, dropout)
-    known = {label.lower() for label in (config.id2label or {}).values()}
-    if labels:
-        config.problem_type = "single_label_classification" if len(labels) > 1 else "regression"
-        config.num_labels = len(labels)
-        config.id2label = dict(enumerate(labels))
-        config.label2id = {label: number for number, label in enumerate(labels)}
-    longest = max_positions(config)
-    if longest is not None and max_length > longest:
-        raise UserError(f"data.max_length: {max_length} is more than the {longest} positions of {name}")
-    if getattr(config, "type_vocab_size", 2) < 2:  # a tokenizer may speak of a second text that the model cannot tell
+    config = _base_config(spec, tokenizer)
+    known_labels = {label.lower() for label in (config.id2label or {}).values()}
+    _configure(config, spec)
+    positions = max_positions(config)
+    if positions is not None and spec.max_length > positions:
+        raise UserError(f"data.max_length: {spec.max_length} is more than the {positions} positions of {spec.name}")
+    if getattr(config, "type_vocab_size", 2) < 2:  # the model cannot tell a second text from the first
         tokenizer.model_input_names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
-    torch.manual_seed(seed)
-    if is_new_model(name):
-        return auto_class.from_config(config), ["all"]
-    model, new = _load(name, auto_class, config)
-    if len(labels) > 1 and not new and known != {label.lower() for label in labels} and not _unnamed(known):
-        new = _renew_head(model)  # it tells other classes apart
-    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+    torch.manual_seed(spec.seed)
+    if is_new_model(spec.name):
+        return spec.auto_class.from_config(config), ["all"]
+    model, new_weights = _load(spec, config)
+    if not new_weights and _has_other_classes(known_labels, spec):
+        new_weights = _reset_head(model)
+    embeddings = cast(torch.nn.Embedding, model.get_input_embeddings()).num_embeddings
+    if len(tokenizer) > embeddings:
         raise UserError(
-            f"model: {name} has {model.get_input_embeddings().num_embeddings} word embeddings, its tokenizer "
-            f"{len(tokenizer)} tokens; give the tokenizer that it was trained with"
+            f"model: {spec.name} has {embeddings} word embeddings, its tokenizer {len(tokenizer)} tokens; give the "
+            "tokenizer that it was trained with"
         )
-    if goes_on:
-        gpt2.check_causal(model, name)
-    return model, new
+    if spec.causal:
+        gpt2.check_causal(model, spec.name)
+    return model, new_weights
+
+
+def _base_config(spec: ModelSpec, tokenizer: PreTrainedTokenizerBase) -> Any:
+    if not is_new_model(spec.name):
+        return load_config(spec.name)
+    if spec.causal:
+        return gpt2.new_gpt2_config(*SIZES[spec.name], tokenizer, spec.max_length)
+    return _new_bert_config(spec.name, tokenizer, spec.max_length)
+
+
+def _configure(config: Any, spec: ModelSpec) -> None:
+    """Set the config's dropouts and labels, in place."""
+    for field in _DROPOUTS:
+        if spec.dropout is not None and hasattr(config, field):
+            setattr(config, field, spec.dropout)
+    if spec.labels:
+        config.problem_type = spec.problem_type
+        config.num_labels = len(spec.labels)
+        config.id2label = dict(enumerate(spec.labels))
+        config.label2id = {label: index for index, label in enumerate(spec.labels)}
 
 
 def max_positions(config: Any) -> int | None:
-    """How many tokens a model can tell the places of; None for any number. RoBERTa's start counting after padding's."""
+    """How many tokens a model has position embeddings for; None if any number. RoBERTa reserves the first two."""
     count = getattr(config, "max_position_embeddings", None)
     return count - 2 if count is not None and "roberta" in config.model_type else count
 
 
-def _unnamed(labels: set[str]) -> bool:
-    """Whether classes have transformers' default names, which say nothing of what they mean."""
-    return all(label.startswith("label_") for label in labels)
+def _has_other_classes(known_labels: set[str], spec: ModelSpec) -> bool:
+    """Whether a saved head tells other classes apart than `spec` does.
+
+    Names are compared without case. transformers' default names, LABEL_0 and so on, say nothing about the classes and
+    count as equal; so does the one label of a regression, whatever its name.
+
+    Args:
+        known_labels: Names in the saved config, in lower case.
+        spec: What the model is to be built for.
+    """
+    if not spec.labels or spec.problem_type == "regression":
+        return False
+    has_default_names = all(label.startswith("label_") for label in known_labels)
+    return not has_default_names and known_labels != {label.lower() for label in spec.labels}
 
 
-def _renew_head(model: PreTrainedModel) -> list[str]:
+def _reset_head(model: PreTrainedModel) -> list[str]:
     """Draw all weights outside the encoder anew, as BERT's are (Devlin et al. 2018). Returns their names."""
     heads = [(name, child) for name, child in model.named_children() if name != model.base_model_prefix]
     for _, child in heads:
@@ -126,7 +174,7 @@ def _renew_head(model: PreTrainedModel) -> list[str]:
     return [f"{name}.{weight}" for name, child in heads for weight, _ in child.named_parameters()]
 
 
-def _new_config(size: str, tokenizer: PreTrainedTokenizerBase, max_length: int) -> BertConfig:
+def _new_bert_config(size: str, tokenizer: PreTrainedTokenizerBase, max_length: int) -> BertConfig:
     layers, width = SIZES[size]
     return BertConfig(
         vocab_size=len(tokenizer),
@@ -140,35 +188,38 @@ def _new_config(size: str, tokenizer: PreTrainedTokenizerBase, max_length: int) 
 
 
 def load_config(name: str) -> Any:
+    """The config of a folder or hub name. Raises UserError if it cannot be loaded."""
     check_folder(name, "model")
     try:
         return AutoConfig.from_pretrained(name)
-    except Exception as error:
-        raise UserError(
-            f"model: {name} cannot be loaded: {_first_line(error)}; sizes are {', '.join(SIZES)}"
-        ) from error
+    except Exception as error:  # transformers raises whatever its parts raise
+        raise UserError(f"model: {name} cannot be loaded: {first_line(error)}; sizes are {', '.join(SIZES)}") from error
 
 
-def _load(name: str, auto_class: Any, config: Any) -> tuple[PreTrainedModel, list[str]]:
-    """The weights. Only a head may be new: an encoder without its weights is an error, not a fresh start."""
+def _load(spec: ModelSpec, config: Any) -> tuple[PreTrainedModel, list[str]]:
+    """Load the weights. Returns the model and the names of the weights that are missing in the folder.
+
+    Only weights of the head may be missing: an encoder without its weights is an error, not a fresh start.
+    """
     try:
-        model, info = auto_class.from_pretrained(
-            name, config=config, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True
+        model, info = spec.auto_class.from_pretrained(
+            spec.name, config=config, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True
         )
     except Exception as error:
-        raise UserError(f"model: the weights of {name} cannot be loaded: {_first_line(error)}") from error
+        raise UserError(f"model: the weights of {spec.name} cannot be loaded: {first_line(error)}") from error
     new = sorted({*info["missing_keys"], *(key[0] for key in info.get("mismatched_keys", ()))})
     encoder = [key for key in new if key.startswith(model.base_model_prefix + ".") and ".pooler." not in key]
     if encoder:
-        raise UserError(f"model: {name} lacks weights of its encoder, {encoder[0]} and {len(encoder) - 1} more")
+        raise UserError(f"model: {spec.name} lacks weights of its encoder, {encoder[0]} and {len(encoder) - 1} more")
     return model, new
 
 
 def check_folder(name: str, flag: str) -> None:
+    """Raise UserError, naming `flag`, if the name looks like a path and no such folder exists."""
     looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1
     if looks_local and not os.path.isdir(name):
         raise UserError(f"{flag}: no folder {name}; give a folder, a hub name, or one of {', '.join(SIZES)}")
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     return str(error).strip().split("\n")[0]

@@ -1,15 +1,16 @@
-"""torch.compile of the encoder's layers, over few shapes.
+"""torch.compile of the encoder's layers, for few input shapes.
 
-Each layer by itself: all but the last are the same code, which is compiled once; gradients come layer by layer, so that
-ranks exchange them while the rest of backward goes on; and what is around the layers stays as it is.
-Every shape is compiled for itself and none is left out, so that what computes a micro-batch does not depend on what
-came before it: a resumed run computes as one that went through.
+Layers are compiled one by one: all but the last share one graph, which is compiled once; gradients become ready layer
+by layer, so that ranks exchange them while the rest of backward is computed; the code around the layers stays eager.
+Every shape is compiled and none falls back to eager mode, so that the result of a micro-batch does not depend on what
+was computed before it, and a resumed run equals an uninterrupted one.
 """
 
 from __future__ import annotations
 
 import warnings
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -19,50 +20,51 @@ from warmup.errors import UserError
 from warmup.training.distributed import collectives
 from warmup.training.models.input_layout import InputLayout
 
-_MOST_SHAPES = 1024  # PyTorch's own limit is 8, after which it would go on without compiling
+_MAX_SHAPES = 1024  # PyTorch's own limit is 8, beyond which it would go on without compiling
 
 
 def check_compile(accelerator: Accelerator) -> None:
-    """Raise UserError on all ranks where one of them cannot compile. A collective call."""
+    """Raise UserError on all ranks if one of them cannot compile. A collective call."""
     engine = accelerator.distributed_type.value
     if engine in ("DEEPSPEED", "FSDP"):
         raise UserError(f"speed.compile: has not been tried with {engine}; leave one of them out")
-    broken = [error for error in collectives.gather_objects(_why_broken(accelerator.device)) if error]
-    if broken:
+    reasons = [reason for reason in collectives.gather_objects(_why_broken(accelerator.device)) if reason]
+    if reasons:
         raise UserError(
-            f"speed.compile: torch.compile does not work here: {broken[0]}; install a C++ compiler (g++), on GPUs "
+            f"speed.compile: torch.compile does not work here: {reasons[0]}; install a C++ compiler (g++), on GPUs "
             "Triton too, or leave it out"
         )
 
 
-def compile_layers(model: PreTrainedModel, reading: InputLayout) -> None:
-    """Compile each layer's forward. Raises UserError for a model whose inputs would have too many shapes."""
-    if not reading.rows or reading.causal:
+def compile_layers(model: PreTrainedModel, layout: InputLayout) -> None:
+    """Compile the forward of each layer. Raises UserError for a model whose inputs would have too many shapes."""
+    if not layout.rows or layout.causal:
         raise UserError(f"speed.compile: is for BERT, RoBERTa and ELECTRA, not for {model.config.model_type}")
     import torch._dynamo
     import torch._inductor.config
 
-    torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit = _MOST_SHAPES
-    torch._inductor.config.deterministic = True  # else kernels are chosen by how fast they were, each time anew
-    for layer in model.base_model.encoder.layer:
+    torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit = _MAX_SHAPES
+    torch._inductor.config.deterministic = True  # otherwise kernels are chosen by timing them, anew in each process
+    base_model: Any = model.base_model
+    for layer in base_model.encoder.layer:
         layer.forward = torch.compile(layer.forward, dynamic=False)
 
 
-def eager(reading: InputLayout) -> AbstractContextManager:
-    """Around passes of other shapes than training's: nothing is compiled for them."""
-    return torch.compiler.set_stance("force_eager") if reading.steady else nullcontext()
+def eager(layout: InputLayout) -> AbstractContextManager:
+    """A context for passes whose shapes are not those of training: nothing is compiled for them."""
+    return torch.compiler.set_stance("force_eager") if layout.static_max_length else nullcontext()
 
 
 def _why_broken(device: torch.device) -> str | None:
-    """Why nothing can be compiled on this rank, found by compiling something small. None where it can."""
+    """Compile something small. Returns why that fails on this rank, or None if it works."""
     import torch._inductor.config
 
-    one = torch.ones(8, device=device, requires_grad=True)
+    ones = torch.ones(8, device=device, requires_grad=True)
     try:
         with torch._inductor.config.patch(force_disable_caches=True), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            torch.compile(lambda x: (x.sin() + 1).sum())(one).backward()
-    except Exception as error:  # whatever a compiler can fail with
+            torch.compile(lambda x: (x.sin() + 1).sum())(ones).backward()
+    except Exception as error:  # a compiler can fail in any way
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         return lines[0] if lines else type(error).__name__
     return None

@@ -1,4 +1,4 @@
-"""Floating-point operations that a training step needs, and the peak rate of the device."""
+"""Floating-point operations (FLOPs) that a training step needs, and the peak rate of the device."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from transformers import PretrainedConfig
 
 from warmup.training.models.input_layout import PACKED_ENCODERS
 
-# Dense bf16 tensor-core FLOP/s, from NVIDIA's data sheets (without sparsity), by words of the device's own name; the
-# first that is found.
+# Dense bf16 tensor-core FLOP/s (without sparsity), from NVIDIA's data sheets, by a part of the device's name. The first
+# match counts.
 PEAK_FLOPS = {
     "B200": 2250e12,
     "H200": 989e12,
@@ -26,13 +26,22 @@ PEAK_FLOPS = {
 }
 
 
-def useful_flops(config: PretrainedConfig, lengths: np.ndarray, reads: int, classes: int) -> float | None:
-    """Forward and backward FLOPs that a step of a BERT or GPT-2 cannot do without; None for other architectures.
+def useful_flops(config: PretrainedConfig, lengths: np.ndarray, targets: int, classes: int) -> float | None:
+    """The FLOPs of forward and backward that a step of a BERT or GPT-2 needs at least.
 
-    Each token needs every layer but the last, of which it needs keys and values; `reads` tokens need the rest of it and
-    a head of so many classes. A matrix product counts 2 per weight and token, and backward twice as much as forward
-    (Kaplan et al. 2020, arXiv:2001.08361, section 2.1); attention 4 * width per token and token that it sees: all of
-    its sample, in GPT-2 those up to it.
+    Every token needs all layers but the last, and of the last one keys and values. Only the target positions need the
+    rest of the last layer and the head. A matrix product takes 2 FLOPs per weight and token, and backward twice as much
+    as forward (Kaplan et al. 2020, arXiv:2001.08361, section 2.1). Attention takes 4 * width per pair of tokens: each
+    token attends to all of its sample, in GPT-2 to itself and those before it.
+
+    Args:
+        config: The model's config.
+        lengths: Tokens of each sample of the step.
+        targets: Number of target positions in the step.
+        classes: Outputs of the head.
+
+    Returns:
+        The FLOPs, or None for other architectures.
     """
     gpt2 = config.model_type == "gpt2"
     if config.model_type not in PACKED_ENCODERS and not gpt2:
@@ -40,17 +49,17 @@ def useful_flops(config: PretrainedConfig, lengths: np.ndarray, reads: int, clas
     width, layers = config.hidden_size, config.num_hidden_layers
     inner = (config.n_inner or 4 * width) if gpt2 else config.intermediate_size
     lengths = lengths.astype(np.float64)
-    tokens, attended = lengths.sum(), (lengths * (lengths + 1) / 2 if gpt2 else lengths**2).sum()
-    whole_layers = (layers - 1) * (tokens * (8 * width**2 + 4 * width * inner) + 4 * width * attended)
+    tokens, attended_pairs = lengths.sum(), (lengths * (lengths + 1) / 2 if gpt2 else lengths**2).sum()
+    full_layers = (layers - 1) * (tokens * (8 * width**2 + 4 * width * inner) + 4 * width * attended_pairs)
     last_layer = tokens * 4 * width**2
-    last_layer += reads * (4 * width**2 + 4 * width * inner + 4 * width * attended / tokens)
-    head = reads * (2 * width * classes + (0 if gpt2 else 2 * width**2))
-    return float(3 * (whole_layers + last_layer + head))
+    last_layer += targets * (4 * width**2 + 4 * width * inner + 4 * width * attended_pairs / tokens)
+    head = targets * (2 * width * classes + (0 if gpt2 else 2 * width**2))
+    return float(3 * (full_layers + last_layer + head))
 
 
 def peak_flops(device: torch.device, precision: str) -> float | None:
-    """What the device could do at most in bf16; None where that is not known, or another precision is used."""
+    """The device's peak FLOP/s in bf16; None if it is not known, or another precision is used."""
     if device.type != "cuda" or precision != "bf16":
         return None
     name = torch.cuda.get_device_name(device)
-    return next((flops for known, flops in PEAK_FLOPS.items() if re.search(rf"\b{known}\b", name)), None)
+    return next((flops for part, flops in PEAK_FLOPS.items() if re.search(rf"\b{part}\b", name)), None)

@@ -1,4 +1,4 @@
-"""Models that read from left to right: a new GPT-2, and what is asked of one that is given, and of its tokenizer."""
+"""Causal language models: the config of a new GPT-2, and what a given model and its tokenizer must satisfy."""
 
 from __future__ import annotations
 
@@ -13,29 +13,40 @@ MAX_POSITIONS = 1024  # of GPT-2 (Radford et al. 2019, section 2.3)
 
 
 def boundary_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:
-    """The tokens before and after a document: where none begins a text, the one that ends it, as GPT-2's does."""
-    first, last = tokenizer.bos_token_id, tokenizer.eos_token_id
-    return last if first is None else first, last
+    """The ids of the tokens before and after a document.
+
+    A tokenizer without a token that begins a text, such as GPT-2's, uses the one that ends it in both places.
+    """
+    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
+    return eos if bos is None else bos, eos
 
 
 def new_gpt2_config(layers: int, width: int, tokenizer: PreTrainedTokenizerBase, max_length: int) -> GPT2Config:
-    first, last = boundary_tokens(tokenizer)
+    """The config of a new GPT-2.
+
+    Args:
+        layers: Number of layers.
+        width: Width of the hidden states; heads are 64 wide.
+        tokenizer: Gives the size of the vocabulary and the boundary tokens.
+        max_length: The most tokens of a sample. The model has at least as many positions, and at least GPT-2's.
+    """
+    bos, eos = boundary_tokens(tokenizer)
     return GPT2Config(
         vocab_size=len(tokenizer),
         n_embd=width,
         n_layer=layers,
         n_head=width // 64,
         n_positions=max(MAX_POSITIONS, max_length),
-        bos_token_id=first,
-        eos_token_id=last,
+        bos_token_id=bos,
+        eos_token_id=eos,
     )
 
 
 @torch.inference_mode()
 def check_causal(model: PreTrainedModel, name: str) -> None:
-    """Raise UserError where what is said of a token depends on the one after it, which it is to predict.
+    """Raise UserError if the logits at a token depend on the next token, which the model is to predict.
 
-    Encoders are among those: transformers loads them for this task too, and lets them see everything.
+    This finds encoders: transformers loads them for causal language modelling too, and lets them see every token.
     """
     ids_BT = torch.tensor([[0, 1], [0, 2]])
     first_BV = model.eval()(input_ids=ids_BT, attention_mask=torch.ones_like(ids_BT)).logits[:, 0]
@@ -47,11 +58,14 @@ def check_causal(model: PreTrainedModel, name: str) -> None:
 
 
 def disable_cache(model: PreTrainedModel) -> None:
-    """Keep no keys and values for tokens to come, unless asked to: there are none while training."""
+    """Let the model keep no keys and values for later tokens, unless its caller asks for it with use_cache.
+
+    Training generates no tokens, so a cache would only take memory.
+    """
     if "use_cache" not in inspect.signature(model.forward).parameters:
         return
 
-    def ask(module: torch.nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+    def set_default(module: torch.nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
         return args, {"use_cache": False, **kwargs}
 
-    model.register_forward_pre_hook(ask, with_kwargs=True)
+    model.register_forward_pre_hook(set_default, with_kwargs=True)

@@ -8,76 +8,100 @@ import torch
 from transformers import GenerationMixin, PreTrainedModel
 
 from warmup.training.models import gpt2, varlen_attention
-from warmup.training.models.input_layout import PACKED_DECODERS, UNPACKED, InputLayout, supports_packing
+from warmup.training.models.input_layout import PACKED_DECODERS, Head, InputLayout, supports_packing
+from warmup.training.models.varlen_attention import SequenceBounds
 
 
 def install_partial_forward(
     model: PreTrainedModel,
-    task_reads_tokens: bool,
-    packs: bool,
+    head: Head,
+    packed: bool,
     masked_only: bool,
     varlen: bool = False,
-    steady: int = 0,
+    static_max_length: int = 0,
 ) -> InputLayout:
-    """Let a model compute only what is read: of a language model the masked places, of a classifier the first ones.
+    """Let a model compute only what is read: the masked positions of a language model, the first one of a classifier.
 
-    Of most small models' work, the head is the larger part, and six of seven of its rows are not asked for; of the
-    last encoder layer, everything but keys and values is needed only where something is read. Called as transformers
-    would call it, the model computes all, as it does once exported.
+    In most small models the head is the larger part of the work, and six of seven of its rows are not needed. In the
+    last encoder layer everything but keys and values is needed only where the output is read. Called as transformers
+    would call it, the model computes everything, as it does after export.
+
+    Args:
+        model: is changed in place: its forward takes more keyword arguments.
+        head: what its head reads.
+        packed: put several samples into a row where the model can.
+        masked_only: compute the last layer and the head only at the positions that are read.
+        varlen: use the kernel for variable lengths (see `choose_varlen`).
+        static_max_length: as the field of InputLayout.
+
+    Returns:
+        How the model's inputs are to be laid out.
     """
-    kind, config = model.config.model_type, model.config
+    model_type, config = model.config.model_type, model.config
     if supports_packing(model):
         _hook_last_layer(model, whole=not masked_only)
         if varlen:
             varlen_attention.enable(model)
-        padding = config.pad_token_id or 0
+        padding_id = config.pad_token_id or 0
+        offset = "roberta" in model_type or model_type == "camembert"  # their positions begin after the padding id
         return InputLayout(
+            head=head,
+            logits="positions" if masked_only or head == "sequence" else "all",
             rows=True,
-            packs=packs,
-            dense=not masked_only,
+            packed=packed,
             varlen=varlen,
-            steady=steady,
-            first_position=padding + 1 if "roberta" in kind or kind == "camembert" else 0,  # from behind padding's
-            padding=padding,
+            static_max_length=static_max_length,
+            first_position=padding_id + 1 if offset else 0,
+            padding_id=padding_id,
         )
-    reads = task_reads_tokens and masked_only
-    if reads:
+    selects = head == "token" and masked_only
+    if selects:
         _hook_head(model)
     gpt2.disable_cache(model)
-    if kind in PACKED_DECODERS and config._attn_implementation == "sdpa" and task_reads_tokens:
-        return InputLayout(rows=True, packs=packs, positions=reads, dense=not reads, causal=True)
-    return InputLayout(positions=True) if reads else UNPACKED
+    in_rows = model_type in PACKED_DECODERS and config._attn_implementation == "sdpa" and head == "token"
+    return InputLayout(
+        head=head,
+        logits="positions" if selects else "all",
+        positions_in="head",
+        rows=in_rows,
+        packed=in_rows and packed,
+        causal=in_rows,
+    )
 
 
 def _hook_last_layer(model: PreTrainedModel, whole: bool) -> None:
-    """The last layer gives (n, 1, width), the places that are read, where it is told of them.
+    """Let the last layer return (N, 1, D), its output at the read positions, if it is given some.
 
-    What a model is given and does not know, transformers hands on to all layers.
+    transformers forwards keyword arguments that it does not know to every layer. With `whole`, the layer is computed
+    everywhere and its output selected.
     """
-    layer = model.base_model.encoder.layer[-1]
+    base_model: Any = model.base_model
+    layer = base_model.encoder.layer[-1]
     forward = layer.forward
 
-    def read(
+    def partial_forward(
         hidden_RTD: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         *args: Any,
-        read: torch.Tensor | None = None,
-        kept: torch.Tensor | None = None,
-        read_offsets: torch.Tensor | None = None,
+        read_positions: torch.Tensor | None = None,
+        gather_index: torch.Tensor | None = None,
+        read_cu_seqlens: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> Any:
-        if read is None:
+        if read_positions is None:
             return forward(hidden_RTD, attention_mask, *args, **kwargs)
         if whole:
             hidden_RTD = forward(hidden_RTD, attention_mask, *args, **kwargs)
-            read_RmD = _gather(hidden_RTD, read)
+            read_RmD = _gather(hidden_RTD, read_positions)
         else:
-            offsets = (read_offsets, kwargs["offsets"], kwargs["longest"]) if read_offsets is not None else None
-            read_RmD = _last_layer_at(layer, hidden_RTD, attention_mask, read, offsets)
+            bounds = None
+            if read_cu_seqlens is not None:
+                bounds = SequenceBounds(read_cu_seqlens, kwargs["cu_seqlens"], kwargs["max_seqlen"])
+            read_RmD = _last_layer_at(layer, hidden_RTD, attention_mask, read_positions, bounds)
         read_ND = read_RmD.flatten(0, 1)
-        return (read_ND if kept is None else read_ND[kept])[:, None]
+        return (read_ND if gather_index is None else read_ND[gather_index])[:, None]
 
-    layer.forward = read
+    layer.forward = partial_forward
 
 
 def _gather(hidden_RTD: torch.Tensor, read_Rm: torch.Tensor) -> torch.Tensor:
@@ -85,51 +109,63 @@ def _gather(hidden_RTD: torch.Tensor, read_Rm: torch.Tensor) -> torch.Tensor:
 
 
 def _last_layer_at(
-    layer: torch.nn.Module,
+    layer: Any,
     hidden_RTD: torch.Tensor,
     mask: torch.Tensor | None,
     read_Rm: torch.Tensor,
-    offsets: tuple[torch.Tensor, torch.Tensor, int] | None = None,
+    bounds: SequenceBounds | None = None,
 ) -> torch.Tensor:
-    """BertLayer's output at the places read_Rm of each row: keys and values of all, everything else of those alone.
+    """BertLayer's output at some positions of each row: keys and values of all, everything else only of those.
 
-    mask: (R, 1, T or 1, T) bool, None where all see all. offsets, of a single row instead: where samples begin among
-    the places that are read and among all, and the longest sample's length.
+    Args:
+        layer: a BertLayer or one like it.
+        hidden_RTD: its input.
+        mask: (R, 1, T or 1, T) bool, None where every token attends to all.
+        read_Rm: the positions, within each row.
+        bounds: of a single row, in place of a mask: where samples begin among the read positions (the queries) and
+            among all (the keys).
+
+    Returns:
+        (R, m, D).
     """
     attention, (rows, length, width) = layer.attention.self, hidden_RTD.shape
     read_RmD = _gather(hidden_RTD, read_Rm)
     inputs = attention.query(read_RmD), attention.key(hidden_RTD), attention.value(hidden_RTD)
     heads = [x.view(rows, -1, attention.num_attention_heads, attention.attention_head_size) for x in inputs]
     dropout = attention.dropout.p if layer.training else 0.0
-    if offsets is not None:
-        context = varlen_attention.kernel(*(x[0] for x in heads), *offsets, dropout)
+    if bounds is not None:
+        query, key, value = (x[0] for x in heads)
+        context = varlen_attention.kernel(query, key, value, bounds, dropout)
     else:
         if mask is not None:
             mask = mask.expand(-1, -1, length, -1).gather(2, read_Rm[:, None, :, None].expand(-1, -1, -1, length))
+        query, key, value = (x.transpose(1, 2) for x in heads)
         context = torch.nn.functional.scaled_dot_product_attention(
-            *(x.transpose(1, 2) for x in heads), attn_mask=mask, dropout_p=dropout
+            query, key, value, attn_mask=mask, dropout_p=dropout
         ).transpose(1, 2)
     attended_RmD = layer.attention.output(context.reshape(rows, -1, width), read_RmD)
     return layer.output(layer.intermediate(attended_RmD), attended_RmD)
 
 
 def _hook_head(model: PreTrainedModel) -> None:
-    """A language model's head computes `positions` (n,) alone, of the flattened batch: logits (1, n, V)."""
-    asked: dict[str, torch.Tensor | None] = {}
+    """Let a language model's head compute only `positions` (N,) of the flattened batch: logits (1, N, V)."""
+    given: dict[str, torch.Tensor | None] = {}
 
-    def take(module: torch.nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-        asked["positions"] = kwargs.pop("positions", None)
+    def take_positions(module: torch.nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        given["positions"] = kwargs.pop("positions", None)
         return args, kwargs
 
     def select(hidden_BTD: torch.Tensor) -> torch.Tensor:
-        return hidden_BTD if asked["positions"] is None else hidden_BTD.flatten(0, 1)[asked["positions"]][None]
+        positions = given["positions"]
+        return hidden_BTD if positions is None else hidden_BTD.flatten(0, 1)[positions][None]
 
-    def after(module: torch.nn.Module, args: tuple, output: Any) -> Any:
+    def select_output(module: torch.nn.Module, args: tuple, output: Any) -> Any:
         output["last_hidden_state"] = select(output["last_hidden_state"])
         return output
 
-    model.register_forward_pre_hook(take, with_kwargs=True)
+    model.register_forward_pre_hook(take_positions, with_kwargs=True)
     if isinstance(model, GenerationMixin):  # some of these go around their base model; their head is one product
-        model.get_output_embeddings().register_forward_pre_hook(lambda module, args: (select(args[0]),))
+        output_embeddings: Any = model.get_output_embeddings()
+        output_embeddings.register_forward_pre_hook(lambda module, args: (select(args[0]),))
     else:
-        model.base_model.register_forward_hook(after)
+        model.base_model.register_forward_hook(select_output)

@@ -1,14 +1,14 @@
-"""Attention within samples that lie end to end in one row, by a kernel that is told where each begins.
+"""Attention within packed samples, by a kernel of variable sequence length that knows where each sample begins.
 
-Nothing is computed between samples, and there is no (T, T) mask to be read. The kernel is FlashAttention (Dao 2023,
-arXiv:2307.08691) as it is built into PyTorch: for GPUs since Ampere, in bf16. PyTorch's public ways to it
-either take no dropout (`varlen_attn`) or cost milliseconds of the host in each layer (nested tensors), so that the GPU
-would wait; hence the operator itself, which is tried on the device before it is used.
+Nothing is computed across samples, and no (T, T) mask is read. The kernel is FlashAttention (Dao 2023,
+arXiv:2307.08691) as built into PyTorch, for bf16 on Ampere GPUs and later. PyTorch's public ways to it either have no
+dropout (`varlen_attn`) or cost milliseconds of host time per layer, which leaves the GPU waiting (nested tensors).
+So this calls the operator itself, after testing it on the device.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -19,51 +19,88 @@ from transformers.masking_utils import sdpa_mask
 NAME = "varlen"
 
 
-def kernel(
-    query_nHK: torch.Tensor,
-    key_NHK: torch.Tensor,
-    value_NHK: torch.Tensor,
-    query_offsets: torch.Tensor,
-    key_offsets: torch.Tensor,
-    longest: int,
-    dropout: float,
-) -> torch.Tensor:
-    """The places of `query` from query_offsets[i] to query_offsets[i + 1] look at those of `key` between its offsets.
+class SequenceBounds(NamedTuple):
+    """Where each of S samples begins and ends among the packed queries and keys. No sample is empty in either."""
 
-    Offsets are int32, on the device; no sample may be empty, in neither. `longest`: at least the longest one's length.
+    query_cu_seqlens: torch.Tensor
+    """(S + 1,) int32, on the device: sample i has the queries from query_cu_seqlens[i] to query_cu_seqlens[i + 1]."""
+
+    key_cu_seqlens: torch.Tensor
+    """The same for keys and values."""
+
+    max_seqlen: int
+    """An upper bound of the samples' lengths."""
+
+
+def kernel(
+    query_nHK: torch.Tensor, key_NHK: torch.Tensor, value_NHK: torch.Tensor, bounds: SequenceBounds, dropout: float
+) -> torch.Tensor:
+    """Attention of the queries of each sample to the keys of the same sample.
+
+    Args:
+        query_nHK: Queries of all samples, one after another. Their number n may be smaller than that of the keys, N.
+        key_NHK: Keys of all samples.
+        value_NHK: Values of all samples.
+        bounds: Where each sample begins and ends.
+        dropout: Probability of dropping an attention weight.
+
+    Returns:
+        The outputs, (n, H, K).
     """
     return torch.ops.aten._flash_attention_forward(
-        query_nHK, key_NHK, value_NHK, query_offsets, key_offsets, longest, longest, dropout, False, False
+        query_nHK,
+        key_NHK,
+        value_NHK,
+        bounds.query_cu_seqlens,
+        bounds.key_cu_seqlens,
+        bounds.max_seqlen,
+        bounds.max_seqlen,
+        dropout,
+        False,
+        False,
     )[0]
 
 
 def enable(model: PreTrainedModel) -> None:
-    """Let all layers attend by the kernel where they are told of `offsets`, and as before where they are not."""
-    AttentionInterface.register(NAME, _forward)
+    """Let all layers use the kernel when the model is called with `cu_seqlens` and `max_seqlen`, else SDPA as before.
+
+    transformers forwards these keyword arguments, which it does not know, to the attention function of every layer.
+    """
+    AttentionInterface.register(NAME, _attention_forward)
     AttentionMaskInterface.register(NAME, sdpa_mask)
     model.set_attn_implementation(NAME)
 
 
-def _forward(
+def _attention_forward(
     module: torch.nn.Module,
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
-    dropout: float = 0.0,
-    offsets: torch.Tensor | None = None,
-    longest: int = 0,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """What transformers' layers call. query, key, value: (1, H, N, K); gives (1, N, H, K)."""
-    if offsets is None:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, dropout=dropout, **kwargs)
-    flat = (tensor.transpose(1, 2)[0] for tensor in (query, key, value))
-    return kernel(*flat, offsets, offsets, longest, dropout)[None], None
+    """The attention function as transformers' layers call it: query, key, value (1, H, N, K) to (1, N, H, K)."""
+    cu_seqlens = kwargs.get("cu_seqlens")
+    if cu_seqlens is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    query_NHK, key_NHK, value_NHK = (tensor.transpose(1, 2)[0] for tensor in (query, key, value))
+    bounds = SequenceBounds(cu_seqlens, cu_seqlens, kwargs["max_seqlen"])
+    return kernel(query_NHK, key_NHK, value_NHK, bounds, kwargs.get("dropout", 0.0))[None], None
 
 
 def why_unsupported(device: torch.device, precision: str, heads: int, head_size: int, compiled: bool) -> str | None:
-    """Why the kernel cannot be used on this rank, in compiled layers if they are; None where it can."""
+    """Tell why the kernel cannot be used on this rank.
+
+    Args:
+        device: The rank's device.
+        precision: Accelerate's mixed precision.
+        heads: Attention heads per layer.
+        head_size: Width of a head.
+        compiled: Whether the layers will be compiled; the kernel is then tested in compiled code.
+
+    Returns:
+        The reason, or None if the kernel works.
+    """
     if device.type != "cuda":
         return f"there is no kernel for {device.type}"
     if precision != "bf16":
@@ -73,55 +110,56 @@ def why_unsupported(device: torch.device, precision: str, heads: int, head_size:
     if head_size % 8 or head_size > 256:
         return f"heads of {head_size} are not a multiple of 8 up to 256"
     try:
-        return _why_wrong(device, heads, head_size, compiled)
+        return _why_inaccurate(device, heads, head_size, compiled)
     except (RuntimeError, TypeError, AttributeError) as error:  # not built in, or another version's operator
         return f"the kernel fails: {str(error).strip().splitlines()[0]}"
 
 
-def _why_wrong(device: torch.device, heads: int, head_size: int, compiled: bool) -> str | None:
-    """What is wrong with the kernel's numbers, on samples of odd lengths of which a part is asked."""
-    attend = torch.compile(kernel, dynamic=False) if compiled else kernel
-    lengths, asked = (1, 130, 7, 64), (1, 3, 7, 1)
-    numbers = torch.Generator().manual_seed(0)
+def _why_inaccurate(device: torch.device, heads: int, head_size: int, compiled: bool) -> str | None:
+    """Compare the kernel with masked attention, on samples of odd lengths of which only some positions are queries.
 
-    def some(places: int) -> torch.Tensor:
-        tensor = torch.randn(places, heads, head_size, generator=numbers).to(device, torch.bfloat16)
+    Returns:
+        What is wrong with its outputs or gradients, or None.
+    """
+    attend = torch.compile(kernel, dynamic=False) if compiled else kernel
+    key_lengths, query_lengths = (1, 130, 7, 64), (1, 3, 7, 1)
+    generator = torch.Generator().manual_seed(0)
+
+    def random_heads(length: int) -> torch.Tensor:
+        tensor = torch.randn(length, heads, head_size, generator=generator).to(device, torch.bfloat16)
         return tensor.requires_grad_()
 
-    inputs = some(sum(asked)), some(sum(lengths)), some(sum(lengths))
-    offsets = [_cu_seqlens(counts).to(device) for counts in (asked, lengths)]
-    kept = attend(*inputs, *offsets, 130, 0.0)
-    found = [kept, *torch.autograd.grad(kept.float().square().sum(), inputs)]
-    reference = masked_attention(*(tensor.float() for tensor in inputs), *offsets, 130, 0.0)
+    inputs = random_heads(sum(query_lengths)), random_heads(sum(key_lengths)), random_heads(sum(key_lengths))
+    bounds = SequenceBounds(_cu_seqlens(query_lengths).to(device), _cu_seqlens(key_lengths).to(device), 130)
+    output = attend(*inputs, bounds, 0.0)
+    results = [output, *torch.autograd.grad(output.float().square().sum(), inputs)]
+    query, key, value = (tensor.float() for tensor in inputs)
+    reference = masked_attention(query, key, value, bounds, 0.0)
     expected = [reference, *torch.autograd.grad(reference.square().sum(), inputs)]
-    dropped = attend(*inputs, *offsets, 130, 0.5)
-    found_dropped = [dropped, *torch.autograd.grad(dropped.float().square().sum(), inputs)]
-    for ours, theirs in zip(found, expected, strict=True):
+    dropped = attend(*inputs, bounds, 0.5)
+    dropped_results = [dropped, *torch.autograd.grad(dropped.float().square().sum(), inputs)]
+    for ours, theirs in zip(results, expected, strict=True):
         if float((ours - theirs).detach().abs().max()) > 0.05 * float(theirs.detach().abs().max()):
             return "the kernel's numbers are not those of attention with a mask"
-    if torch.equal(kept, dropped) or not all(tensor.isfinite().all() for tensor in found_dropped):
+    if torch.equal(output, dropped) or not all(tensor.isfinite().all() for tensor in dropped_results):
         return "the kernel's dropout does not work"
     return None
 
 
 def masked_attention(
-    query_nHK: torch.Tensor,
-    key_NHK: torch.Tensor,
-    value_NHK: torch.Tensor,
-    query_offsets: torch.Tensor,
-    key_offsets: torch.Tensor,
-    longest: int,
-    dropout: float,
+    query_nHK: torch.Tensor, key_NHK: torch.Tensor, value_NHK: torch.Tensor, bounds: SequenceBounds, dropout: float
 ) -> torch.Tensor:
-    """As `kernel`, with a mask over all places: slow, and on any device."""
+    """The same as `kernel`, with a mask over all pairs of positions: slow, but works on any device."""
 
-    def sample(offsets: torch.Tensor, count: int) -> torch.Tensor:
-        return torch.searchsorted(offsets, torch.arange(count, device=offsets.device, dtype=torch.int32), right=True)
+    def sample_ids(cu_seqlens: torch.Tensor, length: int) -> torch.Tensor:
+        positions = torch.arange(length, device=cu_seqlens.device, dtype=torch.int32)
+        return torch.searchsorted(cu_seqlens, positions, right=True)
 
-    mask_nN = sample(query_offsets, len(query_nHK))[:, None] == sample(key_offsets, len(key_NHK))
+    query_ids_n = sample_ids(bounds.query_cu_seqlens, len(query_nHK))
+    mask_nN = query_ids_n[:, None] == sample_ids(bounds.key_cu_seqlens, len(key_NHK))
     query, key, value = (tensor.transpose(0, 1)[None] for tensor in (query_nHK, key_NHK, value_NHK))
     return F.scaled_dot_product_attention(query, key, value, attn_mask=mask_nN, dropout_p=dropout)[0].transpose(0, 1)
 
 
-def _cu_seqlens(counts: tuple[int, ...]) -> torch.Tensor:
-    return F.pad(torch.tensor(counts).cumsum(0), (1, 0)).to(torch.int32)
+def _cu_seqlens(lengths: tuple[int, ...]) -> torch.Tensor:
+    return F.pad(torch.tensor(lengths).cumsum(0), (1, 0)).to(torch.int32)

@@ -9,22 +9,14 @@ from typing import Any
 import yaml
 
 from warmup.commandline import leaves
+from warmup.config.tasks import TASKS
 from warmup.errors import UserError
 from warmup.training.checkpoints import format as checkpoint_format
 from warmup.training.checkpoints import run_directory
 from warmup.training.models.build import is_new_model, load_config, max_positions
-from warmup.training.tasks.answers import check_predictable
 
 _TAKEN = re.compile(r"task|data\.(\w+_column|max_length)|batch\.evaluation|speed\.(packing|masked_only)")
 """Fields of the run that a prediction is made with too."""
-_TASKS = {
-    "ForSequenceClassification": "classification",
-    "ForMaskedLM": "mlm",
-    "ForPreTraining": "mlm",
-    "ForTokenClassification": "token-classification",
-    "ForCausalLM": "clm",
-    "LMHeadModel": "clm",
-}
 
 
 def model_folder(model: str) -> str:
@@ -47,8 +39,9 @@ def config_defaults(model: str) -> dict[str, Any]:
     where = model_folder(model)
     recorded = _recorded(Path(where))
     found = {name: value for name, value in recorded.items() if _TAKEN.fullmatch(name)} or _of_architecture(where)
-    if "task" in found:
-        check_predictable(found["task"], where)
+    facts = TASKS.get(found.get("task", ""))
+    if facts and facts.no_prediction:
+        raise UserError(f"--predict: {facts.no_prediction.format(model=where)}")
     return found
 
 
@@ -66,16 +59,17 @@ def _recorded(where: Path) -> dict[str, Any]:
 
 
 def _of_architecture(where: str) -> dict[str, Any]:
-    """What a model's own configuration tells: its task, and how much it can read."""
+    """What a model's own configuration tells: its task, and how long its inputs may be."""
     config = load_config(where)
     found: dict[str, Any] = {"data.max_length": max_positions(config)} if max_positions(config) else {}
     architecture = (getattr(config, "architectures", None) or [""])[0]
-    task = next((task for suffix, task in _TASKS.items() if architecture.endswith(suffix)), None)
-    if task == "classification" and (config.problem_type == "regression" or config.num_labels == 1):
-        task = "regression"
-    if task == "classification" and config.problem_type == "multi_label_classification":
-        raise UserError(f"--model: {where} gives texts several labels at once, which no task here does")
-    return found | ({"task": task} if task else {})
+    tasks = [facts for facts in TASKS.values() if architecture.endswith(facts.architectures)]
+    if len(tasks) > 1:  # a head of one output predicts a number
+        if config.problem_type == "multi_label_classification":
+            raise UserError(f"--model: {where} gives texts several labels at once, which no task here does")
+        label = "number" if config.problem_type == "regression" or config.num_labels == 1 else "class"
+        tasks = [facts for facts in tasks if facts.label == label]
+    return found | ({"task": tasks[0].name} if tasks else {})
 
 
 def _is_run(folder: Path) -> bool:

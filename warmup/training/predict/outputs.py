@@ -14,18 +14,28 @@ import numpy as np
 
 from warmup.errors import UserError
 from warmup.training.data.sources import suffixes
+from warmup.training.files import staged_file
 from warmup.training.predict.inputs import PredictionInputs
-from warmup.training.tasks.answers import Predictor
+from warmup.training.tasks import Predictor
 
 _CHUNK = 1000  # samples that are in memory at once
 
 
-def output_path(output: str | None, first: str, answers: Predictor) -> Path:
-    """Where predictions of a source `first`, and maybe others, are to go. Raises UserError where they cannot."""
+def output_path(output: str | None, first: str, predictor: Predictor) -> Path:
+    """Where predictions are written.
+
+    Args:
+        output: as --output names it; None for a name made of the first source's.
+        first: the name of the first source.
+        predictor: of the task.
+
+    Raises:
+        UserError: they cannot be written there.
+    """
     target = Path(output or _stem(first) + ".predictions.jsonl").expanduser()
     if target.suffix not in (".jsonl", ".csv"):
         raise UserError(f"--output: {target} ends neither in .jsonl nor in .csv")
-    if target.suffix == ".csv" and not answers.columns:
+    if target.suffix == ".csv" and not predictor.csv_columns:
         raise UserError(f"--output: {target}: a .csv file is for one label or number of a text; use .jsonl")
     if os.path.lexists(target):
         raise UserError(f"--output: {target} is there already; give another name, or remove it")
@@ -35,21 +45,25 @@ def output_path(output: str | None, first: str, answers: Predictor) -> Path:
     return target
 
 
-def write_predictions(target: Path, asked: PredictionInputs, answers: Predictor, values: np.ndarray) -> int:
-    """Write the answers of `values`, all samples' one after the other, as a whole: they are never seen half-written.
-    Returns how many lines are errors.
+def write_predictions(target: Path, inputs: PredictionInputs, predictor: Predictor, values: np.ndarray) -> int:
+    """Write the predictions as a whole: they are never seen half-written.
+
+    Args:
+        target: a .jsonl or .csv file.
+        inputs: the rows.
+        predictor: of the task.
+        values: what was kept for each target position, (targets, width), sample after sample.
+
+    Returns:
+        How many lines are errors.
     """
-    stage = target.with_name(f".{target.name}.stage")
     errors = 0
-    try:
+    with staged_file(target) as stage:
         with open(stage, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
-            write_line = _csv_lines(file, answers) if target.suffix == ".csv" else _json_lines(file)
-            for record in _records(asked, answers, values):
+            write_line = _csv_lines(file, predictor) if target.suffix == ".csv" else _json_lines(file)
+            for record in _records(inputs, predictor, values):
                 errors += "error" in record
                 write_line(record)
-        stage.rename(target)
-    finally:
-        stage.unlink(missing_ok=True)
     return errors
 
 
@@ -59,38 +73,42 @@ def _stem(name: str) -> str:
     return name[: len(name) - sum(map(len, suffixes(name)))].replace(":", "-")
 
 
-def _records(asked: PredictionInputs, answers: Predictor, values: np.ndarray) -> Iterator[dict[str, Any]]:
-    answered = _answered(asked, answers, values)
-    for number in range(1, len(asked) + 1):
-        yield {"row": number} | ({"error": asked.bad[number]} if number in asked.bad else next(answered))
+def _records(inputs: PredictionInputs, predictor: Predictor, values: np.ndarray) -> Iterator[dict[str, Any]]:
+    """One record for each row, in order."""
+    usable = _records_of_usable_rows(inputs, predictor, values)
+    for number in range(1, len(inputs) + 1):
+        yield {"row": number} | ({"error": inputs.bad[number]} if number in inputs.bad else next(usable))
 
 
-def _answered(asked: PredictionInputs, answers: Predictor, values: np.ndarray) -> Iterator[dict[str, Any]]:
-    """The usable rows' answers, each by all samples of its row."""
-    for _, numbered in groupby(_samples(asked), lambda one: one[1]["row"]):
+def _records_of_usable_rows(
+    inputs: PredictionInputs, predictor: Predictor, values: np.ndarray
+) -> Iterator[dict[str, Any]]:
+    for _, numbered in groupby(_samples(inputs), lambda pair: pair[1]["row"]):
         numbers, samples = zip(*numbered, strict=True)
-        own = values[asked.starts[numbers[0]] : asked.starts[numbers[-1] + 1]]
-        yield _answer(samples, answers, own) | ({"cut": True} if any(sample["cut"] for sample in samples) else {})
+        own_values = values[inputs.starts[numbers[0]] : inputs.starts[numbers[-1] + 1]]
+        truncated = any(sample["truncated"] for sample in samples)
+        yield _record(samples, predictor, own_values) | ({"cut": True} if truncated else {})
 
 
-def _samples(asked: PredictionInputs) -> Iterator[tuple[int, dict]]:
-    for first in range(0, len(asked.table), _CHUNK):
-        yield from enumerate(asked.table[first : first + _CHUNK].to_pylist(), first)
+def _samples(inputs: PredictionInputs) -> Iterator[tuple[int, dict]]:
+    """All samples with their indices, some of which are in memory at a time."""
+    for first in range(0, len(inputs.table), _CHUNK):
+        yield from enumerate(inputs.table[first : first + _CHUNK].to_pylist(), first)
 
 
-def _answer(samples: Sequence[dict], answers: Predictor, values: np.ndarray) -> dict[str, Any]:
+def _record(samples: Sequence[dict], predictor: Predictor, values: np.ndarray) -> dict[str, Any]:
     if not len(values):
-        return {"error": answers.unasked}
+        return {"error": predictor.no_target_message}
     if not np.isfinite(values).all():
         return {"error": "what the model computes is not finite"}
-    return answers.record(values, samples)
+    return predictor.to_record(values, samples)
 
 
 def _json_lines(file: TextIO) -> Callable[[dict], object]:
     return lambda record: file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
 
-def _csv_lines(file: TextIO, answers: Predictor) -> Callable[[dict], object]:
-    writer = csv.DictWriter(file, ("row", *answers.columns, "error"), extrasaction="ignore")
+def _csv_lines(file: TextIO, predictor: Predictor) -> Callable[[dict], object]:
+    writer = csv.DictWriter(file, ("row", *predictor.csv_columns, "error"), extrasaction="ignore")
     writer.writeheader()
     return writer.writerow

@@ -1,9 +1,11 @@
-"""What is printed about a plan and a run."""
+"""What is printed about a plan and a run, as text."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import accelerate
 import datasets
@@ -14,25 +16,55 @@ from warmup.explain import explain_plan
 from warmup.lint import Finding
 from warmup.plan import Plan
 
+_VALUE_WIDTH = 24  # of the second column; longer values run into the third
+_EXAMPLES = 3  # rows that are quoted
+
 
 def plan_table(plan: Plan, findings: list[Finding], facts: dict[str, str]) -> str:
-    """The plan for a person: name, value, how it came about; then what the linter found."""
+    """The plan as a table of three columns, followed by the linter's findings.
+
+    Args:
+        plan: The plan; a row for each number: name, value and how it was derived.
+        findings: The linter's findings.
+        facts: More rows, value by name.
+    """
     rows = [*explain_plan(plan), *((name, value, "") for name, value in facts.items())]
-    widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
-    widths[1] = min(widths[1], 24)
-    lines = [f"  {name:<{widths[0]}}  {value:<{widths[1]}}  {why}".rstrip() for name, value, why in rows]
+    name_width, value_width = (max(len(row[column]) for row in rows) for column in (0, 1))
+    value_width = min(value_width, _VALUE_WIDTH)
+    lines = [f"  {name:<{name_width}}  {value:<{value_width}}  {why}".rstrip() for name, value, why in rows]
     return "\n".join(lines + [f"  {finding.level} [{finding.code}]: {finding.message}" for finding in findings])
 
 
-def summary(folder: Path, result: dict) -> str:
-    """What came of the run and where it was written."""
+def summary(folder: Path, result: Mapping[str, Any]) -> str:
+    """The result of a run: how far it came, the exported model's metrics, and the files in its directory.
+
+    Args:
+        folder: The run directory.
+        result: The content of its result.json.
+    """
     metrics = ", ".join(f"{name} {value:.6g}" for name, value in result["metrics"].items()) or "none"
-    files = sorted(str(path) for path in folder.iterdir() if not path.name.startswith("."))
-    head = f"{result['outcome']} after step {result['step']} of {result['total_steps']}, {result['wall_seconds']} s"
-    of = f" of step {step}" if (step := result.get("exported_step")) not in (None, result["step"]) else ""
-    return "\n".join((head, f"  held-out metrics{of}: {metrics}", *(f"  wrote {file}" for file in files)))
+    exported_step = result.get("exported_step")
+    of_step = "" if exported_step in (None, result["step"]) else f" of step {exported_step}"
+    paths = sorted(str(path) for path in folder.iterdir() if not path.name.startswith("."))
+    lines = [
+        f"{result['outcome']} after step {result['step']} of {result['total_steps']} in {result['wall_seconds']} s",
+        f"  held-out metrics{of_step}: {metrics}",
+        *(f"  wrote {path}" for path in paths),
+    ]
+    return "\n".join(lines)
+
+
+def model_text(name: str, new_weights: Sequence[str]) -> str:
+    """The model's name, and which of its weights are not pretrained: names, or "all"."""
+    return f"{name}, new weights: {', '.join(new_weights)} (random initialisation)" if new_weights else name
+
+
+def rows_text(rows: Sequence[str]) -> str:
+    """How many rows there are, with the first few of them, each being a location and a reason."""
+    return f"{len(rows)} {'row' if len(rows) == 1 else 'rows'}: " + "; ".join(rows[:_EXAMPLES])
 
 
 def library_versions() -> dict[str, str]:
+    """The versions of Python and of the libraries that training depends on, by name."""
     modules = (torch, accelerate, transformers, datasets)
     return {"python": sys.version.split()[0], **{module.__name__: module.__version__ for module in modules}}

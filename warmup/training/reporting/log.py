@@ -1,11 +1,11 @@
-"""What is said and logged while a run goes on. Everything here is rank 0's to do."""
+"""The log of a run: metrics.jsonl and samples.jsonl, the progress bar and the messages beside it."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -14,8 +14,200 @@ from tqdm import tqdm
 
 from warmup.clock import StepClock
 from warmup.errors import UserError
+from warmup.training.reporting.console import rows_text
 from warmup.training.reporting.trackers import Trackers
-from warmup.training.run.train_step import StepResult
+
+_BAR_SECONDS = 0.5  # between two updates of the progress bar on a terminal
+_BAR_SECONDS_IN_A_FILE = 30.0  # where each update is another line
+
+
+class Log:
+    """Writes what a run reports: lines of JSON to its files and to the trackers, text to the terminal.
+
+    Made on every rank. Only rank 0 writes; on other ranks no method does anything. All methods that write to a file
+    raise UserError if the disk does not accept it.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        accelerator: accelerate.Accelerator,
+        samples: bool = False,
+        trackers: Trackers | None = None,
+    ):
+        """Open the log files for appending.
+
+        Args:
+            folder: The run directory.
+            accelerator: Tells the rank.
+            samples: Whether to write samples.jsonl, the sample ids of every step.
+            trackers: Experiment trackers that get the numbers too.
+        """
+        self._trackers = trackers
+        self._active = accelerator.is_main_process
+        self._file = _open(folder / "metrics.jsonl") if self._active else None
+        self._samples = _open(folder / "samples.jsonl") if self._active and samples else None
+        self._bar: tqdm | None = None
+        self._total_steps = 0
+
+    def begin(self, total_steps: int) -> None:
+        """Set the length of the progress bar."""
+        self._total_steps = total_steps
+
+    def advance(self, clock: StepClock) -> None:
+        """Move the progress bar to the clock's step. The first call shows it."""
+        if self._bar is None:
+            seconds = _BAR_SECONDS if sys.stderr.isatty() else _BAR_SECONDS_IN_A_FILE
+            self._bar = tqdm(
+                initial=max(clock.step - 1, 0),
+                total=self._total_steps,
+                unit="step",
+                disable=not self._active,
+                mininterval=seconds,
+                maxinterval=seconds,
+            )
+        self._bar.update(clock.step - self._bar.n)
+
+    def train(
+        self,
+        clock: StepClock,
+        lr: float,
+        loss: float,
+        grad_norm: float,
+        throughput: Mapping[str, float | None],
+        epoch: float | None = None,
+    ) -> None:
+        """Log the step just done.
+
+        Args:
+            clock: The position after the step.
+            lr: The learning rate that it used.
+            loss: Its mean loss.
+            grad_norm: The norm of its gradient, before clipping.
+            throughput: The metrics of a ThroughputMeter, of the steps since the last such line.
+            epoch: Passes over the data so far; None for the clock's.
+        """
+        line = {
+            "kind": "train",
+            **clock.state_dict(),
+            "epoch": clock.epoch if epoch is None else epoch,
+            "lr": lr,
+            "loss": loss,
+            "grad_norm": grad_norm,
+            **throughput,
+        }
+        if self._bar is not None:
+            self._bar.set_postfix(loss=f"{loss:.4g}", lr=f"{lr:.3g}", refresh=False)
+        self._write(line)
+
+    def evaluation(self, clock: StepClock, metrics: Mapping[str, float]) -> None:
+        """Log and print the metrics of an evaluation."""
+        self._write({"kind": "eval", **_position(clock), **metrics})
+        self.print(f"step {clock.step}: " + ", ".join(f"{name} {value:.6g}" for name, value in metrics.items()))
+
+    def skipped(
+        self, clock: StepClock, sample_ids: Sequence[int], grad_norm: float, loss_scale: float | None = None
+    ) -> None:
+        """Log and print that a step was not applied because its gradient is not finite.
+
+        Args:
+            clock: The position after the step.
+            sample_ids: The ids of its samples.
+            grad_norm: The norm of its gradient: infinity or not a number.
+            loss_scale: In fp16, the factor that the loss was multiplied by.
+        """
+        norm = str(grad_norm)  # JSON has no number for it
+        scale = {} if loss_scale is None else {"loss_scale": loss_scale}
+        line = {"kind": "skipped", **clock.state_dict(), "grad_norm": norm, **scale, "sample_ids": list(sample_ids)}
+        self._write(line)
+        halved = "" if loss_scale is None else f" at a loss scale of {loss_scale:g}, which is halved"
+        self.print(f"the step after step {clock.step} was skipped: its gradient norm was {norm}{halved}")
+
+    def skipped_rows(self, clock: StepClock, rows: Sequence[str]) -> None:
+        """Log and print unusable rows of a data stream, met in the step just done or right before it.
+
+        Args:
+            clock: The position after the step.
+            rows: For each row, where it is and what is wrong with it.
+        """
+        self._write({"kind": "left out", **_position(clock), "rows": list(rows)})
+        self.print(f"skipped {rows_text(rows)}")
+
+    def saved(self, clock: StepClock, seconds: float) -> None:
+        """Log a checkpoint, and for how many seconds the ranks waited until its copy was made."""
+        self._write({"kind": "checkpoint", **_position(clock), "seconds_waited": seconds})
+
+    def spike(self, clock: StepClock, loss: float, score: float) -> None:
+        """Log and print that the loss of the step before the one just done is a spike, with its score."""
+        self._write({"kind": "spike", **_position(clock), "loss": loss, "score": score})
+        self.print(
+            f"warning: the loss jumped to {loss:.4g} in the step before step {clock.step}, {score:.1f} robust standard "
+            "deviations above its median"
+        )
+
+    def resumed(self, clock: StepClock, total_steps: int, facts: Mapping[str, Any]) -> None:
+        """Log and print what the run is resumed from, and what has changed since.
+
+        Args:
+            clock: The restored position.
+            total_steps: Steps of the whole run.
+            facts: "from", the checkpoint's path; and world size, global batch size and learning rate, each now and,
+                with the suffix "_before", when the checkpoint was written.
+        """
+        remaining = total_steps - clock.step
+        self._write({"kind": "resumed", **clock.state_dict(), "remaining_steps": remaining, **facts})
+        self.print(f"resumed from {facts['from']}: step {clock.step} of {total_steps}, {clock.samples} samples")
+        names = {"world_size": "ranks", "global_batch_size": "global batch", "lr": "learning rate of the next step"}
+        for key, name in names.items():
+            if facts[f"{key}_before"] != facts[key]:
+                self.print(f"  {name}: {facts[f'{key}_before']:.6g} before, {facts[key]:.6g} now")
+
+    def computed(self, clock: StepClock, positions: list[int], ids: list[int], applied: bool) -> None:
+        """Log the samples that the ranks computed in the step just done, if samples.jsonl is written.
+
+        Args:
+            clock: The position after the step.
+            positions: The samples' positions in the data stream, rank by rank.
+            ids: Their ids, in the same order.
+            applied: Whether the update was applied.
+        """
+        if self._samples:
+            line = {**_position(clock), "applied": applied, "positions": positions, "ids": ids}
+            _write_line(self._samples, line)
+
+    def print(self, text: str) -> None:
+        """Print a message for the user on stderr, without breaking the progress bar."""
+        if self._active:
+            tqdm.write(text, file=sys.stderr)
+
+    def print_result(self, text: str) -> None:
+        """Print a line of the result itself, for a program to read, on stdout."""
+        if self._active:
+            print(text, flush=True)
+
+    def close(self) -> None:
+        """Close the progress bar, the trackers and the files."""
+        if self._bar is not None:
+            self._bar.close()
+        if self._trackers:
+            self._trackers.finish()
+        for file in (self._file, self._samples):
+            if file:
+                with contextlib.suppress(OSError):  # the write that failed has raised it already
+                    file.close()
+
+    def _write(self, line: Mapping[str, Any]) -> None:
+        """Write a line to metrics.jsonl, and its numbers to the trackers as KIND/NAME."""
+        if self._file:
+            _write_line(self._file, line)
+        if self._trackers:
+            numbers = {name: value for name, value in line.items() if isinstance(value, int | float)}
+            prefixed = {f"{line['kind']}/{name}": value for name, value in numbers.items() if name != "step"}
+            self._trackers.log(prefixed, line["step"])
+
+
+def _position(clock: StepClock) -> dict[str, int]:
+    return {"step": clock.step, "consumed_samples": clock.consumed_samples}
 
 
 def _open(path: Path) -> TextIO:
@@ -25,141 +217,9 @@ def _open(path: Path) -> TextIO:
         raise UserError(f"{path}: {error.strerror}") from error
 
 
-class Log:
-    """metrics.jsonl, the progress bar, and trackers where there are some. Does nothing on other ranks."""
-
-    def __init__(
-        self,
-        folder: Path,
-        accelerator: accelerate.Accelerator,
-        samples: bool = False,
-        trackers: Trackers | None = None,
-    ):
-        self._trackers = trackers
-        self._active = accelerator.is_main_process
-        self._file = _open(folder / "metrics.jsonl") if self._active else None
-        self._samples = _open(folder / "samples.jsonl") if self._active and samples else None
-        self._bar = None
-        self._total = 0
-
-    def begin(self, total_steps: int) -> None:
-        """Training goes on from here, to `total_steps` in all."""
-        self._total = total_steps
-
-    def advance(self, clock: StepClock) -> None:
-        """One more step on the progress bar, which appears with the first."""
-        if self._bar is None:
-            # Into a file, a line every half minute; on a terminal, a bar that moves.
-            every = 0.5 if sys.stderr.isatty() else 30.0
-            self._bar = tqdm(
-                initial=max(clock.step - 1, 0),
-                total=self._total,
-                unit="step",
-                disable=not self._active,
-                mininterval=every,
-                maxinterval=every,
-            )
-        self._bar.update(clock.step - self._bar.n)
-
-    def train(
-        self, clock: StepClock, lr: float, loss: float, grad_norm: float, speed: dict, epoch: float | None = None
-    ) -> None:
-        """A line about the step just done, and how fast it went since the last such line."""
-        line = {
-            "kind": "train",
-            **clock.state_dict(),
-            "epoch": clock.epoch if epoch is None else epoch,
-            "lr": lr,
-            "loss": loss,
-            "grad_norm": grad_norm,
-            **speed,
-        }
-        if self._bar is not None:
-            self._bar.set_postfix(loss=f"{loss:.4g}", lr=f"{lr:.3g}", refresh=False)
-        self._write(line)
-
-    def evaluation(self, clock: StepClock, metrics: dict[str, float]) -> None:
-        self._write({"kind": "eval", "step": clock.step, "drawn": clock.drawn, **metrics})
-        self.say(f"step {clock.step}: " + ", ".join(f"{name} {value:.6g}" for name, value in metrics.items()))
-
-    def skipped(self, clock: StepClock, step: StepResult) -> None:
-        """A line about a step that was not applied, with the samples that it was made of."""
-        samples = step.indices.tolist()
-        norm = str(step.grad_norm)  # JSON has no word for it
-        scale = {} if step.loss_scale is None else {"loss_scale": step.loss_scale}
-        self._write({"kind": "skipped", **clock.state_dict(), "grad_norm": norm, **scale, "sample_ids": samples})
-        scaled = f" at a loss scale of {step.loss_scale:g}, which is halved" if scale else ""
-        self.say(f"the step after step {clock.step} was skipped: its gradient norm was {norm}{scaled}")
-
-    def left_out(self, clock: StepClock, rows: Sequence[str]) -> None:
-        """A line about rows of a stream that cannot be used, met in the step just done or right before it."""
-        self._write({"kind": "left out", "step": clock.step, "drawn": clock.drawn, "rows": list(rows)})
-        self.say(f"left out: {len(rows)} rows: " + "; ".join(rows[:3]))
-
-    def saved(self, clock: StepClock, seconds: float) -> None:
-        """A line about a checkpoint, whose copy the ranks waited so many seconds for."""
-        self._write({"kind": "checkpoint", "step": clock.step, "drawn": clock.drawn, "seconds_waited": seconds})
-
-    def spike(self, clock: StepClock, loss: float, score: float) -> None:
-        """A warning about the loss of the step before the one just done."""
-        line = {"kind": "spike", "step": clock.step, "drawn": clock.drawn, "loss": loss, "score": score}
-        self._write(line)
-        self.say(
-            f"warning: the loss jumped to {loss:.4g} in the step before step {clock.step}, {score:.1f} robust standard "
-            "deviations above its median"
-        )
-
-    def resumed(self, clock: StepClock, total_steps: int, facts: dict[str, Any]) -> None:
-        """A line about what the run goes on from, and what is not as it was."""
-        remaining = total_steps - clock.step
-        self._write({"kind": "resumed", **clock.state_dict(), "remaining_steps": remaining, **facts})
-        self.say(f"resumed from {facts['from']}: step {clock.step} of {total_steps}, {clock.samples} samples")
-        for name, what in (
-            ("world_size", "ranks"),
-            ("global_batch_size", "global batch"),
-            ("lr", "learning rate of the next step"),
-        ):
-            if facts[f"{name}_before"] != facts[name]:
-                self.say(f"  {what}: {facts[f'{name}_before']:.6g} before, {facts[name]:.6g} now")
-
-    def computed(self, clock: StepClock, positions: list[int], ids: list[int], applied: bool) -> None:
-        """A line about the samples that the ranks computed in the step just done: places in the stream, and ids."""
-        if self._samples:
-            line = {"step": clock.step, "drawn": clock.drawn, "applied": applied, "positions": positions, "ids": ids}
-            self._put(self._samples, line)
-
-    def say(self, text: str) -> None:
-        """A line for the person at the terminal, past the progress bar."""
-        if self._active:
-            tqdm.write(text, file=sys.stderr)
-
-    def tell(self, text: str) -> None:
-        """A line of the result itself, on stdout."""
-        if self._active:
-            print(text, flush=True)
-
-    def close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
-        if self._trackers:
-            self._trackers.finish()
-        for file in (self._file, self._samples):
-            if file:
-                with contextlib.suppress(OSError):  # the line that could not be written has said it
-                    file.close()
-
-    def _write(self, line: dict) -> None:
-        if self._file:
-            self._put(self._file, line)
-        if self._trackers:
-            numbers = {name: value for name, value in line.items() if isinstance(value, int | float)}
-            prefixed = {f"{line['kind']}/{name}": value for name, value in numbers.items() if name != "step"}
-            self._trackers.log(prefixed, line["step"])
-
-    @staticmethod
-    def _put(file: TextIO, line: dict) -> None:
-        try:
-            file.write(json.dumps(line) + "\n")
-            file.flush()
-        except OSError as error:
-            raise UserError(f"{file.name}: {error.strerror}") from error
+def _write_line(file: TextIO, line: Mapping[str, Any]) -> None:
+    try:
+        file.write(json.dumps(line) + "\n")
+        file.flush()
+    except OSError as error:
+        raise UserError(f"{file.name}: {error.strerror}") from error

@@ -36,49 +36,46 @@ def parse(argv: Sequence[str]) -> tuple[Config, Namespace]:
     parser.add_argument("--traceback", action="store_true", help="show Python's tracebacks with errors")
     if not commandline.names_a_job(argv):
         argv = ["--config", str(QUICKSTART), *argv]
-    try:
-        config, options = commandline.parse(parser, argv, of_predicting)
-        check(config, options, argv)
-    except ValueError as error:
-        raise UserError(str(error)) from error
+    config, options = commandline.parse(parser, argv, prediction_defaults)
+    check_options(config, options, argv)
     options.arguments = argv
     return config, options
 
 
-def of_predicting(config: Config, options: Namespace) -> dict[str, Any]:
+def prediction_defaults(config: Config, options: Namespace) -> dict[str, Any]:
     """The fields that --predict takes from the run that made the model; none without it."""
     if options.predict is None:
         if options.output:
-            raise ValueError("--output: says where --predict writes; give that too")
+            raise UserError("--output: says where --predict writes; give that too")
         return {}
     if not options.predict:
-        raise ValueError("--predict: names no file")
+        raise UserError("--predict: names no file")
     for name in ("test", "resume", "as_world_size", "seeds"):
         if getattr(options, name) not in (None, False, "never"):
-            raise ValueError(f"--predict: does not train; leave --{name} out")
+            raise UserError(f"--predict: does not train; leave --{name} out")
     from warmup.training.predict import model_source  # which imports torch, as --help must not
 
     return model_source.config_defaults(config.model)
 
 
-def check(config: Config, options: Namespace, argv: Sequence[str]) -> None:
-    """Raise ValueError where the options do not go together."""
+def check_options(config: Config, options: Namespace, argv: Sequence[str]) -> None:
+    """Raise UserError where the options do not go together."""
     if options.as_world_size is not None and options.as_world_size < 1:
-        raise ValueError(f"as_world_size: {options.as_world_size} is not 1 or above")
+        raise UserError(f"as_world_size: {options.as_world_size} is not 1 or above")
     if options.test and options.resume not in (None, "never"):
-        raise ValueError("--test: tries a job from its start; leave --resume out")
+        raise UserError("--test: tries a job from its start; leave --resume out")
     if options.seeds is None:
         return
     twice = [seed for seed in options.seeds if options.seeds.count(seed) > 1]
     if twice or not options.seeds:
-        raise ValueError(f"--seeds: {twice[0]} is named twice" if twice else "--seeds: names no seed")
+        raise UserError(f"--seeds: {twice[0]} is named twice" if twice else "--seeds: names no seed")
     for seed in options.seeds:
         replace(config, seed=seed)  # refuses what is none
     if any(token.partition("=")[0] == "--seed" for token in argv):
-        raise ValueError("--seed and --seeds: give one")
+        raise UserError("--seed and --seeds: give one")
     if options.test:
-        raise ValueError("--test: tries one run; leave --seeds out")
+        raise UserError("--test: tries one run; leave --seeds out")
     if options.resume not in (None, "never", "auto"):
-        raise ValueError("--resume: seeds go on from the run directory of all of them: --resume auto")
+        raise UserError("--resume: seeds go on from the run directory of all of them: --resume auto")
     if config.log.push_to_hub:
-        raise ValueError("log.push_to_hub: one model is pushed; leave it out with --seeds, and push the one you choose")
+        raise UserError("log.push_to_hub: one model is pushed; leave it out with --seeds, and push the one you choose")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,6 @@ import numpy as np
 import torch
 import yaml
 from accelerate import Accelerator
-from jsonargparse import Namespace
 
 from warmup.commandline import leaves
 from warmup.config import Config
@@ -22,55 +22,62 @@ from warmup.training.checkpoints import resume, run_directory
 from warmup.training.checkpoints.state import config_fields
 from warmup.training.data.prepare import prepare_data
 from warmup.training.distributed import collectives, exit_status
-from warmup.training.distributed.preemption import PreemptionHandler
+from warmup.training.files import write_json
+from warmup.training.run.setup import Launched, check_recipe
+from warmup.training.tasks import create_task
 
 RESULTS = run_directory.SWEEP_FILE
 Metrics = dict[str, float]
 
 
-def run_seed_sweep(
-    accelerator: Accelerator,
-    config: Config,
-    options: Namespace,
-    watch: PreemptionHandler,
-    train: Callable[[Config], Any],
-) -> tuple[str, str]:
-    """`train` with each seed, into a directory of its own in the one of the sweep, unless it is done there already.
-    Where one is stopped, so is the sweep. Returns (outcome, message). A collective call.
+def run_seed_sweep(config: Config, launched: Launched, train: Callable[..., tuple[str, str]]) -> tuple[str, str]:
+    """Train once with each seed, unless that is done already. A collective call.
+
+    Each run has a directory of its own in the one of the sweep. If one is stopped, so is the sweep.
+
+    Args:
+        config: of all runs; its seed is not used.
+        launched: the ranks, and the options with the seeds.
+        train: called with (configuration, launched, time.perf_counter()) for each run.
+
+    Returns:
+        (outcome, message), as `exit_status.guard` takes them.
     """
-    seeds: list[int] = options.seeds
-    folder = collectives.on_main(accelerator, lambda: enter(config, options.resume))
+    accelerator, seeds = launched.accelerator, launched.options.seeds
+    check_recipe(config, launched.world_size)
+    prepare_data(config, create_task(config))  # so that what is wrong with it is said before there is a directory
+    folder = collectives.on_main(accelerator, lambda: enter(config, launched.options.resume))
     results: dict[int, Metrics] = {}
-    scaler = accelerator.scaler.state_dict() if accelerator.scaler else None
+    scaler_state = accelerator.scaler.state_dict() if accelerator.scaler else None
     stopped = ""
     for seed in seeds:
-        one = replace(config, seed=seed, run_dir=str(folder / f"seed-{seed}"))
+        seed_config = replace(config, seed=seed, run_dir=str(folder / f"seed-{seed}"))
         with exit_status.error_context(f"seed {seed}: "):
-            result = collectives.on_main(accelerator, lambda one=one: done(one))
+            result = collectives.on_main(accelerator, lambda seed_config=seed_config: finished_result(seed_config))
             if result is None:
-                if any(collectives.gather_objects(watch.wanted())):
+                if any(collectives.gather_objects(launched.preemption.stop_requested())):
                     stopped = f"before seed {seed}"
                     break
-                train(one)
-                forget(accelerator, scaler)
-                result = collectives.on_main(accelerator, lambda one=one: leave(one))
+                train(seed_config, launched, time.perf_counter())
+                free_memory(accelerator, scaler_state)
+                result = collectives.on_main(accelerator, lambda seed_config=seed_config: release_run(seed_config))
                 if result["outcome"] != "done":
                     stopped = f"seed {seed} after step {result['step']} of {result['total_steps']}"
                     break
         results[seed] = result["metrics"]
-        collectives.on_main(accelerator, lambda: write(folder, seeds, results))
+        collectives.on_main(accelerator, lambda: write_results(folder, seeds, results))
     if stopped:
         numbers = ",".join(map(str, seeds))
         return "stopped", f"{stopped}; go on with --resume auto --run_dir {folder} --seeds {numbers}"
     if accelerator.is_main_process:
-        print(table(results), flush=True)
+        print(results_table(results), flush=True)
     return "done", f"{len(seeds)} seeds, compared in {folder / RESULTS}"
 
 
-def forget(accelerator: Accelerator, scaler: dict[str, Any] | None) -> None:
-    """Free what there is left of a run that has ended. scaler: fp16's, as it was before the first one."""
-    if scaler:
-        accelerator.scaler.load_state_dict(scaler)
+def free_memory(accelerator: Accelerator, scaler_state: dict[str, Any] | None) -> None:
+    """Free what is left of a run that has ended. `scaler_state`: of fp16, as it was before the first run."""
+    if scaler_state:
+        accelerator.scaler.load_state_dict(scaler_state)
     accelerator.free_memory()  # what Accelerate has kept of it,
     gc.collect()  # and what refers to itself: a run's model does
     if accelerator.device.type == "cuda":
@@ -79,7 +86,7 @@ def forget(accelerator: Accelerator, scaler: dict[str, Any] | None) -> None:
 
 
 def enter(config: Config, resume: str | None) -> Path:
-    """The directory of the sweep, for this process: a new one, or one to go on with."""
+    """The directory of the sweep, claimed for this process: a new one, or one to continue."""
     path = config.run_dir
     if resume == "auto":
         if path is None:
@@ -90,13 +97,13 @@ def enter(config: Config, resume: str | None) -> Path:
             run_directory.claim(Path(path))
             return Path(path)
     folder = run_directory.make(path, config.task)
-    write(folder, [], {})  # by which it is known
+    write_results(folder, [], {})  # by which it is known
     return folder
 
 
-def done(config: Config) -> dict[str, Any] | None:
-    """The result of a run that is done in its directory. Raises UserError where that was another training."""
-    folder = Path(config.run_dir)
+def finished_result(config: Config) -> dict[str, Any] | None:
+    """The result of a run that its directory says is done, else None. Raises UserError if it was another training."""
+    folder = Path(config.run_dir or "")
     try:
         result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
         was = dict(leaves(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))))
@@ -105,32 +112,32 @@ def done(config: Config) -> dict[str, Any] | None:
     if result["outcome"] != "done":
         return None
     text = f"{folder} is of a run that is done"
-    for name in changed(was, config_fields(config)):
+    for name in changed_fields(was, config_fields(config)):
         raise UserError(f"{name}: {text}, with another one; give the same, or start another sweep")
-    if prepare_data(config).key != result["data"]:
+    if prepare_data(config, create_task(config)).key != result["data"]:
         raise UserError(f"data: {text}, on other data; give the same, or start another sweep")
     return result
 
 
-def changed(was: dict[str, Any], now: dict[str, Any]) -> list[str]:
+def changed_fields(was: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """Fields that make it another training. The reference batch size may be the one that the run began with."""
     fixed = [name for name in now if name in resume.FIXED_FIELDS or name.startswith(("recipe.", "evaluation."))]
     taken = ["recipe.reference_batch_size"] if now["recipe.reference_batch_size"] is None else []
     return [name for name in fixed if name not in taken and was.get(name) != now[name]]
 
 
-def leave(config: Config) -> dict[str, Any]:
-    """The result of the run that has just ended, whose directory is given back."""
-    folder = Path(config.run_dir)
+def release_run(config: Config) -> dict[str, Any]:
+    """The result of the run that has just ended, whose directory is no longer claimed."""
+    folder = Path(config.run_dir or "")
     run_directory.release(folder)
     return json.loads((folder / "result.json").read_text(encoding="utf-8"))
 
 
-def write(folder: Path, seeds: Sequence[int], results: dict[int, Metrics]) -> None:
+def write_results(folder: Path, seeds: Sequence[int], results: dict[int, Metrics]) -> None:
     """seeds.json: the metrics of each seed that is done, their mean and standard deviation."""
     mean, deviation = statistics(results)
     content = {"seeds": list(seeds), "metrics": results, "mean": mean, "standard_deviation": deviation}
-    run_directory.write_json(folder / RESULTS, content)
+    write_json(folder / RESULTS, content)
 
 
 def statistics(results: dict[int, Metrics]) -> tuple[Metrics, dict[str, float | None]]:
@@ -142,7 +149,7 @@ def statistics(results: dict[int, Metrics]) -> tuple[Metrics, dict[str, float | 
     return mean, deviation
 
 
-def table(results: dict[int, Metrics]) -> str:
+def results_table(results: dict[int, Metrics]) -> str:
     """A line per metric: its value for each seed, mean and standard deviation."""
     mean, deviation = statistics(results)
     rows = [["metric", *(f"seed {seed}" for seed in results), "mean", "standard deviation"]]

@@ -1,4 +1,4 @@
-"""The test mode: a few real steps, an evaluation and an export of the job as it would run, checked on the way."""
+"""The test mode: a few real steps, an evaluation and an export of the run as it would run, checked on the way."""
 
 from __future__ import annotations
 
@@ -17,58 +17,71 @@ from warmup.training.run.training_run import TrainingRun, evaluate, watch_ranks
 STEPS = 5
 
 
-def run_smoke_test(job: TrainingRun) -> tuple[str, str]:
-    """A few steps, an evaluation and an export, each checked. Ends with PASS, or what failed: (outcome, message)."""
-    trainer, log = job.trainer, job.log
-    probe, wrong = RateProbe(trainer), []
-    steps = min(STEPS, trainer.plan.total_steps)
+def run_smoke_test(run: TrainingRun) -> tuple[str, str]:
+    """Run a few steps, an evaluation and an export, and check each. A collective call.
+
+    Returns:
+        (outcome, message), as `exit_status.guard` takes them; also prints PASS, or what failed.
+    """
+    train_step, log = run.train_step, run.log
+    probe, failures = RateProbe(train_step), []
+    steps = min(STEPS, train_step.plan.total_steps)
     number = 0
-    for turn, step in enumerate(trainer.steps()):
+    for turn, step in enumerate(train_step.steps()):
         if turn == 0:
-            watch_ranks(job)
+            watch_ranks(run)
         if not step.applied and (step.loss_scale or 0) > 1:
-            log.tell(f"skipped at a loss scale of {step.loss_scale:g}, which is lowered")
+            log.print_result(f"skipped at a loss scale of {step.loss_scale:g}, which is lowered")
             continue
-        loss, ids = trainer.loss(step), sample_hash(step)
-        log.advance(trainer.clock)
-        log.train(trainer.clock, step.lr, loss, step.grad_norm, trainer.meters.read(trainer.clock), trainer.epoch)
+        loss, ids = train_step.loss(step), sample_hash(step)
+        log.advance(train_step.clock)
+        log.train(
+            train_step.clock,
+            step.lr,
+            loss,
+            step.grad_norm,
+            train_step.throughput.read(train_step.clock),
+            train_step.epoch,
+        )
         used = probe.rates[-1] if step.applied else float("nan")
-        log.tell(f"step {number + 1}  lr {used:.17g}  loss {loss:.9g}  grad_norm {step.grad_norm:.9g}  samples {ids}")
-        wrong += check_step(trainer, step, number, used, loss, ids)
+        log.print_result(
+            f"step {number + 1}  lr {used:.17g}  loss {loss:.9g}  grad_norm {step.grad_norm:.9g}  samples {ids}"
+        )
+        failures += check_step(train_step, step, number, used, loss, ids)
         number += 1
         if number == steps:
             break
-    evaluate(job)
-    trainer.hang.stop()
-    metrics = job.history.metrics
-    log.tell("evaluation  " + "  ".join(f"{name} {value:.9g}" for name, value in metrics.items()))
-    wrong += [] if metrics["targets"] > 0 else ["evaluation: no target"]
-    model, weights = trainer.engine.bare, trainer.engine.weights()
+    evaluate(run)
+    train_step.watchdog.stop()
+    metrics = run.state.metrics
+    log.print_result("evaluation  " + "  ".join(f"{name} {value:.9g}" for name, value in metrics.items()))
+    failures += [] if metrics["targets"] > 0 else ["evaluation: no target"]
+    model, weights = train_step.engine.unwrapped_model, train_step.engine.weights()
 
     def save_and_load() -> list[str]:
-        text = model_card(job.config, trainer.plan, job.data, metrics, trainer.clock.step, job.arguments)
-        saved = export_model(job.folder, model, job.data.tokenizer, text, weights)
-        return check_export(saved, weights, trainer.shares.task.auto_class)
+        text = model_card(run.config, train_step.plan, run.data, metrics, train_step.clock.step, run.arguments)
+        saved = export_model(run.folder, model, run.data.tokenizer, text, weights)
+        return check_export(saved, weights, run.task.auto_class)
 
-    wrong += collectives.on_main(trainer.accelerator, save_and_load)
-    for line in wrong:
-        log.tell(f"FAIL  {line}")
-    if wrong:
-        return "failed", f"{len(wrong)} checks failed: {wrong[0]}"
-    log.tell(f"PASS  {steps} steps of {trainer.plan.total_steps}, evaluation and export")
+    failures += collectives.on_main(train_step.accelerator, save_and_load)
+    for line in failures:
+        log.print_result(f"FAIL  {line}")
+    if failures:
+        return "failed", f"{len(failures)} checks failed: {failures[0]}"
+    log.print_result(f"PASS  {steps} steps of {train_step.plan.total_steps}, evaluation and export")
     return "done", "PASS"
 
 
 class RateProbe:
     """Reads the rates that the optimizer holds inside its step, where they are used."""
 
-    def __init__(self, trainer: TrainStep):
+    def __init__(self, train_step: TrainStep):
         self.rates: list[float] = []
-        trainer.scheduler.optimizer.register_step_pre_hook(self._read)
+        train_step.scheduler.optimizer.register_step_pre_hook(self._read)
 
     def _read(self, optimizer: torch.optim.Optimizer, args: tuple, kwargs: dict) -> None:
         group = optimizer.param_groups[0]
-        self.rates.append(float(group["lr"]) / group["lr_ratio"])
+        self.rates.append(float(group["lr"]) / group["lr_multiplier"])
 
 
 def sample_hash(step: StepResult) -> str:
@@ -77,20 +90,34 @@ def sample_hash(step: StepResult) -> str:
     return hashlib.sha256(ids.astype("<i8").tobytes()).hexdigest()
 
 
-def check_step(trainer: TrainStep, step: StepResult, number: int, used: float, loss: float, ids_hash: str) -> list[str]:
-    """What is wrong with a step, in words: `number` counts from 0, `used` is the rate inside the optimizer's step."""
-    expected = trainer.plan.lr_at_step(number)
-    wrong = []
-    if not abs(used - expected) <= 1e-12 * abs(expected):  # nor if it is none
-        wrong.append(f"step {number + 1}: the optimizer used a rate of {used!r}, the plan says {expected!r}")
+def check_step(
+    train_step: TrainStep, step: StepResult, number: int, used_lr: float, loss: float, ids_hash: str
+) -> list[str]:
+    """Check a step.
+
+    Args:
+        train_step: what ran it.
+        step: what it did.
+        number: counted from 0.
+        used_lr: the rate that the optimizer had inside its step.
+        loss: its mean loss.
+        ids_hash: as `sample_hash`.
+
+    Returns:
+        What is wrong, in words.
+    """
+    expected = train_step.plan.lr_at_step(number)
+    failures = []
+    if not abs(used_lr - expected) <= 1e-12 * abs(expected):  # nor if it is none
+        failures.append(f"step {number + 1}: the optimizer used a rate of {used_lr!r}, the plan says {expected!r}")
     if not np.isfinite(loss):
-        wrong.append(f"step {number + 1}: the loss is {loss}")
-    size, ids = trainer.plan.global_batch_size, np.sort(step.indices)
+        failures.append(f"step {number + 1}: the loss is {loss}")
+    size, ids = train_step.plan.global_batch_size, np.sort(step.indices)
     if ids_hash != hashlib.sha256(ids.astype("<i8").tobytes()).hexdigest():
-        wrong.append(f"step {number + 1}: the ranks computed other samples than the stream's next {size}")
-    if trainer.clock.step != number + 1:
-        wrong.append(f"step {number + 1}: the clock says {trainer.clock.step}")
-    return wrong
+        failures.append(f"step {number + 1}: the ranks computed other samples than the stream's next {size}")
+    if train_step.clock.step != number + 1:
+        failures.append(f"step {number + 1}: the clock says {train_step.clock.step}")
+    return failures
 
 
 def check_export(folder: Path, weights: dict[str, torch.Tensor], auto_class: type) -> list[str]:

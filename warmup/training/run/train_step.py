@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import NoReturn
 
 import numpy as np
@@ -22,192 +23,212 @@ from warmup.training.data.samples import StepSamples
 from warmup.training.distributed import collectives
 from warmup.training.distributed.preemption import PreemptionHandler
 from warmup.training.distributed.watchdog import Watchdog
-from warmup.training.engines.ddp import DDPEngine
-from warmup.training.engines.deepspeed import DeepSpeedEngine
+from warmup.training.engines import Engine
 from warmup.training.models.compile import eager
 from warmup.training.reporting.throughput import ThroughputMeter
+from warmup.training.tasks import Objective
 
 BETWEEN = "the update, or what comes between two steps"
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step did, and what ranks want after it.
-
-    lr: the rate it used. loss_sum: this rank's part. loss_before: the mean loss of the step before, None at the first.
-    stop, save: whether any rank wants to. save_failed: whether rank 0 could not write its last checkpoint.
-    drawn: the samples of all ranks. own_positions: places in the step of those that this rank computed.
-    loss_scale: in fp16, what the loss was multiplied by.
-    """
+    """What a step did, and what ranks request after it."""
 
     lr: float
+    """The rate that it used."""
     loss_sum: torch.Tensor
+    """This rank's part of the sum over all targets."""
     targets: int
+    """Of all ranks."""
     grad_norm: float
     applied: bool
-    loss_before: float | None
+    """False if it was skipped, because a gradient is not finite."""
+    previous_loss: float | None
+    """The mean loss of the step before, None for the first step."""
     stop: bool
+    """Whether any rank requests to stop."""
     save: bool
+    """Whether rank 0 requests a checkpoint."""
     save_failed: bool
-    drawn: StepSamples
+    """Whether rank 0 could not write its last checkpoint."""
+    step_samples: StepSamples
+    """Of all ranks."""
     own_positions: np.ndarray
+    """Positions in the step of the samples that this rank computed."""
     loss_scale: float | None = None
+    """In fp16, what the loss was multiplied by."""
 
     @property
     def indices(self) -> np.ndarray:
-        return self.drawn.indices
+        """Ids of the samples of all ranks."""
+        return self.step_samples.indices
 
     @property
     def own_indices(self) -> np.ndarray:
+        """Ids of the samples that this rank computed."""
         return self.indices[self.own_positions]
 
 
 @dataclass
 class TrainStep:
-    """What a step needs. Built once by train.py. place: where in a stream of data it is, None without one."""
+    """What a step needs. `steps` runs them one after another."""
 
     accelerator: Accelerator
-    engine: DDPEngine | DeepSpeedEngine
+    engine: Engine
     scheduler: WarmupScheduler
     clock: StepClock
     plan: Plan
-    shares: BatchPrefetcher
-    meters: ThroughputMeter
-    watch: PreemptionHandler
-    hang: Watchdog
+    prefetcher: BatchPrefetcher
+    objective: Objective
+    throughput: ThroughputMeter
+    preemption: PreemptionHandler
+    watchdog: Watchdog
     saver: Saver
-    place: Mapping[str, int] | None = None
-    _before: tuple[torch.Tensor, int] | None = None  # loss sum and targets of the step before
+    stream_state: Mapping[str, int] | None = None
+    """Where a stream of data goes on, None without one."""
+    _previous: tuple[torch.Tensor, int] | None = None  # loss sum and targets of the step before
 
-    def settle(self) -> None:
-        """Passes that change nothing, for what the engine sets up in its first ones."""
+    def warm_up_passes(self) -> None:
+        """Forward and backward passes that change nothing, for what the engine sets up in its first ones."""
         one = torch.ones((), device=self.accelerator.device)
-        with self.engine.turn(last=True), eager(self.shares.reading):
-            self.engine.settle(lambda: self._forward_backward(self.shares.any(), one))
+        with self.engine.micro_batch_context(last=True), eager(self.prefetcher.layout):
+            self.engine.warm_up_passes(lambda: self._forward_backward(self.prefetcher.dummy_batch(), one))
 
     def seek(self, position: Mapping[str, int]) -> None:
         """Go to where a clock's state says."""
         self.clock.load_state_dict(position)
         self.scheduler.seek(self.clock.samples)
-        self.saver.mark(self.clock)
+        self.saver.record_saved(self.clock)
 
     @property
     def epoch(self) -> float | None:
-        """Passes over the training data so far; of a stream whole ones alone."""
-        return self.place["epoch"] if self.place else self.clock.epoch
+        """Passes over the training data so far; over a stream, only whole ones."""
+        return self.stream_state["epoch"] if self.stream_state else self.clock.epoch
 
     @property
     def total_steps(self) -> int:
-        """Steps of the whole run, those done before the batch changed included."""
+        """Steps of the whole run, including those done before the batch size changed."""
         left = max(self.plan.duration_samples - self.clock.samples, 0)
         return self.clock.step + -(-left // self.plan.global_batch_size)
 
-    def over(self) -> bool:
+    def is_over(self) -> bool:
         return self.clock.samples >= self.plan.duration_samples
 
     def steps(self) -> Iterator[StepResult]:
-        """Train until the duration is over or a rank wants to stop."""
+        """Train until the duration is over or a rank requests to stop."""
         self.engine.model.train()
-        while not self.over():
+        while not self.is_over():
             step = self._step()
             yield step
             if step.stop:
                 return
 
     def _step(self) -> StepResult:
-        """Draw, deal, count, then forward and backward on sum / count, then update unless a gradient is not finite."""
-        drawn = self.clock.drawn
-        self.hang.mark("the reading of its samples", drawn)
-        with self.meters.waiting_for_data():
-            share = self.shares.take(drawn)
-        self.hang.mark("the count of targets", waits=True)
-        counts = self._count(share)
-        losses = torch.zeros((), dtype=torch.float64, device=self.accelerator.device)
-        for turn, (slot, batch) in enumerate(share.slots):
-            # What is random about a slot is keyed by it, so that it does not matter which rank computes it.
-            torch.manual_seed(int(order.key(self.shares.seed, drawn, slot)) >> 1)
-            with self.engine.turn(last=turn == len(share.slots) - 1):
-                losses += self._forward_backward(batch, counts[0])
-        self.engine.exchange(share)
+        """Take samples, count targets over all ranks, forward and backward on sum / count, then update the weights
+        unless a gradient is not finite.
+        """
+        position = self.clock.consumed_samples
+        self.watchdog.heartbeat("the reading of its samples", position)
+        with self.throughput.waiting_for_data():
+            rank_batch = self.prefetcher.next(position)
+        self.watchdog.heartbeat("the count of targets", waits=True)
+        counts = self._count(rank_batch)
+        loss_sum = self._accumulate(rank_batch, position, counts[0])
         group = self.scheduler.optimizer.param_groups[0]
-        lr = float(group["lr"]) / group["lr_ratio"]
-        (*flags, before), grad_norm, applied = self.engine.update(counts)
-        self.hang.mark(BETWEEN)
-        targets, tokens, places, stop, save, failed, broken = map(int, flags)
-        if broken:
-            self._refuse_broken(share)
+        lr = float(group["lr"]) / group["lr_multiplier"]
+        (*numbers, previous_sum), grad_norm, applied = self.engine.update(counts)
+        self.watchdog.heartbeat(BETWEEN)
+        targets, tokens, padded_tokens, stop, save, save_failed, data_failed = map(int, numbers)
+        if data_failed:
+            self._raise_data_error(rank_batch)
         self.clock.advance(tokens, applied)
         if not applied and (self.engine.loss_scale or 0) > 1:
-            self.clock.skipped_in_a_row = 0  # it may be that the loss was only scaled up too far
+            self.clock.skipped_in_a_row = 0  # perhaps the loss was only scaled too far
         self.scheduler.seek(self.clock.samples)
-        loss_before = before / max(self._before[1], 1) if self._before else None
-        self._before = losses, targets
-        self.place = share.drawn.place
-        self.meters.add(share.drawn.lengths, targets, places)
+        previous_loss = previous_sum / max(self._previous[1], 1) if self._previous else None
+        self._previous = loss_sum, targets
+        self.stream_state = rank_batch.step_samples.stream_state
+        self.throughput.add(rank_batch.step_samples.lengths, targets, padded_tokens)
         return StepResult(
-            lr,
-            losses,
-            targets,
-            grad_norm,
-            applied,
-            loss_before,
-            bool(stop),
-            bool(save),
-            bool(failed),
-            share.drawn,
-            share.own_positions,
-            self.engine.loss_scale,
+            lr=lr,
+            loss_sum=loss_sum,
+            targets=targets,
+            grad_norm=grad_norm,
+            applied=applied,
+            previous_loss=previous_loss,
+            stop=bool(stop),
+            save=bool(save),
+            save_failed=bool(save_failed),
+            step_samples=rank_batch.step_samples,
+            own_positions=rank_batch.own_positions,
+            loss_scale=self.engine.loss_scale,
         )
 
-    def _count(self, share: RankBatch) -> torch.Tensor:
-        """On the device: targets, tokens and places of the whole step; ranks that want to stop, to save, that failed to
-        save, to read; and the loss sum of the step before, which rides along.
+    def _count(self, rank_batch: RankBatch) -> torch.Tensor:
+        """On the device: targets, tokens and padded tokens of the whole step; the number of ranks that request to stop,
+        that request to save, that failed to save, and that failed to read; and the loss sum of the step before.
         """
-        mine = (
-            share.total("target_count"),
-            share.total("token_count"),
-            share.total("place_count"),
-            self.watch.wanted(),
-            self.saver.wanted(),
+        own = (
+            rank_batch.total(attrgetter("target_count")),
+            rank_batch.total(attrgetter("token_count")),
+            rank_batch.total(attrgetter("padded_tokens")),
+            self.preemption.stop_requested(),
+            self.saver.save_requested(),
             self.saver.failed(),
-            share.broken is not None,
+            rank_batch.error is not None,
         )
-        counts = torch.tensor(mine, dtype=torch.float64).to(self.accelerator.device, non_blocking=True)
-        before = self._before[0] if self._before else counts.new_zeros(())
-        return collectives.sum_over_ranks(torch.cat([counts, before.reshape(1)]))
+        counts = torch.tensor(own, dtype=torch.float64).to(self.accelerator.device, non_blocking=True)
+        previous_sum = self._previous[0] if self._previous else counts.new_zeros(())
+        return collectives.sum_over_ranks(torch.cat([counts, previous_sum.reshape(1)]))
+
+    def _accumulate(self, rank_batch: RankBatch, position: int, targets: torch.Tensor) -> torch.Tensor:
+        """Forward and backward passes of this rank's micro-batches. Returns the sum of their losses, on the device."""
+        loss_sum = torch.zeros((), dtype=torch.float64, device=self.accelerator.device)
+        for number, (index, batch) in enumerate(rank_batch.micro_batches):
+            # What is random about a micro-batch is keyed by its index, so that it does not matter which rank has it.
+            torch.manual_seed(int(order.key(self.prefetcher.seed, position, index)) >> 1)
+            with self.engine.micro_batch_context(last=number == len(rank_batch.micro_batches) - 1):
+                loss_sum += self._forward_backward(batch, targets)
+        self.engine.reduce_sparse_grads(rank_batch)
+        return loss_sum
 
     def _forward_backward(self, batch: MicroBatch, targets: torch.Tensor) -> torch.Tensor:
         """The micro-batch's loss sum; its gradient is that of sum / (targets of all ranks and micro-batches)."""
-        self.hang.mark("the forward pass")
-        inputs, wanted = to_device(batch, self.accelerator.device)
-        loss = self.shares.task.training_loss(self.engine.model(**inputs).logits, wanted)
-        scale = (self.engine.gradient_parts / targets).to(loss.dtype)
+        self.watchdog.heartbeat("the forward pass")
+        inputs, expected = to_device(batch, self.accelerator.device)
+        loss = self.objective.training_loss_sum(self.engine.model(**inputs).logits, expected)
+        scale = (self.engine.grad_divisor / targets).to(loss.dtype)
         # A loss that is not finite can have a gradient that is; x - x makes that not finite too, on all ranks.
-        self.hang.mark("the sum of gradients", waits=True)
+        self.watchdog.heartbeat("the sum of gradients", waits=True)
         self.engine.backward(loss * (scale + (loss.detach() - loss.detach())))
         return loss.detach().double()
 
     def loss(self, step: StepResult) -> float:
-        """The step's exact mean loss over its targets. Checks on the way that all ranks agree. A collective call."""
-        self.hang.mark("the check of the clock", waits=True)
+        """The step's exact mean loss over its targets. Also checks that all ranks agree. A collective call."""
+        self.watchdog.heartbeat("the check of the clock", waits=True)
         parts = self.clock.check(step.lr, float(step.loss_sum))
-        self.hang.mark(BETWEEN)
+        self.watchdog.heartbeat(BETWEEN)
         return sum(parts) / max(step.targets, 1)
 
-    def computed(self, step: StepResult) -> tuple[list[int], list[int]]:
-        """Samples of the step just done as the ranks computed them, rank by rank: places in the data stream, and ids.
-        A collective call.
-        """
-        start = self.clock.drawn - self.plan.global_batch_size
-        mine = [(start + step.own_positions).tolist(), step.own_indices.tolist()]
-        self.hang.mark("the list of samples", waits=True)
-        everyone = collectives.gather_objects(mine)
-        return [place for places, _ in everyone for place in places], [number for _, ids in everyone for number in ids]
+    def computed_samples(self, step: StepResult) -> tuple[list[int], list[int]]:
+        """Samples of the step just done as the ranks computed them, rank by rank. A collective call.
 
-    def refuse_skipping(self, limit: int, step: StepResult) -> None:
+        Returns:
+            Their positions in the data stream, and their ids.
+        """
+        start = self.clock.consumed_samples - self.plan.global_batch_size
+        own = [(start + step.own_positions).tolist(), step.own_indices.tolist()]
+        self.watchdog.heartbeat("the list of samples", waits=True)
+        everyone = collectives.gather_objects(own)
+        return [position for positions, _ in everyone for position in positions], [
+            sample_id for _, ids in everyone for sample_id in ids
+        ]
+
+    def check_skipped(self, limit: int, step: StepResult) -> None:
         """Raise UserError on all ranks once `limit` steps in a row were skipped. A collective call then."""
 
-        def refuse() -> None:
+        def fail() -> None:
             self.saver.wait()
             raise UserError(
                 f"recipe.lr: {limit} steps in a row had a loss or gradient that is not finite, the last after step "
@@ -216,16 +237,16 @@ class TrainStep:
             )
 
         if self.clock.skipped_in_a_row >= limit:
-            collectives.on_main(self.accelerator, refuse)
+            collectives.on_main(self.accelerator, fail)
 
-    def _refuse_broken(self, share: RankBatch) -> NoReturn:
+    def _raise_data_error(self, rank_batch: RankBatch) -> NoReturn:
         """Raise UserError on all ranks, for the first of them that could not read its samples. A collective call."""
-        self.hang.mark("the end for data that cannot be read", waits=True)
-        reasons = [reason for reason in collectives.gather_objects(share.broken) if reason]
+        self.watchdog.heartbeat("the end for data that cannot be read", waits=True)
+        reasons = [reason for reason in collectives.gather_objects(rank_batch.error) if reason]
 
-        def refuse() -> None:
+        def fail() -> None:
             self.saver.wait()
             raise UserError(f"{reasons[0]}; {last_good(self.saver.run)}")
 
-        collectives.on_main(self.accelerator, refuse)
+        collectives.on_main(self.accelerator, fail)
         raise AssertionError

@@ -15,31 +15,38 @@ from safetensors.torch import load_file
 from warmup.config import Config
 from warmup.duration import Duration
 from warmup.training.checkpoints import format as checkpoint_format
-from warmup.training.checkpoints import run_directory
 from warmup.training.checkpoints.format import BrokenCheckpoint
 from warmup.training.checkpoints.state import RunState
 from warmup.training.data.prepare import Prepared
 from warmup.training.distributed import collectives
+from warmup.training.files import write_json
 from warmup.training.reporting import loss_spikes
 from warmup.training.reporting.console import library_versions, summary
 from warmup.training.reporting.export import export_model, push_to_hub
 from warmup.training.reporting.log import Log
 from warmup.training.reporting.model_card import model_card
-from warmup.training.run.evaluate import evaluate_model
+from warmup.training.run.evaluate import Evaluator
 from warmup.training.run.train_step import StepResult, TrainStep
+from warmup.training.tasks import Task
 
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """What the parts of a run share. arguments: those that it was started with."""
+    """What the parts of one run share."""
 
     config: Config
+    task: Task
     data: Prepared
     folder: Path
+    """The run directory."""
     log: Log
-    trainer: TrainStep
-    history: RunState
+    train_step: TrainStep
+    evaluator: Evaluator
+    state: RunState
     arguments: Sequence[str]
+    """Those that the run was started with."""
+    started_at: float
+    """time.perf_counter() then."""
 
     @cached_property
     def _every(self) -> Duration | None:
@@ -49,166 +56,174 @@ class TrainingRun:
     @property
     def evaluation_due(self) -> bool:
         """Whether the run has come to the next evaluation: the same on all ranks."""
-        clock, run_samples = self.trainer.clock, self.trainer.plan.duration_samples
-        return self._every is not None and clock.passed(self._every, self.history.evaluated, run_samples)
+        clock, run_samples = self.train_step.clock, self.train_step.plan.duration_samples
+        return self._every is not None and clock.passed(self._every, self.state.evaluated, run_samples)
 
     @property
     def out_of_patience(self) -> bool:
         """Whether the run ends with the evaluation made here, before its plan does: the same on all ranks."""
-        patience, history, trainer = self.config.evaluation.patience, self.history, self.trainer
-        here = history.evaluated.get("drawn") == trainer.clock.drawn and not trainer.over()
-        return here and patience is not None and history.without_improvement >= patience
+        patience, state, train_step = self.config.evaluation.patience, self.state, self.train_step
+        here = state.evaluated.get("consumed_samples") == train_step.clock.consumed_samples and not train_step.is_over()
+        return here and patience is not None and state.without_improvement >= patience
 
 
-def run_training(job: TrainingRun) -> bool:
-    """All steps of the plan, or those until a rank wants to stop. Returns whether the run was stopped."""
-    trainer, log, config = job.trainer, job.log, job.config
-    clock, saver = trainer.clock, trainer.saver
+def run_training(run: TrainingRun) -> bool:
+    """Train all steps of the plan, or until a rank requests to stop. Returns whether the run was stopped."""
+    train_step, log, config = run.train_step, run.log, run.config
+    clock, saver = train_step.clock, train_step.saver
     detector = loss_spikes.SpikeDetector(config.log.spike_score)
-    if job.out_of_patience:  # it goes on from where it ended
+    if run.out_of_patience:  # it was resumed where it ended early
         return False
-    for number, step in enumerate(trainer.steps()):
-        if number == 0:  # what may take long is over
-            watch_ranks(job)
+    for number, step in enumerate(train_step.steps()):
+        if number == 0:  # what may take very long is over
+            watch_ranks(run)
         log.advance(clock)
-        last = step.stop or trainer.over()
-        report(job, step, detector, last)
+        last = step.stop or train_step.is_over()
+        report(run, step, detector, last)
         if step.save_failed:
-            saver.refuse_failure()
-        if not step.applied or trainer.over():  # `finish` evaluates and saves
+            saver.raise_failure()
+        if not step.applied or train_step.is_over():  # `finish` evaluates and saves
             continue
-        improved = job.evaluation_due and evaluate(job)
-        if job.out_of_patience:
-            log.say(why_early(job))
+        improved = run.evaluation_due and evaluate(run)
+        if run.out_of_patience:
+            log.print(why_early(run))
             return False
-        if not step.stop and (improved or step.save or saver.due(clock)):
-            save(job)
-    return not trainer.over()
+        if not step.stop and (improved or step.save or saver.is_due(clock)):
+            save(run)
+    return not train_step.is_over()
 
 
-def watch_ranks(job: TrainingRun) -> None:
-    """From here on a rank that is late ends the job: by the hang watch, which can name it, before the timeout."""
-    job.trainer.hang.start()
-    collectives.set_timeout(job.config.launch.timeout + 30)
+def watch_ranks(run: TrainingRun) -> None:
+    """From here on a rank that is late ends the run: by the watchdog, which can name it, before the timeout."""
+    run.train_step.watchdog.start()
+    collectives.set_timeout(run.config.launch.timeout + 30)
 
 
-def report(job: TrainingRun, step: StepResult, detector: loss_spikes.SpikeDetector, last: bool) -> None:
-    """Log what a step did, and end the run where too many were skipped. On some steps a collective call."""
-    trainer, log, clock = job.trainer, job.log, job.trainer.clock
-    if job.config.log.samples:
-        log.computed(clock, *trainer.computed(step), step.applied)
-    if step.drawn.left_out:
-        log.left_out(clock, step.drawn.left_out)
-    if step.loss_before is not None and (score := detector.score(step.loss_before)):
-        log.spike(clock, step.loss_before, score)
+def report(run: TrainingRun, step: StepResult, detector: loss_spikes.SpikeDetector, last: bool) -> None:
+    """Log what a step did, and end the run if too many were skipped. On some steps a collective call.
+
+    Args:
+        run: the run.
+        step: what the step did.
+        detector: scores its loss.
+        last: whether it is the last one, which is always logged.
+    """
+    train_step, log, clock = run.train_step, run.log, run.train_step.clock
+    if run.config.log.samples:
+        log.computed(clock, *train_step.computed_samples(step), step.applied)
+    if step.step_samples.skipped_rows:
+        log.skipped_rows(clock, step.step_samples.skipped_rows)
+    if step.previous_loss is not None and (score := detector.score(step.previous_loss)):
+        log.spike(clock, step.previous_loss, score)
     if not step.applied:
-        log.skipped(clock, step)
-        trainer.refuse_skipping(job.config.recipe.max_skipped, step)
-    elif last or clock.step % job.config.log.every == 0:
-        log.train(clock, step.lr, trainer.loss(step), step.grad_norm, trainer.meters.read(clock), trainer.epoch)
+        log.skipped(clock, step.indices.tolist(), step.grad_norm, step.loss_scale)
+        train_step.check_skipped(run.config.recipe.max_skipped, step)
+    elif last or clock.step % run.config.log.every == 0:
+        log.train(
+            clock, step.lr, train_step.loss(step), step.grad_norm, train_step.throughput.read(clock), train_step.epoch
+        )
 
 
-def save(job: TrainingRun) -> None:
-    """Write a checkpoint of where the run is, behind its back."""
-    trainer, history = job.trainer, job.history
+def save(run: TrainingRun) -> None:
+    """Begin to write a checkpoint of where the run is; training goes on meanwhile. A collective call."""
+    train_step = run.train_step
 
     def tick() -> None:
-        waits = not trainer.accelerator.is_main_process
-        trainer.hang.mark("the writing of the last checkpoint", waits=waits)
+        waits = not train_step.accelerator.is_main_process
+        train_step.watchdog.heartbeat("the writing of the last checkpoint", waits=waits)
 
     tick()
-    state = history.state(trainer.clock, trainer.accelerator.num_processes) | trainer.engine.state()
-    if trainer.place:
-        state["stream"] = dict(trainer.place)
-    waited = trainer.saver.save(trainer.clock, state, tick)
-    job.log.saved(trainer.clock, waited)
+    state = run.state.state(train_step.clock, train_step.accelerator.num_processes) | train_step.engine.state()
+    if train_step.stream_state:
+        state["stream"] = dict(train_step.stream_state)
+    waited = train_step.saver.save(train_step.clock, state, tick)
+    run.log.saved(train_step.clock, waited)
 
 
-def evaluate(job: TrainingRun) -> bool:
-    """Evaluate on the held-out data, and log it. Returns whether it is the best evaluation so far."""
-    trainer = job.trainer
-    metrics = evaluate_model(
-        trainer.engine.bare,
-        trainer.shares.task,
-        trainer.shares.reading,
-        job.data.validation,
-        job.config.batch.evaluation,
-        trainer.accelerator,
-        trainer.hang.mark,
-        trainer.engine.together,
-    )
-    job.log.evaluation(trainer.clock, metrics)
-    trainer.meters.restart(trainer.clock)  # its time is not the training's
-    return job.history.add(trainer.clock, metrics)
+def evaluate(run: TrainingRun) -> bool:
+    """Evaluate on the held-out data and log it. Returns whether it is the best so far. A collective call."""
+    train_step = run.train_step
+    metrics = run.evaluator.evaluate(run.data.validation)
+    run.log.evaluation(train_step.clock, metrics)
+    train_step.throughput.restart(train_step.clock)  # its time is not the training's
+    return run.state.add(train_step.clock, metrics)
 
 
-def finish(job: TrainingRun, stopped: bool, began: float) -> tuple[str, str]:
-    """Save, and at the end evaluate and export. A run that was asked to stop leaves its checkpoint."""
-    trainer, clock, history = job.trainer, job.trainer.clock, job.history
-    if not stopped and history.evaluated.get("drawn") != clock.drawn:
-        evaluate(job)
-    trainer.hang.stop()
-    collectives.set_timeout(job.config.launch.start_timeout)  # for a disk that is slow
-    if trainer.saver.saved_step != clock.step:
-        save(job)
-    trainer.saver.wait()
-    trainer.saver.refuse_failure()
-    weights = {} if stopped else trainer.engine.weights()
-    result = {
+def finish(run: TrainingRun, stopped: bool) -> tuple[str, str]:
+    """Save, and at the end evaluate and export. A run that was stopped leaves its checkpoint.
+
+    Returns:
+        (outcome, message), as `exit_status.guard` takes them.
+    """
+    train_step, clock, state = run.train_step, run.train_step.clock, run.state
+    if not stopped and state.evaluated.get("consumed_samples") != clock.consumed_samples:
+        evaluate(run)
+    train_step.watchdog.stop()
+    collectives.set_timeout(run.config.launch.start_timeout)  # for a disk that is slow
+    if train_step.saver.saved_step != clock.step:
+        save(run)
+    train_step.saver.wait()
+    train_step.saver.raise_failure()
+    weights = {} if stopped else train_step.engine.weights()
+    result: dict[str, Any] = {
         "outcome": "stopped" if stopped else "done",
         "metrics": {},
         "exported_step": None,
         **clock.state_dict(),
-        "total_steps": trainer.total_steps,
-        "stopped_early": job.out_of_patience,
-        "world_size": trainer.accelerator.num_processes,
-        "data": job.data.key,
-        "wall_seconds": round(time.perf_counter() - began, 2),
+        "total_steps": train_step.total_steps,
+        "stopped_early": run.out_of_patience,
+        "world_size": train_step.accelerator.num_processes,
+        "data": run.data.key,
+        "wall_seconds": round(time.perf_counter() - run.started_at, 2),
         "versions": library_versions(),
     }
 
     def write() -> None:
         if not stopped:
-            result.update(export_final_model(job, weights))
-        run_directory.write_json(job.folder / "result.json", result)
+            result.update(export_final_model(run, weights))
+        write_json(run.folder / "result.json", result)
 
-    collectives.on_main(trainer.accelerator, write)
-    if trainer.accelerator.is_main_process:  # the folder is on its machine
-        job.log.say(summary(job.folder, result))
-        if (repository := job.config.log.push_to_hub) and not stopped:
-            job.log.say(push_to_hub(job.folder / "model", repository))
-    more = f"; go on with --resume auto --run_dir {job.folder}" if stopped else ""
-    more = f"; {why_early(job)}" if job.out_of_patience else more
-    return result["outcome"], f"after step {clock.step} of {trainer.total_steps}{more}"
+    collectives.on_main(train_step.accelerator, write)
+    if train_step.accelerator.is_main_process:  # the folder is on its machine
+        run.log.print(summary(run.folder, result))
+        if (repository := run.config.log.push_to_hub) and not stopped:
+            run.log.print(push_to_hub(run.folder / "model", repository))
+    more = f"; go on with --resume auto --run_dir {run.folder}" if stopped else ""
+    more = f"; {why_early(run)}" if run.out_of_patience else more
+    return result["outcome"], f"after step {clock.step} of {train_step.total_steps}{more}"
 
 
-def why_early(job: TrainingRun) -> str:
-    """Why a run ends before its plan does."""
-    settings, history = job.config.evaluation, job.history
-    return f"stopped early: {history.without_improvement} evaluations in a row without a better {settings.metric}" + (
-        f" than that of step {history.best_step}" if history.best_step is not None else ""
+def why_early(run: TrainingRun) -> str:
+    """Why a run ends before its plan does, in words."""
+    settings, state = run.config.evaluation, run.state
+    return f"stopped early: {state.without_improvement} evaluations in a row without a better {settings.metric}" + (
+        f" than that of step {state.best_step}" if state.best_step is not None else ""
     )
 
 
-def export_final_model(job: TrainingRun, weights: dict[str, torch.Tensor]) -> dict[str, Any]:
-    """Export these weights, or those of the best evaluation where they are wanted; its step and metrics. For rank 0."""
-    step, metrics = job.trainer.clock.step, job.history.metrics
-    if job.config.evaluation.export == "best" and (best := best_weights(job)) is not None:
-        step, metrics, weights = job.history.best_step, job.history.best_metrics, best
-    text = model_card(job.config, job.trainer.plan, job.data, metrics, step, job.arguments)
-    export_model(job.folder, job.trainer.engine.bare, job.data.tokenizer, text, weights)
+def export_final_model(run: TrainingRun, weights: dict[str, torch.Tensor]) -> dict[str, Any]:
+    """Export these weights, or those of the best evaluation if the run is to. Call on rank 0.
+
+    Returns:
+        The exported step and its metrics, for result.json.
+    """
+    step, metrics, best_step = run.train_step.clock.step, run.state.metrics, run.state.best_step
+    if run.config.evaluation.export == "best" and best_step is not None and (best := best_weights(run)) is not None:
+        step, metrics, weights = best_step, run.state.best_metrics, best
+    text = model_card(run.config, run.train_step.plan, run.data, metrics, step, run.arguments)
+    export_model(run.folder, run.train_step.engine.unwrapped_model, run.data.tokenizer, text, weights)
     return {"metrics": metrics, "exported_step": step}
 
 
-def best_weights(job: TrainingRun) -> dict[str, torch.Tensor] | None:
-    """Those of the best evaluation's checkpoint; None where it is the last one, or there is none to be read."""
-    step = job.history.best_step
-    if step in (None, job.trainer.clock.step):
+def best_weights(run: TrainingRun) -> dict[str, torch.Tensor] | None:
+    """The weights of the best evaluation's checkpoint; None if that is the last one, or cannot be read."""
+    step = run.state.best_step
+    if step is None or step == run.train_step.clock.step:
         return None
-    folder = checkpoint_format.checkpoint_path(job.folder, step)
+    folder = checkpoint_format.checkpoint_path(run.folder, step)
     try:
         checkpoint_format.verify(folder)
         return load_file(folder / checkpoint_format.MODEL)
     except (BrokenCheckpoint, OSError) as error:
-        job.log.say(f"warning: the best model, of step {step}, is lost, so the last one is exported: {error}")
+        run.log.print(f"warning: the best model, of step {step}, is lost, so the last one is exported: {error}")
         return None

@@ -1,4 +1,8 @@
-"""Scores of predictions: what an evaluation says of a model, each one number."""
+"""Metrics of predictions: what an evaluation says of a model, each one number.
+
+`results` of each sample are summed or listed first (they do not depend on how samples were batched), then become
+metrics on rank 0.
+"""
 
 from __future__ import annotations
 
@@ -7,98 +11,123 @@ from collections.abc import Callable
 
 import torch
 
-METRICS = {
-    "mlm": ("loss", "perplexity", "accuracy"),
-    "clm": ("loss", "perplexity", "accuracy"),
-    "classification": ("loss", "accuracy", "f1", "matthews"),
-    "token-classification": ("loss", "accuracy", "f1"),
-    "regression": ("loss", "mse", "pearson", "spearman"),
-}
-"""Of each task, what one evaluation can be better by than another: what the functions below give, but the counts."""
-LOWER_IS_BETTER = ("loss", "perplexity", "mse")
+from warmup.training.data.batching.micro_batch import Targets
+from warmup.training.data.samples import IGNORE_INDEX
 
 
-def is_better(metric: str, metrics: dict[str, float], than: dict[str, float]) -> bool:
-    """Whether an evaluation is a better one than another ({}: than none). One that is not a number never is."""
-    sign = -1 if metric in LOWER_IS_BETTER else 1
-    return sign * metrics[metric] > (sign * than[metric] if than else -math.inf)
+def sum_by_sample(values_NW: torch.Tensor, targets: Targets) -> torch.Tensor:
+    """Values of single targets summed over each sample, (samples, W), float64."""
+    sums_SW = values_NW.new_zeros((targets.sample_count, values_NW.shape[1]), dtype=torch.float64)
+    return sums_SW.index_add(0, targets.sample_ids_N, values_NW.double())
 
 
-def language_metrics(loss_sum: float, results_n2: torch.Tensor) -> dict[str, float]:
-    """Of the numbers of right targets and of targets."""
-    right, count = results_n2.sum(0).tolist()
-    mean = loss_sum / max(count, 1)
+def correct_and_total(logits: torch.Tensor, targets: Targets) -> torch.Tensor:
+    """(samples, 2): the number of targets whose logit is the largest, and of all targets."""
+    labels_N = targets.values.flatten()
+    correct_N = logits.flatten(0, -2).argmax(-1) == labels_N  # IGNORE_INDEX is never the largest
+    return sum_by_sample(torch.stack([correct_N, labels_N != IGNORE_INDEX], 1), targets)
+
+
+def prediction_and_label(preds_N: torch.Tensor, targets: Targets) -> torch.Tensor:
+    """(samples, 2): the prediction and the label of each sample, for tasks with one target per sample."""
+    pairs_N2 = torch.stack([preds_N.double(), targets.values.double()], 1)
+    ignored_N = targets.values.isnan() if targets.values.is_floating_point() else targets.values == IGNORE_INDEX
+    return sum_by_sample(pairs_N2.masked_fill(ignored_N[:, None], 0), targets)
+
+
+def tag_counts(logits: torch.Tensor, targets: Targets) -> torch.Tensor:
+    """(samples, 3 * C): of each tag, how often it was predicted rightly, predicted, and the label."""
+    classes, labels_N = logits.shape[-1], targets.values.flatten()
+    preds_N, counted_N = logits.flatten(0, -2).argmax(-1), labels_N != IGNORE_INDEX
+
+    def count(tags_N: torch.Tensor, counts_N: torch.Tensor) -> torch.Tensor:
+        sums = tags_N.new_zeros(targets.sample_count * classes, dtype=torch.float64)
+        # bincount would have to wait for the device
+        sums = sums.index_add(0, targets.sample_ids_N * classes + tags_N, counts_N.double())
+        return sums.view(targets.sample_count, classes)
+
+    correct_SC, predicted_SC = count(preds_N, preds_N == labels_N), count(preds_N, counted_N)
+    return torch.cat([correct_SC, predicted_SC, count(labels_N.clamp(0), counted_N)], 1)
+
+
+def language_metrics(loss_sum: float, results_S2: torch.Tensor) -> dict[str, float]:
+    """From the number of correct targets and of all targets."""
+    correct, total = results_S2.sum(0).tolist()
+    mean = loss_sum / max(total, 1)
     return {
         "loss": mean,
         "perplexity": math.exp(min(mean, 700)),
-        "accuracy": right / max(count, 1),
-        "targets": count,
+        "accuracy": correct / max(total, 1),
+        "targets": total,
     }
 
 
-def entity_metrics(loss_sum: float, results_n5: torch.Tensor) -> dict[str, float]:
-    """Of the numbers of right tags and of tags, of right entities, of found and of true ones: each entity counts once
-    (micro), and is right as a whole or not at all.
+def entity_metrics(loss_sum: float, results_S5: torch.Tensor) -> dict[str, float]:
+    """From the number of correct tags and of all tags, and of correct, predicted and labelled entities.
+
+    Each entity counts once (micro average), and is correct as a whole or not at all.
     """
-    right, count, right_entities, found, true = results_n5.sum(0).tolist()
+    correct, total, correct_entities, predicted, labelled = results_S5.sum(0).tolist()
     return {
-        "loss": loss_sum / max(count, 1),
-        "accuracy": right / max(count, 1),
-        "precision": right_entities / max(found, 1),
-        "recall": right_entities / max(true, 1),
-        "f1": 2 * right_entities / max(found + true, 1),
-        "targets": count,
+        "loss": loss_sum / max(total, 1),
+        "accuracy": correct / max(total, 1),
+        "precision": correct_entities / max(predicted, 1),
+        "recall": correct_entities / max(labelled, 1),
+        "f1": 2 * correct_entities / max(predicted + labelled, 1),
+        "targets": total,
     }
 
 
-def tag_metrics(loss_sum: float, results_nW: torch.Tensor) -> dict[str, float]:
-    """Of the numbers of right, of found and of true tags of each kind. F1 is the mean over those that there are."""
-    right_C, found_C, true_C = results_nW.sum(0).view(3, -1)
-    there_C = found_C + true_C > 0
-    f1_C = (2 * right_C / (found_C + true_C))[there_C]
-    count = float(true_C.sum())
+def tag_metrics(loss_sum: float, results_SW: torch.Tensor) -> dict[str, float]:
+    """From the counts of `tag_counts`. F1 is the mean over all tags that were predicted or are labels (macro)."""
+    correct_C, predicted_C, labelled_C = results_SW.sum(0).view(3, -1)
+    there_C = predicted_C + labelled_C > 0
+    f1_C = (2 * correct_C / (predicted_C + labelled_C))[there_C]
+    count = float(labelled_C.sum())
     return {
         "loss": loss_sum / max(count, 1),
-        "accuracy": float(right_C.sum()) / max(count, 1),
+        "accuracy": float(correct_C.sum()) / max(count, 1),
         "f1": float(f1_C.mean()) if len(f1_C) else 0.0,
         "targets": count,
     }
 
 
-def class_metrics(loss_sum: float, results_N2: torch.Tensor, classes: int) -> dict[str, float]:
+def class_metrics(loss_sum: float, results_S2: torch.Tensor, classes: int) -> dict[str, float]:
     """Of each sample's predicted and true class. F1 is that of the second class of two, as in GLUE, and of more
     than two the mean over them (macro).
     """
     from torchmetrics.functional import classification as library  # which the first step need not wait for
 
-    found_N, wanted_N = results_N2.long().unbind(1)
-    count = len(results_N2)
+    preds_N, labels_N = results_S2.long().unbind(1)
+    count = len(results_S2)
     if classes == 2:
-        f1 = library.binary_f1_score(found_N, wanted_N)
+        f1 = library.binary_f1_score(preds_N, labels_N)
     else:
-        f1 = library.multiclass_f1_score(found_N, wanted_N, classes, average="macro")
-    matthews = _correlation(lambda *pair: library.multiclass_matthews_corrcoef(*pair, classes), found_N, wanted_N)
+        f1 = library.multiclass_f1_score(preds_N, labels_N, classes, average="macro")
+    matthews = _correlation(
+        lambda preds, labels: library.multiclass_matthews_corrcoef(preds, labels, classes), preds_N, labels_N
+    )
     return {
         "loss": loss_sum / count,
-        "accuracy": int((found_N == wanted_N).sum()) / count,
+        "accuracy": int((preds_N == labels_N).sum()) / count,
         "f1": float(f1),
         "matthews": matthews,
         "targets": float(count),
     }
 
 
-def regression_metrics(loss_sum: float, results_N2: torch.Tensor) -> dict[str, float]:
+def regression_metrics(loss_sum: float, results_S2: torch.Tensor) -> dict[str, float]:
     """Of each sample's predicted and true number."""
     from torchmetrics.functional import regression as library
 
-    found_N, wanted_N = results_N2.unbind(1)
+    preds_N, labels_N = results_S2.unbind(1)
     return {
-        "loss": loss_sum / len(results_N2),
-        "mse": float((found_N - wanted_N).square().mean()),
-        "pearson": _correlation(library.pearson_corrcoef, found_N, wanted_N),
+        "loss": loss_sum / len(results_S2),
+        "mse": float((preds_N - labels_N).square().mean()),
+        "pearson": _correlation(library.pearson_corrcoef, preds_N, labels_N),
         # Spearman's by its definition: the library's own adds up ranks in 32 bits, too few for 100,000 samples.
-        "spearman": _correlation(library.pearson_corrcoef, _ranks(found_N), _ranks(wanted_N)),
-        "targets": float(len(results_N2)),
+        "spearman": _correlation(library.pearson_corrcoef, _ranks(preds_N), _ranks(labels_N)),
+        "targets": float(len(results_S2)),
     }
 
 
@@ -109,10 +138,10 @@ def _ranks(values_N: torch.Tensor) -> torch.Tensor:
 
 
 def _correlation(
-    correlate: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], found_N: torch.Tensor, wanted_N: torch.Tensor
+    correlate: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], preds_N: torch.Tensor, labels_N: torch.Tensor
 ) -> float:
     """0 where either is the same for all samples: nothing goes with it. (The library says NaN, or what its epsilon
     makes of it.)
     """
-    constant = any(bool((values_N == values_N[0]).all()) for values_N in (found_N, wanted_N))
-    return 0.0 if constant else float(correlate(found_N, wanted_N))
+    constant = any(bool((values_N == values_N[0]).all()) for values_N in (preds_N, labels_N))
+    return 0.0 if constant else float(correlate(preds_N, labels_N))

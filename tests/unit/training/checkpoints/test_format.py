@@ -1,4 +1,4 @@
-"""Checkpoints on disk: there as a whole or not at all; what is wrong with one is named, and an older one is found."""
+"""Checkpoints on disk: written as a whole or not at all; damage is named, and an older valid one is found."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FILES = ["config.json", "manifest.json", "model.safetensors", "optimizer.safeten
 
 
 def filling(step: int, best: int | None = None) -> Callable[[Path], None]:
-    """What writes the small but real files of a checkpoint, which say of which step they are, and which is the best."""
+    """A function that writes small but real files of a checkpoint of `step`, with `best` as the best step so far."""
     state = {"clock": {"step": step, "samples": 32 * step}} | ({"evaluations": {"best_step": best}} if best else {})
 
     def fill(stage: Path) -> None:
@@ -38,7 +38,7 @@ def filling(step: int, best: int | None = None) -> Callable[[Path], None]:
 
 
 def written(run: Path, *steps: int, best: int | None = None) -> Path:
-    """The checkpoint of the last of `steps`, after those of all of them."""
+    """Write a checkpoint for each of `steps`. Returns the last one."""
     for step in steps:
         checkpoint_format.write(checkpoint_format.checkpoint_path(run, step), filling(step, best))
     return checkpoint_format.checkpoint_path(run, steps[-1])
@@ -48,7 +48,8 @@ def names(run: Path) -> list[str]:
     return sorted(os.listdir(run / "checkpoints"))
 
 
-def refusal(folder: Path) -> str:
+def damage(folder: Path) -> str:
+    """What `verify` says is wrong with a checkpoint."""
     with pytest.raises(BrokenCheckpoint) as caught:
         checkpoint_format.verify(folder)
     text = str(caught.value)
@@ -59,7 +60,7 @@ def refusal(folder: Path) -> str:
 # Writing and reading
 
 
-def test_what_was_written_is_whole(tmp_path: Path) -> None:
+def test_a_written_checkpoint_is_valid(tmp_path: Path) -> None:
     folder = written(tmp_path, 500)
     assert folder == tmp_path / "checkpoints" / "step-00000500" and sorted(os.listdir(folder)) == FILES
     checkpoint_format.verify(folder)
@@ -69,7 +70,7 @@ def test_what_was_written_is_whole(tmp_path: Path) -> None:
     assert checkpoint_format.read_state(folder) == {"clock": {"step": 500, "samples": 16_000}}
 
 
-def test_the_manifest_says_sizes_and_digests(tmp_path: Path) -> None:
+def test_the_manifest_has_sizes_and_digests(tmp_path: Path) -> None:
     folder = written(tmp_path, 1)
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest == {
@@ -86,7 +87,7 @@ def test_the_manifest_says_sizes_and_digests(tmp_path: Path) -> None:
 
 
 def test_a_large_file_is_read_to_its_end(tmp_path: Path) -> None:
-    """A digest of the first megabytes would not see it."""
+    """A digest of the first megabytes would miss the damage."""
     folder = tmp_path / "checkpoints" / "step-00000001"
 
     def fill(stage: Path) -> None:
@@ -96,11 +97,11 @@ def test_a_large_file_is_read_to_its_end(tmp_path: Path) -> None:
     checkpoint_format.write(folder, fill)
     checkpoint_format.verify(folder)
     flip(folder / checkpoint_format.MODEL, (12 << 20) + 8)
-    assert refusal(folder) == "model.safetensors is not what was written (its SHA-256 differs)"
+    assert damage(folder) == "model.safetensors is not what was written (its SHA-256 differs)"
 
 
 def test_steps_are_found_by_their_number(tmp_path: Path) -> None:
-    """Also where the names are of different lengths, which the alphabet would put in another order."""
+    """Also if the names differ in length, where alphabetical order would be another one."""
     steps = [99, 100, 1000, 99_999_999, 100_000_000, 1_000_000_000]
     for step in (1000, 100_000_000, 99, 1_000_000_000, 100, 99_999_999):
         written(tmp_path, step)
@@ -108,7 +109,7 @@ def test_steps_are_found_by_their_number(tmp_path: Path) -> None:
     assert checkpoint_format.newest_valid(tmp_path) == (checkpoint_format.checkpoint_path(tmp_path, 1_000_000_000), [])
 
 
-def test_what_is_no_checkpoint_is_not_looked_at(tmp_path: Path) -> None:
+def test_other_folders_are_ignored(tmp_path: Path) -> None:
     assert checkpoint_format.list_checkpoints(tmp_path) == [] and checkpoint_format.newest_valid(tmp_path) == (None, [])
     folder = written(tmp_path, 5)
     for name in (
@@ -129,21 +130,21 @@ def test_what_is_no_checkpoint_is_not_looked_at(tmp_path: Path) -> None:
 # Damage
 
 
-def flip(path: Path, place: int, bit: int = 0) -> None:
+def flip(path: Path, index: int, bit: int = 0) -> None:
     content = bytearray(path.read_bytes())
-    content[place] ^= 1 << bit
+    content[index] ^= 1 << bit
     path.write_bytes(content)
 
 
-def test_a_file_that_was_cut_off_is_named(tmp_path: Path) -> None:
-    """At 30 places in all, at the ends and between, in every file."""
+def test_a_truncated_file_is_named(tmp_path: Path) -> None:
+    """Truncated to 30 lengths in all, at the ends and between, in every file."""
     folder, tried = written(tmp_path, 1), 0
     for name in FILES:
         whole = (folder / name).read_bytes()
         last = len(whole) - 1
         for length in sorted({0, 1, last // 3, last // 2, last - 1, last}):
             (folder / name).write_bytes(whole[:length])
-            text = refusal(folder)
+            text = damage(folder)
             if name == "manifest.json":
                 assert text == "manifest.json is missing or unreadable"
             else:
@@ -159,32 +160,32 @@ def test_a_file_that_was_cut_off_is_named(tmp_path: Path) -> None:
 
 
 def test_no_bit_of_the_manifest_may_flip(tmp_path: Path) -> None:
-    """Each of them. None of its bits is without a meaning, so none may pass."""
+    """Every bit of it matters, so no flipped one may be accepted."""
     folder = written(tmp_path, 1)
     whole = (folder / "manifest.json").read_bytes()
-    passed = []
-    for place in range(len(whole)):
+    accepted = []
+    for index in range(len(whole)):
         for bit in range(8):
-            harmed = whole[:place] + bytes([whole[place] ^ 1 << bit]) + whole[place + 1 :]
-            (folder / "manifest.json").write_bytes(harmed)
+            damaged = whole[:index] + bytes([whole[index] ^ 1 << bit]) + whole[index + 1 :]
+            (folder / "manifest.json").write_bytes(damaged)
             try:
                 checkpoint_format.verify(folder)
             except BrokenCheckpoint:
                 pass
             else:
-                passed.append(harmed[max(place - 10, 0) : place + 10])
-    assert passed == []
+                accepted.append(damaged[max(index - 10, 0) : index + 10])
+    assert accepted == []
 
 
 @pytest.mark.parametrize("name", [name for name in FILES if name != "manifest.json"])
 def test_a_flipped_bit_is_named_with_its_file(tmp_path: Path, name: str) -> None:
     folder = written(tmp_path, 1)
     whole = (folder / name).read_bytes()
-    for place in sorted({0, 1, 7, 8, 9, len(whole) // 3, len(whole) // 2, len(whole) - 2, len(whole) - 1}):
+    for index in sorted({0, 1, 7, 8, 9, len(whole) // 3, len(whole) // 2, len(whole) - 2, len(whole) - 1}):
         for bit in (0, 7):
-            flip(folder / name, place, bit)
-            assert refusal(folder) == f"{name} is not what was written (its SHA-256 differs)"
-            assert checkpoint_format.is_complete(folder)  # as far as sizes tell
+            flip(folder / name, index, bit)
+            assert damage(folder) == f"{name} is not what was written (its SHA-256 differs)"
+            assert checkpoint_format.is_complete(folder)  # its sizes are right
             (folder / name).write_bytes(whole)
     checkpoint_format.verify(folder)
 
@@ -193,32 +194,32 @@ def test_a_flipped_bit_is_named_with_its_file(tmp_path: Path, name: str) -> None
 def test_a_missing_file_is_named(tmp_path: Path, name: str) -> None:
     folder = written(tmp_path, 1)
     (folder / name).unlink()
-    assert refusal(folder) == f"{name} is missing" + (" or unreadable" if name == "manifest.json" else "")
+    assert damage(folder) == f"{name} is missing" + (" or unreadable" if name == "manifest.json" else "")
     assert not checkpoint_format.is_complete(folder)
 
 
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("kind", ["link", "dangling link", "folder"])
-def test_something_else_in_the_place_of_a_file(tmp_path: Path, name: str, kind: str) -> None:
-    """A link to the right content is refused too: what it leads to is not the checkpoint's."""
+def test_something_else_instead_of_a_file(tmp_path: Path, name: str, kind: str) -> None:
+    """A link to the right content is refused too: its target is not part of the checkpoint."""
     folder = written(tmp_path, 1)
     (folder / name).rename(tmp_path / name)
     if kind == "folder":
         (folder / name).mkdir()
     else:
         (folder / name).symlink_to(tmp_path / (name if kind == "link" else "nowhere"))
-    assert refusal(folder) in (f"{name} is missing", f"{name} is missing or unreadable")
+    assert damage(folder) in (f"{name} is missing", f"{name} is missing or unreadable")
 
 
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     folder = written(tmp_path, 1)
     (folder / "state.json").unlink()
     os.mkfifo(folder / "state.json")
-    assert refusal(folder) == "state.json is missing"
+    assert damage(folder) == "state.json is missing"
 
 
 class Payload:
-    """Unpickled, it makes a file."""
+    """Creates a file when it is unpickled."""
 
     def __init__(self, canary: Path):
         self.canary = canary
@@ -232,18 +233,18 @@ def test_a_planted_pickle_is_refused_by_name_and_not_opened(tmp_path: Path, name
     older, folder = written(tmp_path, 1), written(tmp_path, 2)
     canary = tmp_path / "canary"
     (folder / name).write_bytes(pickle.dumps(Payload(canary)))
-    assert refusal(folder) == f"{name} is not in its manifest"
+    assert damage(folder) == f"{name} is not in its manifest"
     assert checkpoint_format.newest_valid(tmp_path) == (older, [f"{folder}: {name} is not in its manifest"])
     assert not canary.exists()
     pickle.loads((folder / name).read_bytes())
-    assert canary.exists()  # it would have
+    assert canary.exists()  # unpickling it would have created the file
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json"])
 def test_a_planted_pickle_under_a_known_name(tmp_path: Path, name: str) -> None:
     folder = written(tmp_path, 1)
     (folder / name).write_bytes(pickle.dumps(Payload(tmp_path / "canary")))
-    assert f"{name} has " in refusal(folder)
+    assert f"{name} has " in damage(folder)
     assert not (tmp_path / "canary").exists()
 
 
@@ -257,7 +258,7 @@ def change_manifest(folder: Path, change: Callable[[dict], object]) -> None:
 def test_another_format_is_refused_by_its_number(tmp_path: Path, version: object) -> None:
     folder = written(tmp_path, 1)
     change_manifest(folder, lambda manifest: manifest.update(format=version))
-    assert refusal(folder) == f"its format is {version!r}, this version reads 1"
+    assert damage(folder) == f"its format is {version!r}, this version reads 1"
 
 
 @pytest.mark.parametrize("text", [
@@ -265,19 +266,19 @@ def test_another_format_is_refused_by_its_number(tmp_path: Path, version: object
     '{"format": 1, "files": []}', '{"format": 1, "files": {"model.safetensors": 3}}', "\0" * 64,
     '{"format": 1, "files": {"model.safetensors": {"bytes": 3}}}',
 ])  # fmt: skip
-def test_a_manifest_that_is_none(tmp_path: Path, text: str) -> None:
+def test_a_manifest_without_its_fields(tmp_path: Path, text: str) -> None:
     folder = written(tmp_path, 1)
     (folder / "manifest.json").write_text(text)
-    assert refusal(folder) == "manifest.json is missing or unreadable"
+    assert damage(folder) == "manifest.json is missing or unreadable"
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json"])
 def test_a_manifest_without_what_every_checkpoint_has(tmp_path: Path, name: str) -> None:
     folder = written(tmp_path, 1)
     change_manifest(folder, lambda manifest: manifest["files"].pop(name))
-    assert refusal(folder) == f"{name} is not in its manifest"
+    assert damage(folder) == f"{name} is not in its manifest"
     (folder / name).unlink()
-    assert refusal(folder) == f"{name} is not in its manifest"
+    assert damage(folder) == f"{name} is not in its manifest"
 
 
 @pytest.mark.parametrize("name", ["../outside", "/etc/hostname", "sub/file"])
@@ -287,11 +288,11 @@ def test_a_manifest_reaches_nothing_outside_its_folder(tmp_path: Path, name: str
     if not Path(name).is_absolute():
         (folder / name).write_text("x")
     change_manifest(folder, lambda manifest: manifest["files"].update({name: {"bytes": 1, "sha256": "x"}}))
-    assert refusal(folder) in (f"{name} is missing", "sub is not in its manifest")
+    assert damage(folder) in (f"{name} is missing", "sub is not in its manifest")
 
 
 def test_a_half_made_folder_is_no_checkpoint(tmp_path: Path) -> None:
-    """Whatever of it a kill left: hidden, or without its seal."""
+    """Whatever a kill left of it: a hidden folder, or one without a manifest."""
     older = written(tmp_path, 1)
     half = checkpoint_format.checkpoint_path(tmp_path, 2)
     shutil.copytree(older, half.with_name(".step-00000002.stage"))
@@ -313,21 +314,21 @@ def test_the_newest_valid_one_is_found_and_each_newer_one_named(tmp_path: Path) 
     flip(folders[4] / checkpoint_format.MODEL, -1)
     (folders[3] / "state.json").unlink()
     (folders[2] / "manifest.json").unlink()
-    (folders[0] / "state.json").unlink()  # older than what is found: not looked at
-    found, skipped = checkpoint_format.newest_valid(tmp_path)
-    assert found == folders[1]
+    (folders[0] / "state.json").unlink()  # older than the newest valid one: not checked
+    newest, skipped = checkpoint_format.newest_valid(tmp_path)
+    assert newest == folders[1]
     assert skipped == [
         f"{folders[4]}: model.safetensors is not what was written (its SHA-256 differs)",
         f"{folders[3]}: state.json is missing",
         f"{folders[2]}: manifest.json is missing or unreadable",
     ]
     (folders[1] / "config.json").unlink()
-    found, skipped = checkpoint_format.newest_valid(tmp_path)
-    assert found is None and len(skipped) == 5
+    newest, skipped = checkpoint_format.newest_valid(tmp_path)
+    assert newest is None and len(skipped) == 5
 
 
-def test_a_file_that_the_disk_does_not_give_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An error in reading is damage like any other: an older checkpoint may be whole."""
+def test_a_file_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A read error is damage like any other: an older checkpoint may be valid."""
     older, folder = written(tmp_path, 1), written(tmp_path, 2)
 
     def unreadable(path: Path) -> str:
@@ -337,8 +338,8 @@ def test_a_file_that_the_disk_does_not_give_back(tmp_path: Path, monkeypatch: py
 
     digest = checkpoint_format._sha256
     monkeypatch.setattr(checkpoint_format, "_sha256", unreadable)
-    found, (skipped,) = checkpoint_format.newest_valid(tmp_path)
-    assert found == older and skipped.startswith(f"{folder}: optimizer.safetensors ")
+    newest, (skipped,) = checkpoint_format.newest_valid(tmp_path)
+    assert newest == older and skipped.startswith(f"{folder}: optimizer.safetensors ")
 
 
 # Errors in writing
@@ -378,7 +379,7 @@ def test_after_an_error_nothing_is_left_and_older_ones_are_untouched(
 
 
 @pytest.mark.parametrize("call", range(1, 7))
-def test_a_disk_that_takes_it_no_further(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: int) -> None:
+def test_a_disk_that_fails_at_a_flush(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: int) -> None:
     """An error at each flush: of the four files, the manifest and the folder."""
     older, calls = written(tmp_path, 1), []
 
@@ -387,17 +388,19 @@ def test_a_disk_that_takes_it_no_further(tmp_path: Path, monkeypatch: pytest.Mon
         if len(calls) == call:
             raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(checkpoint_format, "_flush", flush)
+    monkeypatch.setattr(checkpoint_format, "flush_to_disk", flush)
     with pytest.raises(OSError, match="Input/output error"):
         checkpoint_format.write(checkpoint_format.checkpoint_path(tmp_path, 2), filling(2))
     assert names(tmp_path) == ["step-00000001"] and checkpoint_format.newest_valid(tmp_path) == (older, [])
 
 
 def test_everything_is_on_the_disk_before_it_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The files and the seal, then the folder, before the rename; the folder above it after."""
+    """The files and the manifest, then the folder, before the rename; the parent folder after it."""
     events = []
-    flush, rename = checkpoint_format._flush, Path.rename
-    monkeypatch.setattr(checkpoint_format, "_flush", lambda path: (events.append(f"flush {path.name}"), flush(path)))
+    flush, rename = checkpoint_format.flush_to_disk, Path.rename
+    monkeypatch.setattr(
+        checkpoint_format, "flush_to_disk", lambda path: (events.append(f"flush {path.name}"), flush(path))
+    )
     monkeypatch.setattr(Path, "rename", lambda self, to: (events.append(f"rename {self.name}"), rename(self, to))[1])
     written(tmp_path, 1)
     stage = ".step-00000001.stage"
@@ -412,14 +415,14 @@ def test_what_an_earlier_process_left_behind_is_no_part_of_it(tmp_path: Path) ->
     assert sorted(os.listdir(written(tmp_path, 1))) == FILES and names(tmp_path) == ["step-00000001"]
 
 
-@pytest.mark.parametrize("harm", ["cut", "no manifest", "empty", "whole"])
-def test_what_is_in_its_place_is_set_aside(tmp_path: Path, harm: str) -> None:
+@pytest.mark.parametrize("damage", ["cut", "no manifest", "empty", "whole"])
+def test_an_existing_checkpoint_is_set_aside(tmp_path: Path, damage: str) -> None:
     older, folder = written(tmp_path, 1), written(tmp_path, 2)
-    if harm == "cut":
+    if damage == "cut":
         os.truncate(folder / checkpoint_format.MODEL, 10)
-    if harm == "no manifest":
+    if damage == "no manifest":
         (folder / "manifest.json").unlink()
-    if harm == "empty":
+    if damage == "empty":
         shutil.rmtree(folder)
         folder.mkdir()
     left = {path.name: path.read_bytes() for path in folder.iterdir()}
@@ -432,9 +435,9 @@ def test_what_is_in_its_place_is_set_aside(tmp_path: Path, harm: str) -> None:
 
 
 def test_set_aside_again_and_again(tmp_path: Path) -> None:
-    places = [checkpoint_format.set_aside(written(tmp_path, step)).name for step in (7, 7, 7)]
-    assert places == [f"discarded-step-00000007{more}" for more in ("", "-2", "-3")]
-    assert names(tmp_path) == places and checkpoint_format.list_checkpoints(tmp_path) == []
+    discarded = [checkpoint_format.set_aside(written(tmp_path, step)).name for step in (7, 7, 7)]
+    assert discarded == [f"discarded-step-00000007{more}" for more in ("", "-2", "-3")]
+    assert names(tmp_path) == discarded and checkpoint_format.list_checkpoints(tmp_path) == []
 
 
 # Removing
@@ -467,14 +470,14 @@ def test_the_newest_and_the_best_are_kept(tmp_path: Path, keep: int, best: int |
         checkpoint_format.verify(folder)
 
 
-def test_the_best_one_until_each_that_is_kept_is_kept(tmp_path: Path) -> None:
-    """Where the newest is damaged, a run goes on from the one before, for which another was the best."""
+def test_the_best_one_up_to_each_that_is_kept_is_kept(tmp_path: Path) -> None:
+    """If the newest is damaged, a run is resumed from the one before it, up to which another was the best."""
     for step, best in ((1, 1), (2, 2), (3, 2), (4, 4)):
         written(tmp_path, step, best=best)
     retention.prune(tmp_path, 2)
     assert [checkpoint_format.step_of(folder) for folder in checkpoint_format.list_checkpoints(tmp_path)] == [4, 3, 2]
     state = checkpoint_format.checkpoint_path(tmp_path, 3) / checkpoint_format.STATE
-    state.write_text("{" * state.stat().st_size)  # in its size, but nobody goes on from it
+    state.write_text("{" * state.stat().st_size)  # of the right size, but no run can be resumed from it
     assert (
         checkpoint_format.is_complete(checkpoint_format.checkpoint_path(tmp_path, 3))
         and retention.best_step(tmp_path / "nowhere") is None
@@ -483,13 +486,13 @@ def test_the_best_one_until_each_that_is_kept_is_kept(tmp_path: Path) -> None:
     assert [checkpoint_format.step_of(folder) for folder in checkpoint_format.list_checkpoints(tmp_path)] == [4, 3]
 
 
-@pytest.mark.parametrize("origin", [3, 2])
-def test_another_run_directory_takes_the_best_one_along(tmp_path: Path, origin: int) -> None:
+@pytest.mark.parametrize("step", [3, 2])
+def test_the_best_one_is_copied_into_another_run_directory(tmp_path: Path, step: int) -> None:
     old, new = tmp_path / "old", tmp_path / "new"
     for run in (old, new):
         run.mkdir()
     written(old, 1, 2, 3, best=2)
-    retention.adopt_best(checkpoint_format.checkpoint_path(old, origin), new)
+    retention.adopt_best(checkpoint_format.checkpoint_path(old, step), new)
     assert names(new) == ["step-00000002"]
     ours, theirs = (checkpoint_format.checkpoint_path(run, 2) for run in (new, old))
     checkpoint_format.verify(ours)
@@ -498,15 +501,15 @@ def test_another_run_directory_takes_the_best_one_along(tmp_path: Path, origin: 
     }
 
 
-@pytest.mark.parametrize("harm", ["flipped", "gone", "none"])
-def test_a_best_one_that_is_lost_is_not_taken_along(tmp_path: Path, harm: str) -> None:
+@pytest.mark.parametrize("damage", ["flipped", "gone", "none"])
+def test_a_best_one_that_is_lost_is_not_copied(tmp_path: Path, damage: str) -> None:
     old, new = tmp_path / "old", tmp_path / "new"
     for run in (old, new):
         run.mkdir()
-    written(old, 2, 3, best=None if harm == "none" else 2)
-    if harm == "flipped":
+    written(old, 2, 3, best=None if damage == "none" else 2)
+    if damage == "flipped":
         flip(checkpoint_format.checkpoint_path(old, 2) / checkpoint_format.MODEL, -1)
-    if harm == "gone":
+    if damage == "gone":
         shutil.rmtree(checkpoint_format.checkpoint_path(old, 2))
     retention.adopt_best(checkpoint_format.checkpoint_path(old, 3), new)
     assert list(new.iterdir()) == []
@@ -521,16 +524,16 @@ def test_the_order_is_of_steps_and_not_of_writing(tmp_path: Path) -> None:
     assert left_after(tmp_path, 2, None, (1000, 100, 99, 98)) == [1000, 100]
 
 
-@pytest.mark.parametrize("harm", ["cut", "no manifest", "extra"])
-def test_what_is_not_complete_does_not_count_and_is_not_removed(tmp_path: Path, harm: str) -> None:
+@pytest.mark.parametrize("damage", ["cut", "no manifest", "extra"])
+def test_incomplete_checkpoints_neither_count_nor_are_removed(tmp_path: Path, damage: str) -> None:
     written(tmp_path, 1, 2, 3, 4, 5)
     for step in (4, 5):
         folder = checkpoint_format.checkpoint_path(tmp_path, step)
-        if harm == "cut":
+        if damage == "cut":
             os.truncate(folder / checkpoint_format.OPTIMIZER, 10)
-        if harm == "no manifest":
+        if damage == "no manifest":
             (folder / "manifest.json").unlink()
-        if harm == "extra":
+        if damage == "extra":
             (folder / "extra").write_text("")
     retention.prune(tmp_path, 2)
     assert [checkpoint_format.step_of(folder) for folder in checkpoint_format.list_checkpoints(tmp_path)] == [
@@ -541,7 +544,7 @@ def test_what_is_not_complete_does_not_count_and_is_not_removed(tmp_path: Path, 
     ]
 
 
-def test_leftovers_are_swept_and_nothing_else(tmp_path: Path) -> None:
+def test_leftovers_are_removed_and_nothing_else(tmp_path: Path) -> None:
     folder = written(tmp_path, 1)
     for name in (".step-00000007.stage", ".step-00000000.old"):
         shutil.copytree(folder, folder.with_name(name))
@@ -555,11 +558,11 @@ def test_leftovers_are_swept_and_nothing_else(tmp_path: Path) -> None:
 
 
 class Killed(BaseException):
-    """A process does not go on after it."""
+    """Like KeyboardInterrupt: not an Exception."""
 
 
 def killed_at_rename(monkeypatch: pytest.MonkeyPatch, number: int, after: bool, work: Callable[[], object]) -> bool:
-    """Run `work` in a child that ends like a killed one at its n-th rename; whether it came so far."""
+    """Run `work` in a child process that ends, as if killed, at its n-th rename. Returns whether it got that far."""
     child = os.fork()
     if child == 0:
         count, rename = 0, Path.rename
@@ -583,27 +586,27 @@ def killed_at_rename(monkeypatch: pytest.MonkeyPatch, number: int, after: bool, 
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-@pytest.mark.parametrize("there", ["nothing", "broken"])
+@pytest.mark.parametrize("existing", ["nothing", "broken"])
 @pytest.mark.parametrize("number", [1, 2, 3, 4])
 def test_a_kill_at_a_rename_leaves_the_old_or_the_new_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, there: str, after: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, existing: str, after: bool
 ) -> None:
-    """In writing, putting a broken one aside, and removing older ones: at every rename there is."""
+    """At every rename: writing, setting a broken one aside, and removing older ones."""
     written(tmp_path, 1, 2, 3)
     old, new = checkpoint_format.checkpoint_path(tmp_path, 3), checkpoint_format.checkpoint_path(tmp_path, 4)
-    if there == "broken":
+    if existing == "broken":
         new.mkdir()
 
     def work() -> None:
         written(tmp_path, 4)
         retention.prune(tmp_path, 2)
 
-    renames = {"nothing": 3, "broken": 4}[there]  # (aside,) in place, two removed
+    renames = {"nothing": 3, "broken": 4}[existing]  # (set aside,) in place, two removed
     assert killed_at_rename(monkeypatch, number, after, work) == (number <= renames)
-    found, _ = checkpoint_format.newest_valid(tmp_path)
+    newest, _ = checkpoint_format.newest_valid(tmp_path)
     in_place = number > renames - 2 or (after and number == renames - 2)
-    assert found == (new if in_place else old)
-    checkpoint_format.verify(found)
+    assert newest == (new if in_place else old)
+    checkpoint_format.verify(newest)
     work()  # the next attempt
     assert checkpoint_format.newest_valid(tmp_path) == (new, [])
     assert [checkpoint_format.step_of(folder) for folder in checkpoint_format.list_checkpoints(tmp_path)] == [4, 3]
@@ -616,7 +619,7 @@ def test_a_kill_while_files_are_written(tmp_path: Path, monkeypatch: pytest.Monk
     old = written(tmp_path, 3)
     child = os.fork()
     if child == 0:
-        flush, count = checkpoint_format._flush, 0
+        flush, count = checkpoint_format.flush_to_disk, 0
 
         def stop(path: Path) -> None:
             nonlocal count
@@ -625,7 +628,7 @@ def test_a_kill_while_files_are_written(tmp_path: Path, monkeypatch: pytest.Monk
                 os._exit(9)
             flush(path)
 
-        checkpoint_format._flush = stop
+        checkpoint_format.flush_to_disk = stop
         try:
             written(tmp_path, 4)
         finally:
@@ -640,8 +643,8 @@ def test_a_kill_while_files_are_written(tmp_path: Path, monkeypatch: pytest.Monk
     ]
 
 
-def test_an_interrupt_leaves_nothing_half_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not a kill, but an exception that is none of the disk's."""
+def test_an_interrupt_leaves_no_half_written_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An exception that does not come from the disk."""
     old = written(tmp_path, 3)
 
     def stop(self: Path, target: Path) -> Path:

@@ -1,4 +1,4 @@
-"""Going on: from which checkpoint, in which directory, and whether this run may."""
+"""Resuming: from which checkpoint, in which directory, and whether the configuration fits."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from warmup.training.checkpoints.state import ResumePoint, RunState, config_fiel
 
 RECIPE = Recipe("sgd", 0.1, 32, warmup="10 steps", duration="100 steps")
 CONFIG = Config(recipe=RECIPE, dropout=0.1, seed=7)
-COURSE = LRSchedule(make_plan(RECIPE, Topology(2, 16), 1000))
+LR_SCHEDULE = LRSchedule(make_plan(RECIPE, Topology(2, 16), 1000))
 
 
 @pytest.fixture(autouse=True)
@@ -48,9 +48,9 @@ def clock_at(step: int) -> StepClock:
     return made
 
 
-def state_at(step: int, config: Config = CONFIG, course: LRSchedule = COURSE, **given: object) -> dict:
-    history = RunState(config_fields(config), "key of the data", course, **given)
-    return history.state(clock_at(step), world_size=2)
+def state_at(step: int, config: Config = CONFIG, lr_schedule: LRSchedule = LR_SCHEDULE, **given: object) -> dict:
+    run_state = RunState(config_fields(config), "key of the data", lr_schedule, **given)
+    return run_state.state(clock_at(step), world_size=2)
 
 
 def save(run: Path, step: int, state: dict) -> Path:
@@ -70,7 +70,9 @@ def run(tmp_path: Path) -> Path:
     folder.mkdir()
     for step in (2, 3, 4):
         save(folder, step, state_at(step))
-    (folder / "metrics.jsonl").write_text("".join(json.dumps({"drawn": 32 * step}) + "\n" for step in (1, 2, 3, 4)))
+    (folder / "metrics.jsonl").write_text(
+        "".join(json.dumps({"consumed_samples": 32 * step}) + "\n" for step in (1, 2, 3, 4))
+    )
     return folder
 
 
@@ -84,9 +86,9 @@ def harm(folder: Path) -> str:
     return f"{folder}: model.safetensors is not what was written (its SHA-256 differs)"
 
 
-def refusal(wanted: str | None, run_dir: Path | str | None) -> str:
+def refusal(requested: str | None, run_dir: Path | str | None) -> str:
     with pytest.raises(UserError) as caught:
-        find_resume_point(wanted, None if run_dir is None else str(run_dir))
+        find_resume_point(requested, None if run_dir is None else str(run_dir))
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -98,13 +100,13 @@ def everything(folder: Path) -> dict[str, bytes]:
 # From nothing
 
 
-@pytest.mark.parametrize("wanted", [None, "never"])
-def test_a_fresh_start(wanted: str | None, tmp_path: Path, run: Path) -> None:
-    assert find_resume_point(wanted, None) == ResumePoint(None, None)
+@pytest.mark.parametrize("requested", [None, "never"])
+def test_a_fresh_start(requested: str | None, tmp_path: Path, run: Path) -> None:
+    assert find_resume_point(requested, None) == ResumePoint(None, None)
     missing = str(tmp_path / "missing")
-    assert find_resume_point(wanted, missing) == ResumePoint(None, missing) and not Path(missing).exists()
+    assert find_resume_point(requested, missing) == ResumePoint(None, missing) and not Path(missing).exists()
     text = f"run_dir: {run} is occupied; give another one, remove it, or go on with it: --resume auto"
-    assert refusal(wanted, run) == text
+    assert refusal(requested, run) == text
     assert run_directory._held == []
 
 
@@ -148,34 +150,34 @@ def test_a_run_that_ended_before_its_first_checkpoint_begins_anew(tmp_path: Path
 
 
 def test_auto_finds_the_newest(run: Path) -> None:
-    origin = find_resume_point("auto", str(run))
-    assert (origin.checkpoint, origin.run_dir, origin.notes, origin.abandoned) == (at(run, 4), str(run), (), ())
-    assert origin.state == state_at(4) and origin.course == COURSE
+    point = find_resume_point("auto", str(run))
+    assert (point.checkpoint, point.run_dir, point.notes, point.abandoned) == (at(run, 4), str(run), (), ())
+    assert point.state == state_at(4) and point.lr_schedule == LR_SCHEDULE
     assert len(run_directory._held) == 1
 
 
 def test_auto_passes_over_what_is_broken_and_says_so(run: Path) -> None:
     words = [harm(at(run, 4)), harm(at(run, 3))]
-    origin = find_resume_point("auto", str(run))
-    assert origin.checkpoint == at(run, 2) and origin.state["clock"]["step"] == 2
-    assert origin.notes == (
-        *(f"passed over: {reason}" for reason in words),
+    point = find_resume_point("auto", str(run))
+    assert point.checkpoint == at(run, 2) and point.state["clock"]["step"] == 2
+    assert point.notes == (
+        *(f"skipped: {reason}" for reason in words),
         "set aside as discarded-step-00000004",
         "set aside as discarded-step-00000003",
     )
-    assert origin.abandoned == (at(run, 4), at(run, 3))
+    assert point.abandoned == (at(run, 4), at(run, 3))
     assert (at(run, 4) / checkpoint_format.MODEL).is_file()  # not before the directory is entered
 
 
 def test_where_all_are_broken_auto_begins_anew(run: Path) -> None:
     words = [harm(at(run, step)) for step in (4, 3, 2)]
-    origin = find_resume_point("auto", str(run))
-    assert (origin.checkpoint, origin.run_dir, origin.state) == (None, str(run), {})
-    assert origin.notes[:4] == (
-        *(f"passed over: {reason}" for reason in words),
+    point = find_resume_point("auto", str(run))
+    assert (point.checkpoint, point.run_dir, point.state) == (None, str(run), {})
+    assert point.notes[:4] == (
+        *(f"skipped: {reason}" for reason in words),
         f"no checkpoint in {run} to go on from: starting afresh",
     )
-    assert origin.abandoned == (at(run, 4), at(run, 3), at(run, 2))
+    assert point.abandoned == (at(run, 4), at(run, 3), at(run, 2))
 
 
 # From a path
@@ -183,16 +185,16 @@ def test_where_all_are_broken_auto_begins_anew(run: Path) -> None:
 
 def test_a_checkpoint_of_a_run_goes_on_in_that_run(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What came later is not of its past."""
-    origin = find_resume_point(str(at(run, 3)), None)
-    assert (origin.checkpoint, origin.run_dir, origin.abandoned) == (at(run, 3), str(run), (at(run, 4),))
-    assert origin.notes == ("set aside as discarded-step-00000004",) and origin.state == state_at(3)
+    point = find_resume_point(str(at(run, 3)), None)
+    assert (point.checkpoint, point.run_dir, point.abandoned) == (at(run, 3), str(run), (at(run, 4),))
+    assert point.notes == ("set aside as discarded-step-00000004",) and point.state == state_at(3)
     assert len(run_directory._held) == 1
 
 
 def test_the_same_run_in_other_words(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(run.parent)
-    origin = find_resume_point("run/../run/checkpoints/step-00000003", "./run")
-    assert (origin.run_dir, [path.name for path in origin.abandoned]) == ("./run", ["step-00000004"])
+    point = find_resume_point("run/../run/checkpoints/step-00000003", "./run")
+    assert (point.run_dir, [path.name for path in point.abandoned]) == ("./run", ["step-00000004"])
     assert len(run_directory._held) == 1
 
 
@@ -205,9 +207,9 @@ def test_a_checkpoint_goes_on_in_another_directory(run: Path, tmp_path: Path) ->
     """Which leaves its run as it is, and free."""
     before = everything(run)
     for given in (at(run, 3), run):
-        origin = find_resume_point(str(given), str(tmp_path / "new"))
-        assert origin.checkpoint == (at(run, 3) if given == at(run, 3) else at(run, 4))
-        assert (origin.run_dir, origin.notes, origin.abandoned) == (str(tmp_path / "new"), (), ())
+        point = find_resume_point(str(given), str(tmp_path / "new"))
+        assert point.checkpoint == (at(run, 3) if given == at(run, 3) else at(run, 4))
+        assert (point.run_dir, point.notes, point.abandoned) == (str(tmp_path / "new"), (), ())
     assert everything(run) == before and run_directory._held == []
     (tmp_path / "new").mkdir()
     (tmp_path / "new" / "mine").touch()
@@ -216,14 +218,14 @@ def test_a_checkpoint_goes_on_in_another_directory(run: Path, tmp_path: Path) ->
 
 def test_a_run_directory_stands_for_its_newest(run: Path) -> None:
     words = harm(at(run, 4))
-    origin = find_resume_point(str(run), None)
-    assert (origin.checkpoint, origin.run_dir, origin.abandoned) == (at(run, 3), str(run), (at(run, 4),))
-    assert origin.notes == (f"passed over: {words}", "set aside as discarded-step-00000004")
+    point = find_resume_point(str(run), None)
+    assert (point.checkpoint, point.run_dir, point.abandoned) == (at(run, 3), str(run), (at(run, 4),))
+    assert point.notes == (f"skipped: {words}", "set aside as discarded-step-00000004")
 
 
 def test_a_run_directory_without_a_valid_one_is_refused(run: Path, tmp_path: Path) -> None:
     """Whoever names it does not want a fresh start."""
-    words = "; ".join(f"passed over: {harm(at(run, step))}" for step in (4, 3, 2))
+    words = "; ".join(f"skipped: {harm(at(run, step))}" for step in (4, 3, 2))
     assert refusal(str(run), None) == f"--resume: no valid checkpoint in {run} ({words})"
     (tmp_path / "bare" / "checkpoints").mkdir(parents=True)
     assert refusal(str(tmp_path / "bare"), None) == f"--resume: no valid checkpoint in {tmp_path}/bare (there is none)"
@@ -245,33 +247,33 @@ def test_nonsense_is_refused(tmp_path: Path) -> None:
     assert refusal(str(tmp_path), None) == text
 
 
-@pytest.mark.parametrize("place", ["copy", "checkpoints-of-mine/step-00000003"])
-def test_a_checkpoint_away_from_its_run_takes_no_folder_above_it(run: Path, tmp_path: Path, place: str) -> None:
+@pytest.mark.parametrize("name", ["copy", "checkpoints-of-mine/step-00000003"])
+def test_a_checkpoint_away_from_its_run_claims_no_folder_above_it(run: Path, tmp_path: Path, name: str) -> None:
     """Two levels up is no run directory: nothing there is to be locked, cut or written over."""
     home = tmp_path / "home"
-    folder = home / "backup" / place
+    folder = home / "backup" / name
     folder.parent.mkdir(parents=True)
     at(run, 3).rename(folder)
     (home / "metrics").write_text("mine")
     (home / "backup" / "metrics").write_text("mine")
     before = everything(home)
     try:
-        origin = find_resume_point(str(folder), None)
+        point = find_resume_point(str(folder), None)
     except UserError as error:
         assert "--run_dir" in str(error)
     else:
-        assert (origin.checkpoint, origin.run_dir, origin.abandoned) == (folder, None, ())
+        assert (point.checkpoint, point.run_dir, point.abandoned) == (folder, None, ())
     assert everything(home) == before and run_directory._held == []
-    origin = find_resume_point(str(folder), str(tmp_path / "new"))
-    assert (origin.checkpoint, origin.run_dir) == (folder, str(tmp_path / "new"))
+    point = find_resume_point(str(folder), str(tmp_path / "new"))
+    assert (point.checkpoint, point.run_dir) == (folder, str(tmp_path / "new"))
 
 
 def test_a_discarded_checkpoint_abandons_only_what_is_later(run: Path) -> None:
     """It is of step 3, whatever it is called."""
     aside = checkpoint_format.set_aside(at(run, 3))
-    origin = find_resume_point(str(aside), None)
-    assert (origin.checkpoint, origin.state["clock"]["step"]) == (aside, 3)
-    assert at(run, 4) in origin.abandoned and at(run, 2) not in origin.abandoned
+    point = find_resume_point(str(aside), None)
+    assert (point.checkpoint, point.state["clock"]["step"]) == (aside, 3)
+    assert at(run, 4) in point.abandoned and at(run, 2) not in point.abandoned
 
 
 def test_a_run_in_use_is_refused(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -287,27 +289,33 @@ def test_a_run_in_use_is_refused(run: Path, monkeypatch: pytest.MonkeyPatch) -> 
     command = [sys.executable, "-c", script, str(run / ".lock")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout.readline() == "mine\n"
-        for wanted, run_dir in (("auto", run), (str(run), None), (str(at(run, 3)), None), (str(at(run, 3)), run)):
+        for requested, run_dir in (("auto", run), (str(run), None), (str(at(run, 3)), None), (str(at(run, 3)), run)):
             text = f"run_dir: {run} is in use by another run; wait for it, or give another one"
-            assert refusal(wanted, run_dir) == text
+            assert refusal(requested, run_dir) == text
         other.stdin.close()
     assert find_resume_point("auto", str(run)).checkpoint == at(run, 4)
 
 
 def test_what_is_found_can_be_entered(run: Path) -> None:
-    origin = find_resume_point(str(at(run, 3)), None)
-    assert run_directory.enter(origin.run_dir, "mlm", origin) == run
+    point = find_resume_point(str(at(run, 3)), None)
+    assert run_directory.enter(point.run_dir, "mlm", point) == run
     names = ["discarded-step-00000004", "step-00000002", "step-00000003"]
     assert sorted(os.listdir(run / "checkpoints")) == names
-    assert [json.loads(line)["drawn"] for line in (run / "metrics.jsonl").read_text().splitlines()] == [32, 64, 96]
+    assert [json.loads(line)["consumed_samples"] for line in (run / "metrics.jsonl").read_text().splitlines()] == [
+        32,
+        64,
+        96,
+    ]
 
 
 # Whether it fits
 
 
-def origin_of(config: Config = CONFIG, course: LRSchedule = COURSE, step: int = 4, **state: object) -> ResumePoint:
+def point_of(
+    config: Config = CONFIG, lr_schedule: LRSchedule = LR_SCHEDULE, step: int = 4, **state: object
+) -> ResumePoint:
     """As found on a disk."""
-    content = json.loads(json.dumps(state_at(step, config, course) | state))
+    content = json.loads(json.dumps(state_at(step, config, lr_schedule) | state))
     return ResumePoint(Path("runs/x/checkpoints/step-00000004"), "runs/x", state=content)
 
 
@@ -316,7 +324,7 @@ def test_a_fresh_start_fits_always() -> None:
 
 
 def test_the_same_configuration_fits() -> None:
-    assert reconcile_config(CONFIG, origin_of()) == (CONFIG, [])
+    assert reconcile_config(CONFIG, point_of()) == (CONFIG, [])
 
 
 @pytest.mark.parametrize(("name", "now", "was"), [
@@ -328,7 +336,7 @@ def test_what_a_checkpoint_does_not_fit_another_value_of(name: str, now: object,
     changed = dataclasses.replace(getattr(CONFIG, part), **{leaf: now}) if part else now
     config = dataclasses.replace(CONFIG, **{part or leaf: changed})
     with pytest.raises(UserError) as caught:
-        reconcile_config(config, origin_of())
+        reconcile_config(config, point_of())
     assert str(caught.value) == (
         f"{name}: the checkpoint runs/x/checkpoints/step-00000004 was made with {was!r}, this run has {now!r}; give "
         "the same, or start another run"
@@ -349,7 +357,7 @@ def test_all_else_may_change() -> None:
         elastic=Elastic("keep", "1%"),
         log=Log(9, 9, trackers=("tensorboard",)),
     )
-    assert reconcile_config(config, origin_of()) == (config, [])
+    assert reconcile_config(config, point_of()) == (config, [])
 
 
 def test_changes_of_the_recipe_are_told() -> None:
@@ -357,7 +365,7 @@ def test_changes_of_the_recipe_are_told() -> None:
         RECIPE, lr=0.2, decay="cosine", decay_milestones=("3 steps",), betas=(0.9, 0.98), max_lr=1.0
     )
     config = dataclasses.replace(CONFIG, recipe=recipe)
-    assert reconcile_config(config, origin_of()) == (config, [
+    assert reconcile_config(config, point_of()) == (config, [
         "recipe.lr was 0.1, is 0.2",
         "recipe.max_lr was None, is 1.0",
         "recipe.decay was 'linear', is 'cosine'",
@@ -372,23 +380,23 @@ NAMELESS = dataclasses.replace(RECIPE, reference_batch_size=None)
 def test_without_a_reference_the_checkpoints_is_taken() -> None:
     """The one that the recipe named, or the batch that the run began with; not the batch that it came to."""
     config = dataclasses.replace(CONFIG, recipe=NAMELESS)
-    assert reconcile_config(config, origin_of())[0] == CONFIG
+    assert reconcile_config(config, point_of())[0] == CONFIG
     rescaled = LRSchedule(make_plan(RECIPE, Topology(4, 16), 1000))
-    assert reconcile_config(config, origin_of(course=rescaled))[0] == CONFIG
+    assert reconcile_config(config, point_of(lr_schedule=rescaled))[0] == CONFIG
     unscaled = dataclasses.replace(NAMELESS, scaling="none")
     began = dataclasses.replace(CONFIG, recipe=unscaled)
-    course = LRSchedule(make_plan(unscaled, Topology(3, 16), 1000))
+    lr_schedule = LRSchedule(make_plan(unscaled, Topology(3, 16), 1000))
     taken = dataclasses.replace(unscaled, reference_batch_size=48)
-    assert reconcile_config(began, origin_of(began, course)) == (dataclasses.replace(CONFIG, recipe=taken), [])
+    assert reconcile_config(began, point_of(began, lr_schedule)) == (dataclasses.replace(CONFIG, recipe=taken), [])
 
 
 def test_a_reference_that_is_taken_is_no_change() -> None:
-    assert reconcile_config(dataclasses.replace(CONFIG, recipe=NAMELESS), origin_of())[1] == []
+    assert reconcile_config(dataclasses.replace(CONFIG, recipe=NAMELESS), point_of())[1] == []
 
 
 def test_a_reference_that_is_given_is_kept() -> None:
     config = dataclasses.replace(CONFIG, recipe=dataclasses.replace(RECIPE, reference_batch_size=64))
-    assert reconcile_config(config, origin_of()) == (config, ["recipe.reference_batch_size was 32, is 64"])
+    assert reconcile_config(config, point_of()) == (config, ["recipe.reference_batch_size was 32, is 64"])
 
 
 @pytest.fixture
@@ -406,10 +414,12 @@ def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize("nested", [False, True])
 def test_a_checkpoint_names_no_code_of_its_own(planted: Path, field: str, nested: bool) -> None:
     """Neither in its plan nor in an earlier one. Nothing is imported to find out."""
-    evil = LRSchedule(dataclasses.replace(COURSE.plan, **{field: "planted:curve"}))
-    course = LRSchedule(COURSE.plan, 32, LRSchedule(COURSE.plan, 32, evil, 64, 64), 128, 64) if nested else evil
+    evil = LRSchedule(dataclasses.replace(LR_SCHEDULE.plan, **{field: "planted:curve"}))
+    lr_schedule = (
+        LRSchedule(LR_SCHEDULE.plan, 32, LRSchedule(LR_SCHEDULE.plan, 32, evil, 64, 64), 128, 64) if nested else evil
+    )
     with pytest.raises(UserError) as caught:
-        reconcile_config(CONFIG, origin_of(course=course))
+        reconcile_config(CONFIG, point_of(lr_schedule=lr_schedule))
     assert str(caught.value) == (
         "--resume: runs/x/checkpoints/step-00000004 follows planted:curve, which this run's recipe does not name"
     )
@@ -420,26 +430,41 @@ def test_a_checkpoint_names_no_code_of_its_own(planted: Path, field: str, nested
 def test_code_that_the_configuration_names_is_followed(planted: Path) -> None:
     recipe = dataclasses.replace(RECIPE, decay="planted:curve")
     config = dataclasses.replace(CONFIG, recipe=recipe)
-    course = LRSchedule(make_plan(recipe, Topology(2, 16), 1000))
-    assert reconcile_config(config, origin_of(config, course)) == (config, [])
+    lr_schedule = LRSchedule(make_plan(recipe, Topology(2, 16), 1000))
+    assert reconcile_config(config, point_of(config, lr_schedule)) == (config, [])
 
 
 @pytest.mark.parametrize("harm", [
-    lambda state: state.pop("course"), lambda state: state["course"].pop("plan"), lambda state: state.update(course=3),
-    lambda state: state["course"]["plan"].update(later=1), lambda state: state["course"].update(plan=[]),
-], ids=["no course", "no plan", "a number", "a plan with more", "a list"])  # fmt: skip
+    lambda state: state.pop("lr_schedule"), lambda state: state["lr_schedule"].pop("plan"),
+    lambda state: state.update(lr_schedule=3), lambda state: state["lr_schedule"]["plan"].update(later=1),
+    lambda state: state["lr_schedule"].update(plan=[]),
+], ids=["no schedule", "no plan", "a number", "a plan with more", "a list"])  # fmt: skip
 def test_what_another_version_wrote_is_refused(harm: Callable[[dict], object]) -> None:
-    origin = origin_of()
-    harm(origin.state)
+    point = point_of()
+    harm(point.state)
     with pytest.raises(UserError, match="^--resume: runs/x/checkpoints/step-00000004 was written by another version: "):
-        reconcile_config(CONFIG, origin)
+        reconcile_config(CONFIG, point)
+
+
+def test_names_of_older_versions_are_still_read(run: Path) -> None:
+    """They called the schedule "course", and the position in the data "drawn"."""
+    evaluated = {"step": 3, "samples": 96, "consumed_samples": 96, "tokens": 30}
+    state = state_at(4, evaluated=evaluated)
+    old = json.loads(json.dumps(state).replace("consumed_samples", "drawn"))
+    old["course"] = old.pop("lr_schedule")
+    save(run, 5, old)
+    point = find_resume_point("auto", str(run))
+    assert point.checkpoint == at(run, 5) and "drawn" not in json.dumps(point.state)
+    assert point.state == state and point.lr_schedule == LR_SCHEDULE
+    assert reconcile_config(CONFIG, point) == (CONFIG, [])
+    assert resume.initial_state(point, config_fields(CONFIG), "key", LR_SCHEDULE, "loss").evaluated == evaluated
 
 
 def test_other_data_is_refused() -> None:
     resume.check_same_data(ResumePoint(None, None), "anything")
-    resume.check_same_data(origin_of(), "key of the data")
+    resume.check_same_data(point_of(), "key of the data")
     with pytest.raises(UserError) as caught:
-        resume.check_same_data(origin_of(), "key of other data")
+        resume.check_same_data(point_of(), "key of other data")
     assert str(caught.value) == (
         "data: its content or the tokenizer is not what runs/x/checkpoints/step-00000004 was trained on; give the same "
         "data, or start another run from it with --model"
@@ -449,54 +474,61 @@ def test_other_data_is_refused() -> None:
 # What has been
 
 
-@pytest.mark.parametrize(("metric", "sign"), [("loss", 1), ("mse", 1), ("perplexity", 1), ("f1", -1), ("pearson", -1)])
-def test_a_history_knows_the_best(metric: str, sign: int) -> None:
+@pytest.mark.parametrize(("task", "metric", "sign"), [
+    ("mlm", "loss", 1), ("regression", "mse", 1), ("clm", "perplexity", 1), ("classification", "f1", -1),
+    ("regression", "pearson", -1),
+])  # fmt: skip
+def test_the_run_state_knows_the_best(task: str, metric: str, sign: int) -> None:
     """The lowest of some metrics, the highest of others."""
-    history = RunState({}, "", COURSE, metric)
+    run_state = RunState({"task": task}, "", LR_SCHEDULE, metric)
     values = [sign * value for value in (2.0, 3.0, 2.0, 1.5)]
-    found = [history.add(clock_at(step), {metric: value, "other": -value}) for step, value in enumerate(values, 1)]
-    assert found == [True, False, False, True]  # an equal one is no better
-    assert (history.best_step, history.best_metrics) == (4, {metric: sign * 1.5, "other": sign * -1.5})
-    assert history.add(clock_at(5), {metric: sign * 9.0}) is False
-    assert (history.best_step, history.best_metrics[metric]) == (4, sign * 1.5)
-    assert (history.metrics, history.evaluated) == ({metric: sign * 9.0}, clock_at(5).state_dict())  # the last
+    improved = [run_state.add(clock_at(step), {metric: value, "other": -value}) for step, value in enumerate(values, 1)]
+    assert improved == [True, False, False, True]  # an equal one is no better
+    assert (run_state.best_step, run_state.best_metrics) == (4, {metric: sign * 1.5, "other": sign * -1.5})
+    assert run_state.add(clock_at(5), {metric: sign * 9.0}) is False
+    assert (run_state.best_step, run_state.best_metrics[metric]) == (4, sign * 1.5)
+    assert (run_state.metrics, run_state.evaluated) == ({metric: sign * 9.0}, clock_at(5).state_dict())  # the last
 
 
-def test_a_history_counts_evaluations_without_improvement() -> None:
-    history = RunState({}, "", COURSE)
+def test_the_run_state_counts_evaluations_without_improvement() -> None:
+    run_state = RunState({"task": "mlm"}, "", LR_SCHEDULE)
     counts = []
     for step, loss in enumerate((float("nan"), 3.0, 3.0, float("nan"), 2.0, float("inf"), 2.5), 1):
-        history.add(clock_at(step), {"loss": loss})
-        counts.append(history.without_improvement)
+        run_state.add(clock_at(step), {"loss": loss})
+        counts.append(run_state.without_improvement)
     assert counts == [1, 0, 1, 2, 0, 1, 2]
 
 
 @pytest.mark.parametrize("metric", ["loss", "f1"])
 def test_what_is_no_number_is_not_the_best(metric: str) -> None:
-    history = RunState({}, "", COURSE, metric)
+    run_state = RunState({"task": "classification"}, "", LR_SCHEDULE, metric)
     for step, value in ((1, float("nan")), (2, 3.0), (3, float("nan")), (4, 2.0 if metric == "loss" else 4.0)):
-        history.add(clock_at(step), {metric: value})
-    assert history.best_step == 4
+        run_state.add(clock_at(step), {metric: value})
+    assert run_state.best_step == 4
 
 
-def test_a_history_comes_back_from_a_checkpoint() -> None:
-    before = RunState(config_fields(CONFIG), "key", COURSE)
+def test_the_run_state_comes_back_from_a_checkpoint() -> None:
+    before = RunState(config_fields(CONFIG), "key", LR_SCHEDULE)
     before.add(clock_at(3), {"loss": 1 / 3})
     state = json.loads(json.dumps(before.state(clock_at(4), world_size=2)))
-    assert list(state) == ["clock", "course", "config", "data", "world_size", "evaluations"]
-    assert state["clock"] == {"step": 4, "samples": 128, "drawn": 128, "tokens": 40} and state["world_size"] == 2
-    origin = ResumePoint(Path("x"), None, state=state)
-    assert resume.initial_state(origin, config_fields(CONFIG), "key", origin.course, "loss") == before
-    fresh = resume.initial_state(ResumePoint(None, None), {}, "key", COURSE, "loss")
-    assert fresh == RunState({}, "key", COURSE) and fresh.best_step is None
+    assert list(state) == ["clock", "lr_schedule", "config", "data", "world_size", "evaluations"]
+    assert (
+        state["clock"] == {"step": 4, "samples": 128, "consumed_samples": 128, "tokens": 40}
+        and state["world_size"] == 2
+    )
+    point = ResumePoint(Path("x"), None, state=state)
+    assert resume.initial_state(point, config_fields(CONFIG), "key", point.lr_schedule, "loss") == before
+    fresh = resume.initial_state(ResumePoint(None, None), {}, "key", LR_SCHEDULE, "loss")
+    assert fresh == RunState({}, "key", LR_SCHEDULE) and fresh.best_step is None
 
 
 def test_by_another_metric_patience_begins_anew() -> None:
-    before = RunState(config_fields(CONFIG), "key", COURSE)
+    before = RunState(config_fields(CONFIG), "key", LR_SCHEDULE)
     for step in (1, 2, 3):
         before.add(clock_at(step), {"loss": 1.0 + step, "accuracy": 0.5})
-    origin = ResumePoint(Path("x"), None, state=before.state(clock_at(3), world_size=2))
-    same, other = (resume.initial_state(origin, {}, "key", COURSE, metric) for metric in ("loss", "accuracy"))
+    point = ResumePoint(Path("x"), None, state=before.state(clock_at(3), world_size=2))
+    fields = config_fields(CONFIG)
+    same, other = (resume.initial_state(point, fields, "key", LR_SCHEDULE, metric) for metric in ("loss", "accuracy"))
     assert (same.without_improvement, other.without_improvement) == (2, 0)
     assert (other.best_step, other.best_metrics) == (1, {"loss": 2.0, "accuracy": 0.5})
     assert other.add(clock_at(4), {"loss": 9.0, "accuracy": 0.6})
@@ -512,8 +544,8 @@ def test_fields_are_what_json_gives_back() -> None:
 
 def test_what_is_not_as_it_was_for_the_log() -> None:
     """From 32 on 2 ranks to 64 on 4, after 4 steps of a ramp of 10: 5/10 of 0.1 before, 3/5 of 0.2 now."""
-    course = LRSchedule(make_plan(RECIPE, Topology(4, 16), 1000))
-    facts = resume.describe_changes(origin_of(), course, world_size=4)
+    lr_schedule = LRSchedule(make_plan(RECIPE, Topology(4, 16), 1000))
+    facts = resume.describe_changes(point_of(), lr_schedule, world_size=4)
     assert facts == {
         "from": "runs/x/checkpoints/step-00000004",
         "world_size_before": 2,

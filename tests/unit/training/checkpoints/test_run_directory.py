@@ -1,4 +1,4 @@
-"""The run directory: made or taken by one run alone, and cut back to where a run goes on from."""
+"""The run directory: made or locked by one run alone, and cut back to where a run is resumed."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from warmup.training.checkpoints.state import ResumePoint
 
 
 @pytest.fixture(autouse=True)
-def freed() -> Iterator[None]:
-    """Give back what a test has claimed."""
+def released() -> Iterator[None]:
+    """Release what a test has claimed."""
     yield
     while run_directory._held:
         run_directory._held.pop().release()
 
 
 @pytest.fixture
-def taken(tmp_path: Path) -> Iterator[Path]:
-    """A run directory that another process has."""
-    folder = tmp_path / "taken"
+def claimed(tmp_path: Path) -> Iterator[Path]:
+    """A run directory that another process has claimed."""
+    folder = tmp_path / "claimed"
     folder.mkdir()
     script = (
         "import sys; from pathlib import Path; from warmup.training.checkpoints.run_directory import claim\n"
@@ -54,16 +54,16 @@ def test_an_occupied_directory_is_refused_and_left_alone(tmp_path: Path) -> None
     empty.mkdir()
     text = "is occupied; give another one, remove it, or go on with it: --resume auto"
     for path in (occupied, file):
-        for refuse in (run_directory.check_unoccupied, lambda path: run_directory.create(path, "mlm")):
+        for check in (run_directory.check_unoccupied, lambda path: run_directory.create(path, "mlm")):
             with pytest.raises(UserError, match=rf"^run_dir: {path} {text}$"):
-                refuse(str(path))
+                check(str(path))
     for path in (str(empty), str(tmp_path / "new" / "nested"), None):
         run_directory.check_unoccupied(path)
     assert sorted(path.name for path in tmp_path.rglob("*")) == [".hidden", "empty", "file", "occupied"]
 
 
 def test_what_is_occupied(tmp_path: Path) -> None:
-    """A lock alone is what a run leaves that ended before it wrote anything."""
+    """A run that ended before it wrote anything leaves a lock alone."""
     (tmp_path / "locked").mkdir()
     (tmp_path / "locked" / ".lock").touch()
     assert not run_directory.is_occupied(tmp_path / "locked") and not run_directory.is_occupied(tmp_path / "missing")
@@ -108,18 +108,18 @@ def test_the_default_is_the_task_and_the_time(tmp_path: Path, monkeypatch: pytes
     assert names == [stem, f"{stem}-2", f"{stem}-3"]
 
 
-# Whose it is
+# Claiming it
 
 
-def test_a_directory_that_another_run_has_is_refused(taken: Path) -> None:
+def test_a_directory_that_another_run_has_claimed_is_refused(claimed: Path) -> None:
     text = "is in use by another run; wait for it, or give another one"
-    with pytest.raises(UserError, match=f"^run_dir: {taken} {text}$"):
-        run_directory.claim(taken)
+    with pytest.raises(UserError, match=f"^run_dir: {claimed} {text}$"):
+        run_directory.claim(claimed)
     assert run_directory._held == []
 
 
 def test_a_run_that_was_quicker_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between the look and the claim another run came, wrote and ended."""
+    """Another run claimed it, wrote to it and ended, all between the check and the claim."""
 
     def late(folder: Path) -> None:
         (folder / "result.json").write_text("theirs")
@@ -130,7 +130,7 @@ def test_a_run_that_was_quicker_is_noticed(tmp_path: Path, monkeypatch: pytest.M
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["result.json"]
 
 
-def test_what_is_given_back_can_be_claimed_again(tmp_path: Path) -> None:
+def test_a_released_directory_can_be_claimed_again(tmp_path: Path) -> None:
     one, other = (run_directory.create(str(tmp_path / name), "mlm") for name in ("one", "other"))
     run_directory.release(one)
     run_directory.release(tmp_path / "never")
@@ -155,7 +155,7 @@ def test_a_directory_that_cannot_be_locked(tmp_path: Path) -> None:
         run_directory.claim(tmp_path)
 
 
-# Going on with it
+# Resuming in it
 
 
 def log(folder: Path, name: str, *lines: object) -> Path:
@@ -164,36 +164,46 @@ def log(folder: Path, name: str, *lines: object) -> Path:
     return path
 
 
-def test_a_log_is_cut_to_the_position_and_no_further(tmp_path: Path) -> None:
-    kept = [{"kind": "train", "drawn": 32}, {"kind": "eval", "drawn": 64}, {"kind": "checkpoint", "drawn": 64}]
-    later = [{"kind": "train", "drawn": 65}, {"kind": "train", "drawn": 1000}]
+def test_a_log_is_truncated_to_the_position_and_no_further(tmp_path: Path) -> None:
+    kept = [
+        {"kind": "train", "consumed_samples": 32},
+        {"kind": "eval", "consumed_samples": 64},
+        {"kind": "checkpoint", "consumed_samples": 64},
+    ]
+    later = [{"kind": "train", "consumed_samples": 65}, {"kind": "train", "consumed_samples": 1000}]
     metrics = log(tmp_path, "metrics.jsonl", *kept, *later)
-    samples = log(tmp_path, "samples.jsonl", {"drawn": 96, "ids": [1]}, {"drawn": 64, "ids": [2]})
-    other = log(tmp_path, "other.jsonl", {"drawn": 96})
+    samples = log(tmp_path, "samples.jsonl", {"consumed_samples": 96, "ids": [1]}, {"consumed_samples": 64, "ids": [2]})
+    other = log(tmp_path, "other.jsonl", {"consumed_samples": 96})
     run_directory.truncate_logs(tmp_path, 64)
     assert [json.loads(line) for line in metrics.read_text().splitlines()] == kept
     assert metrics.read_text().endswith("}\n")
-    assert samples.read_text() == '{"drawn": 64, "ids": [2]}\n'  # wherever in the file it is
-    assert other.read_text() == '{"drawn": 96}\n'
+    assert samples.read_text() == '{"consumed_samples": 64, "ids": [2]}\n'  # even after a later line
+    assert other.read_text() == '{"consumed_samples": 96}\n'
     assert sorted(os.listdir(tmp_path)) == ["metrics.jsonl", "other.jsonl", "samples.jsonl"]
     run_directory.truncate_logs(tmp_path, -1)
     assert metrics.read_text() == samples.read_text() == ""
 
 
 @pytest.mark.parametrize("torn", ['{"kind": "train", "dra', "\0\0\0\0", "3\n", '{"kind": "train"}\n', "[]", "\n\n"])
-def test_a_line_that_was_cut_off_goes(tmp_path: Path, torn: str) -> None:
-    metrics = log(tmp_path, "metrics.jsonl", {"drawn": 32}, torn)
+def test_an_incomplete_line_is_removed(tmp_path: Path, torn: str) -> None:
+    metrics = log(tmp_path, "metrics.jsonl", {"consumed_samples": 32}, torn)
     run_directory.truncate_logs(tmp_path, 64)
-    assert metrics.read_text() == '{"drawn": 32}\n'
+    assert metrics.read_text() == '{"consumed_samples": 32}\n'
 
 
 def test_a_last_line_without_its_end_is_completed(tmp_path: Path) -> None:
-    metrics = log(tmp_path, "metrics.jsonl", '{"drawn": 32}')
+    metrics = log(tmp_path, "metrics.jsonl", '{"consumed_samples": 32}')
     run_directory.truncate_logs(tmp_path, 64)
-    assert metrics.read_text() == '{"drawn": 32}\n'
+    assert metrics.read_text() == '{"consumed_samples": 32}\n'
 
 
-def test_without_logs_nothing_is_cut(tmp_path: Path) -> None:
+def test_the_older_name_of_the_position_is_read(tmp_path: Path) -> None:
+    metrics = log(tmp_path, "metrics.jsonl", {"drawn": 32}, {"drawn": 96}, {"consumed_samples": 64})
+    run_directory.truncate_logs(tmp_path, 64)
+    assert metrics.read_text() == '{"drawn": 32}\n{"consumed_samples": 64}\n'
+
+
+def test_without_logs_nothing_is_truncated(tmp_path: Path) -> None:
     run_directory.truncate_logs(tmp_path, 64)
     assert list(tmp_path.iterdir()) == []
 
@@ -202,45 +212,45 @@ def run_with(folder: Path, *steps: int) -> Path:
     """A run directory with a log line and a folder for each step of 32."""
     for step in steps:
         checkpoint_format.checkpoint_path(folder, step).mkdir(parents=True)
-    log(folder, "metrics.jsonl", *({"step": step, "drawn": 32 * step} for step in steps))
+    log(folder, "metrics.jsonl", *({"step": step, "consumed_samples": 32 * step} for step in steps))
     return folder
 
 
-def test_entering_takes_what_is_later_out_of_the_way(tmp_path: Path) -> None:
+def test_entering_sets_aside_what_is_later(tmp_path: Path) -> None:
     folder = run_with(tmp_path / "run", 1, 2, 3)
-    origin = ResumePoint(
+    resume_point = ResumePoint(
         checkpoint_format.checkpoint_path(folder, 1),
         str(folder),
         abandoned=(checkpoint_format.checkpoint_path(folder, 3), checkpoint_format.checkpoint_path(folder, 2)),
-        state={"clock": {"drawn": 32}},
+        state={"clock": {"consumed_samples": 32}},
     )
-    assert run_directory.enter(str(folder), "mlm", origin) == folder
+    assert run_directory.enter(str(folder), "mlm", resume_point) == folder
     names = ["discarded-step-00000002", "discarded-step-00000003", "step-00000001"]
     assert sorted(os.listdir(folder / "checkpoints")) == names
-    assert (folder / "metrics.jsonl").read_text() == '{"step": 1, "drawn": 32}\n'
+    assert (folder / "metrics.jsonl").read_text() == '{"step": 1, "consumed_samples": 32}\n'
 
 
 def test_entering_afresh_empties_the_logs(tmp_path: Path) -> None:
     folder = run_with(tmp_path / "run", 0, 1)
-    origin = ResumePoint(
+    resume_point = ResumePoint(
         None,
         str(folder),
         abandoned=(checkpoint_format.checkpoint_path(folder, 1), checkpoint_format.checkpoint_path(folder, 0)),
     )
-    assert run_directory.enter(str(folder), "mlm", origin) == folder
+    assert run_directory.enter(str(folder), "mlm", resume_point) == folder
     assert sorted(os.listdir(folder / "checkpoints")) == ["discarded-step-00000000", "discarded-step-00000001"]
     assert (folder / "metrics.jsonl").read_text() == ""
 
 
 def test_entering_a_new_one_makes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where the checkpoint is another run's, which keeps all it has."""
+    """Also if the checkpoint is another run's, which keeps everything."""
     monkeypatch.chdir(tmp_path)
     other = run_with(tmp_path / "other", 1, 2)
     before = sorted(other.rglob("*"))
-    origin = ResumePoint(
-        checkpoint_format.checkpoint_path(other, 1), str(tmp_path / "new"), state={"clock": {"drawn": 32}}
+    resume_point = ResumePoint(
+        checkpoint_format.checkpoint_path(other, 1), str(tmp_path / "new"), state={"clock": {"consumed_samples": 32}}
     )
-    assert run_directory.enter(str(tmp_path / "new"), "mlm", origin) == tmp_path / "new"
+    assert run_directory.enter(str(tmp_path / "new"), "mlm", resume_point) == tmp_path / "new"
     (tmp_path / "empty").mkdir()
     assert run_directory.enter(str(tmp_path / "empty"), "mlm", ResumePoint(None, str(tmp_path / "empty"))).is_dir()
     assert run_directory.enter(None, "mlm", ResumePoint(None, None)).parent == Path("runs")
@@ -248,14 +258,9 @@ def test_entering_a_new_one_makes_it(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert len(run_directory._held) == 3  # all are this process's now
 
 
-# Files
-
-
-def test_files_are_written_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "result.json"
-    run_directory.write_json(path, {"a": [1, 2.5], "b": "é"})
-    assert json.loads(path.read_text()) == {"a": [1, 2.5], "b": "é"} and path.read_text().endswith("}\n")
-    before = path.read_text()
+def test_a_log_is_truncated_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    metrics = log(tmp_path, "metrics.jsonl", {"consumed_samples": 32}, {"consumed_samples": 96})
+    before = metrics.read_text()
 
     def half(self: Path, text: str, **_) -> None:
         with open(self, "w") as file:
@@ -265,7 +270,7 @@ def test_files_are_written_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     with monkeypatch.context() as patch:
         patch.setattr(Path, "write_text", half)
         with pytest.raises(OSError):
-            run_directory.write(path, "something else")
-    assert path.read_text() == before
-    run_directory.write(path, "ü\n")
-    assert path.read_bytes() == "ü\n".encode() and os.listdir(tmp_path) == ["result.json"]
+            run_directory.truncate_logs(tmp_path, 64)
+    assert metrics.read_text() == before
+    run_directory.truncate_logs(tmp_path, 64)
+    assert metrics.read_text() == '{"consumed_samples": 32}\n' and os.listdir(tmp_path) == ["metrics.jsonl"]

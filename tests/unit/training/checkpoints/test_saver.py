@@ -1,4 +1,4 @@
-"""Saving: when, what, behind the training's back; and the optimizer put back to the bit."""
+"""Saving: when and what, while the training goes on; and the optimizer restored to the bit."""
 
 from __future__ import annotations
 
@@ -25,11 +25,13 @@ from transformers import (
 
 from warmup.clock import StepClock
 from warmup.config.recipe import Recipe
+from warmup.config.run import Checkpoint
 from warmup.errors import UserError
 from warmup.plan import Topology
 from warmup.planning import make_plan
 from warmup.training.checkpoints import format as checkpoint_format
 from warmup.training.checkpoints import saver as saver_module
+from warmup.training.checkpoints.resume import restore_engine
 from warmup.training.checkpoints.saver import Saver, last_good, time
 from warmup.training.engines.ddp import DDPEngine
 from warmup.training.engines.optimizers import build_optimizer
@@ -49,7 +51,11 @@ OPTIMIZERS = [
 
 def small(tokenizer: BertTokenizerFast, name: str = "tiny", task: str = "mlm") -> PreTrainedModel:
     kind = {"mlm": AutoModelForMaskedLM, "classification": AutoModelForSequenceClassification}[task]
-    return model_build.build_model(name, kind, tokenizer, 32, 0.0, ("a", "b") if task == "classification" else (), 0)[0]
+    labels = ("a", "b") if task == "classification" else ()
+    spec = model_build.ModelSpec(
+        name, kind, max_length=32, seed=0, dropout=0.0, labels=labels, problem_type="single_label_classification"
+    )
+    return model_build.build_model(spec, tokenizer)[0]
 
 
 def optimizer_of(model: PreTrainedModel, name: str = "adamw", **recipe: object) -> Optimizer:
@@ -58,9 +64,9 @@ def optimizer_of(model: PreTrainedModel, name: str = "adamw", **recipe: object) 
 
 
 def train(model: PreTrainedModel, optimizer_: Optimizer, steps: int, seed: int = 0) -> None:
-    drawn = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
     for _ in range(steps):
-        ids_BT = torch.randint(5, 200, (4, 8), generator=drawn)
+        ids_BT = torch.randint(5, 200, (4, 8), generator=generator)
         labels = ids_BT if model.config.architectures is None or "LM" in type(model).__name__ else ids_BT[:, 0] % 2
         model(input_ids=ids_BT, labels=labels).loss.backward()
         optimizer_.step()
@@ -104,8 +110,9 @@ def engine_of(model: PreTrainedModel, optimizer_: Optimizer) -> DDPEngine:
 
 
 def saver_of(run: Path, every: str | None = None, main: bool = True, **given: object) -> Saver:
-    fields = dict(engine=None, tokenizer=None, keep=2, duration_samples=1000)
-    return Saver(run=run, accelerator=SimpleNamespace(is_main_process=main), every=every, **(fields | given))
+    accelerator = SimpleNamespace(is_main_process=main, device=torch.device("cpu"))
+    fields = dict(engine=None, tokenizer=None, duration_samples=1000)
+    return Saver(run=run, accelerator=accelerator, settings=Checkpoint(every, keep=2), **(fields | given))
 
 
 @pytest.fixture
@@ -134,7 +141,7 @@ def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
 def saved(saver: Saver, step: int = 3, state: dict | None = None) -> Path:
     saver.save(clock_at(step), {} if state is None else state, lambda: None)
     saver.wait()
-    saver.refuse_failure()
+    saver.raise_failure()
     return checkpoint_format.checkpoint_path(saver.run, step)
 
 
@@ -142,13 +149,13 @@ def saved(saver: Saver, step: int = 3, state: dict | None = None) -> Path:
 
 
 def due_at(saver: Saver, clock: StepClock, steps: int, skipped: tuple[int, ...] = ()) -> list[tuple[int, int]]:
-    """(step, drawn) of the checkpoints of a run: asked after each applied step, marked where one is made."""
+    """(step, consumed samples) of the checkpoints of a run that checks after each applied step whether one is due."""
     made = []
     for turn in range(steps):
         clock.advance(applied=turn not in skipped)
-        if turn not in skipped and saver.due(clock):
-            saver.mark(clock)
-            made.append((clock.step, clock.drawn))
+        if turn not in skipped and saver.is_due(clock):
+            saver.record_saved(clock)
+            made.append((clock.step, clock.consumed_samples))
     return made
 
 
@@ -159,8 +166,8 @@ def due_at(saver: Saver, clock: StepClock, steps: int, skipped: tuple[int, ...] 
 def test_due_at_the_first_step_past_each_multiple(tmp_path: Path, every: str, size: int | Fraction) -> None:
     """In a run of 800 samples, a set of 1000, in steps of 32."""
     made = due_at(saver_of(tmp_path, every, duration_samples=800), clock_at(0), 100)
-    wanted = [(step, 32 * step) for step in range(1, 101) if 32 * step // size > 32 * (step - 1) // size]
-    assert made == wanted and wanted
+    expected = [(step, 32 * step) for step in range(1, 101) if 32 * step // size > 32 * (step - 1) // size]
+    assert made == expected and expected
 
 
 @pytest.mark.parametrize("every", [None, "15 minutes"])
@@ -173,16 +180,16 @@ def test_due_by_tokens_of_applied_steps(tmp_path: Path) -> None:
     saver, clock, made = saver_of(tmp_path, "25 tokens"), clock_at(0), []
     for _ in range(10):
         clock.advance(tokens=10)
-        if saver.due(clock):
-            saver.mark(clock)
+        if saver.is_due(clock):
+            saver.record_saved(clock)
             made.append(clock.step)
     assert made == [3, 5, 8, 10]
     again = saver_of(tmp_path, "25 tokens")
-    again.mark(clock_at(3))
-    assert not again.due(clock_at(4)) and again.due(clock_at(5))
+    again.record_saved(clock_at(3))
+    assert not again.is_due(clock_at(4)) and again.is_due(clock_at(5))
 
 
-def test_a_skipped_step_counts_as_drawn_and_not_as_a_step(tmp_path: Path) -> None:
+def test_a_skipped_step_counts_by_its_samples_and_not_as_a_step(tmp_path: Path) -> None:
     by_steps = due_at(saver_of(tmp_path, "3 steps"), clock_at(0), 9, skipped=(2, 3))
     assert by_steps == [(3, 160), (6, 256)]
     by_samples = due_at(saver_of(tmp_path, "100 samples"), clock_at(0), 9, skipped=(3, 4))
@@ -191,32 +198,38 @@ def test_a_skipped_step_counts_as_drawn_and_not_as_a_step(tmp_path: Path) -> Non
 
 def test_one_in_between_changes_no_multiple(tmp_path: Path) -> None:
     """As of the best evaluation, or as a run goes on from."""
-    for every, wanted in (("3 steps", [6, 9]), ("100 samples", [7, 10])):
+    for every, expected in (("3 steps", [6, 9]), ("100 samples", [7, 10])):
         saver, clock = saver_of(tmp_path, every), clock_at(4)
-        saver.mark(clock)
-        assert saver.saved_step == 4 and not saver.due(clock)
-        assert [step for step, _ in due_at(saver, clock, 6)] == wanted
+        saver.record_saved(clock)
+        assert saver.saved_step == 4 and not saver.is_due(clock)
+        assert [step for step, _ in due_at(saver, clock, 6)] == expected
 
 
 def test_a_jump_over_several_multiples_is_one_checkpoint(tmp_path: Path) -> None:
     saver, clock = saver_of(tmp_path, "10 samples"), clock_at(3)
-    assert saver.due(clock)
-    saver.mark(clock)
-    assert not saver.due(clock)
+    assert saver.is_due(clock)
+    saver.record_saved(clock)
+    assert not saver.is_due(clock)
 
 
-def test_wanted_by_the_time_of_rank_0_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_requested_by_the_time_of_rank_0_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
-    savers = {main: saver_of(tmp_path, "2 minutes", main, _saved_time=now) for main in (True, False)}
-    counted = saver_of(tmp_path, "1 steps", _saved_time=now)
-    for seconds, wanted in ((0, False), (119.9, False), (120, True), (500, True)):
+    savers = {main: saver_of(tmp_path, "2 minutes", main) for main in (True, False)}
+    counted = saver_of(tmp_path, "1 steps")
+    for saver in (*savers.values(), counted):
+        saver._saved_time = now
+    for seconds, expected in ((0, False), (119.9, False), (120, True), (500, True)):
         now = 1000.0 + seconds
-        assert [savers[True].wanted(), savers[False].wanted(), counted.wanted()] == [wanted, False, False]
-    savers[True].mark(clock_at(3))
-    assert not savers[True].wanted()
+        assert [savers[True].save_requested(), savers[False].save_requested(), counted.save_requested()] == [
+            expected,
+            False,
+            False,
+        ]
+    savers[True].record_saved(clock_at(3))
+    assert not savers[True].save_requested()
     now += 120
-    assert savers[True].wanted()
+    assert savers[True].save_requested()
 
 
 # What
@@ -234,7 +247,7 @@ def test_model_and_optimizer_come_back_to_the_bit_and_go_on_alike(
 
     again = small(tokenizer, str(folder))
     restored = optimizer_of(again, name, **recipe)
-    engine_of(again, restored).restore(folder)
+    restore_engine(engine_of(again, restored), folder)
     assert equal(weights(model), weights(again)) and equal(state_of(original), state_of(restored))
     assert bool(state_of(original)) == (recipe.get("momentum") != 0 or name == "rmsprop")
     for its, theirs in zip(restored.param_groups, original.param_groups, strict=True):
@@ -252,15 +265,15 @@ def test_state_that_was_not_restored_makes_a_difference(tokenizer: BertTokenizer
     """So the test above sees it."""
     again = small(tokenizer, str(saved(saver)))
     train(again, optimizer_of(again), 1, seed=1)
-    train(saver.engine.bare, saver.engine.optimizer, 1, seed=1)
-    assert not equal(weights(saver.engine.bare), weights(again))
+    train(saver.engine.unwrapped_model, saver.engine.optimizer, 1, seed=1)
+    assert not equal(weights(saver.engine.unwrapped_model), weights(again))
 
 
 def test_the_weights_are_what_from_pretrained_wants(tokenizer: BertTokenizerFast, saver: Saver) -> None:
     folder = saved(saver)
     loaded, info = AutoModelForMaskedLM.from_pretrained(folder, output_loading_info=True)
     assert not any(info[name] for name in ("missing_keys", "unexpected_keys", "mismatched_keys"))
-    assert equal(weights(saver.engine.bare), weights(loaded))
+    assert equal(weights(saver.engine.unwrapped_model), weights(loaded))
     decoder, words = loaded.get_output_embeddings(), loaded.get_input_embeddings()
     assert decoder.weight is words.weight  # tied again
 
@@ -268,9 +281,11 @@ def test_the_weights_are_what_from_pretrained_wants(tokenizer: BertTokenizerFast
 def test_weights_that_share_memory_are_stored_once(saver: Saver) -> None:
     folder = saved(saver)
     stored = load_file(folder / checkpoint_format.MODEL)
-    kept = {name for name, _ in saver.engine.bare.named_parameters()}
-    assert stored.keys() == kept and len(saver.engine.bare.state_dict()) == len(kept) + 2  # decoder weight and bias
-    numbers = sum(parameter.numel() for parameter in saver.engine.bare.parameters())
+    kept = {name for name, _ in saver.engine.unwrapped_model.named_parameters()}
+    assert (
+        stored.keys() == kept and len(saver.engine.unwrapped_model.state_dict()) == len(kept) + 2
+    )  # decoder weight and bias
+    numbers = sum(parameter.numel() for parameter in saver.engine.unwrapped_model.parameters())
     assert (folder / checkpoint_format.MODEL).stat().st_size < 4 * numbers + 10_000
     assert {name.rpartition("/")[0] for name in load_file(folder / checkpoint_format.OPTIMIZER)} == kept
 
@@ -283,21 +298,21 @@ def test_the_tokenizer_is_there_too(tokenizer: BertTokenizerFast, saver: Saver) 
 
 def test_the_state_is_json_as_it_was_when_asked(saver: Saver, held: threading.Event) -> None:
     state = {"clock": clock_at(3).state_dict(), "loss": 1 / 3, "best": None, "label": "é"}
-    wanted = json.loads(json.dumps(state))
+    expected = json.loads(json.dumps(state))
     saver.save(clock_at(3), state, lambda: None)
     state["clock"]["step"] = 999
     held.set()
     saver.wait()
-    assert checkpoint_format.read_state(checkpoint_format.checkpoint_path(saver.run, 3)) == wanted
+    assert checkpoint_format.read_state(checkpoint_format.checkpoint_path(saver.run, 3)) == expected
 
 
 def test_the_copy_is_a_copy(saver: Saver, held: threading.Event) -> None:
     """Training goes on while the thread writes."""
-    model_before, state_before = weights(saver.engine.bare), state_of(saver.engine.optimizer)
+    model_before, state_before = weights(saver.engine.unwrapped_model), state_of(saver.engine.optimizer)
     waited = saver.save(clock_at(3), {}, lambda: None)
     assert 0 < waited < 5 and not checkpoint_format.list_checkpoints(saver.run)  # the disk was not waited for
-    train(saver.engine.bare, saver.engine.optimizer, 2, seed=1)
-    assert not equal(model_before, weights(saver.engine.bare))
+    train(saver.engine.unwrapped_model, saver.engine.optimizer, 2, seed=1)
+    assert not equal(model_before, weights(saver.engine.unwrapped_model))
     held.set()
     saver.wait()
     folder = checkpoint_format.checkpoint_path(saver.run, 3)
@@ -305,25 +320,25 @@ def test_the_copy_is_a_copy(saver: Saver, held: threading.Event) -> None:
     assert all(torch.equal(stored[name], model_before[name]) for name in stored)
     again = small(saver.tokenizer, str(folder))
     restored = optimizer_of(again)
-    engine_of(again, restored).restore(folder)
+    restore_engine(engine_of(again, restored), folder)
     assert equal(state_of(restored), state_before)
 
 
 def test_the_next_one_waits_for_the_one_before(saver: Saver, held: threading.Event) -> None:
     """Whose buffers it uses again; on the way it says that it is alive."""
     saver.save(clock_at(3), {}, lambda: None)
-    first = weights(saver.engine.bare)
-    train(saver.engine.bare, saver.engine.optimizer, 1, seed=1)
-    second = weights(saver.engine.bare)
+    first = weights(saver.engine.unwrapped_model)
+    train(saver.engine.unwrapped_model, saver.engine.optimizer, 1, seed=1)
+    second = weights(saver.engine.unwrapped_model)
     ticks = itertools.count(1)
     saver.save(clock_at(4), {}, lambda: (next(ticks), held.set()))
     assert next(ticks) > 1
     saver.wait()
-    for step, wanted in ((3, first), (4, second)):
+    for step, expected in ((3, first), (4, second)):
         folder = checkpoint_format.checkpoint_path(saver.run, step)
         checkpoint_format.verify(folder)
         stored = load_file(folder / checkpoint_format.MODEL)
-        assert all(torch.equal(stored[name], wanted[name]) for name in stored)
+        assert all(torch.equal(stored[name], expected[name]) for name in stored)
     assert saver.saved_step == 4
 
 
@@ -341,18 +356,18 @@ def test_other_ranks_write_nothing(saver: Saver, tmp_path: Path) -> None:
     saver = saver_of(tmp_path, "3 steps", main=False, engine=saver.engine)
     assert saver.save(clock_at(3), {}, lambda: None) < 1
     saver.wait()
-    assert saver.saved_step == 3 and not saver.due(clock_at(3)) and list(tmp_path.iterdir()) == []
+    assert saver.saved_step == 3 and not saver.is_due(clock_at(3)) and list(tmp_path.iterdir()) == []
     assert not saver.failed()
 
 
 def test_older_ones_are_removed_but_for_the_best(saver: Saver) -> None:
-    """3 is the best, then 6; 5 is kept beside that, and what was its best."""
-    wanted = {3: [3], 4: [4, 3], 5: [5, 4, 3], 6: [6, 5, 3], 7: [7, 6]}
+    """3 is the best, then 6; 5 is kept, and with it the best checkpoint up to it."""
+    expected = {3: [3], 4: [4, 3], 5: [5, 4, 3], 6: [6, 5, 3], 7: [7, 6]}
     for step, best in ((3, 3), (4, 3), (5, 3), (6, 6), (7, 6)):
         saved(saver, step, {"evaluations": {"best_step": best}})
         assert [
             checkpoint_format.step_of(folder) for folder in checkpoint_format.list_checkpoints(saver.run)
-        ] == wanted[step]
+        ] == expected[step]
 
 
 # Errors
@@ -370,7 +385,7 @@ def test_a_write_that_fails_is_kept_until_it_is_asked_for(saver: Saver, monkeypa
     saver.wait()
     assert saver.failed()
     with pytest.raises(UserError) as caught:
-        saver.refuse_failure()
+        saver.raise_failure()
     assert str(caught.value) == (
         f"checkpoint: {saver.run}/checkpoints cannot be written: No space left on device; the last good checkpoint is "
         f"{good}"
@@ -392,7 +407,7 @@ def test_other_errors_are_said_as_they_are(
     saver.save(clock_at(3), {}, lambda: None)
     saver.wait()
     with pytest.raises(UserError) as caught:
-        saver.refuse_failure()
+        saver.raise_failure()
     folder = f"{saver.run}/checkpoints"
     assert str(caught.value) == f"checkpoint: {folder} cannot be written: {words}; there is no checkpoint yet"
 
@@ -402,11 +417,11 @@ def test_a_file_in_the_way(saver: Saver) -> None:
     saver.save(clock_at(3), {}, lambda: None)
     saver.wait()
     with pytest.raises(UserError, match=r"cannot be written: (File exists|Not a directory); there is no checkpoint"):
-        saver.refuse_failure()
+        saver.raise_failure()
 
 
 def test_without_a_failure_nothing_is_refused(saver: Saver) -> None:
-    saver.refuse_failure()
+    saver.raise_failure()
     saved(saver)
     assert not saver.failed()
 
@@ -418,11 +433,11 @@ def test_the_state_of_another_model_is_refused(tokenizer: BertTokenizerFast, sav
     file = saved(saver) / checkpoint_format.OPTIMIZER
     other = small(tokenizer, task="classification")
     with pytest.raises(UserError) as caught:
-        engine_of(other, optimizer_of(other)).restore(file.parent)
-    text, _, odd = str(caught.value).rpartition(" ")
+        restore_engine(engine_of(other, optimizer_of(other)), file.parent)
+    text, _, unknown = str(caught.value).rpartition(" ")
     assert text == f"--resume: {file} does not fit the model: only one of them has"
-    ours, theirs = ({name for name, _ in model.named_parameters()} for model in (saver.engine.bare, other))
-    assert odd in ours ^ theirs
+    ours, theirs = ({name for name, _ in model.named_parameters()} for model in (saver.engine.unwrapped_model, other))
+    assert unknown in ours ^ theirs
 
 
 def test_frozen_weights_have_no_state_and_need_none(tokenizer: BertTokenizerFast, tmp_path: Path) -> None:
@@ -434,7 +449,7 @@ def test_frozen_weights_have_no_state_and_need_none(tokenizer: BertTokenizerFast
     again = small(tokenizer, str(folder))
     again.bert.embeddings.requires_grad_(False)
     restored = optimizer_of(again)
-    engine_of(again, restored).restore(folder)
+    restore_engine(engine_of(again, restored), folder)
     assert equal(state_of(trained), state_of(restored))
 
 
@@ -451,7 +466,7 @@ def test_a_weight_that_never_had_a_gradient(
     assert unused not in trained.state or not any(trained.state[unused].values())
     folder = saved(saver_of(tmp_path, engine=engine_of(model, trained), tokenizer=tokenizer))
     restored = optimizer_of(model, name, **recipe)
-    engine_of(model, restored).restore(folder)
+    restore_engine(engine_of(model, restored), folder)
     assert equal(state_of(trained), state_of(restored))
 
 
@@ -460,7 +475,7 @@ def test_a_restored_state_is_its_own(saver: Saver) -> None:
     folder = saved(saver)
     again = small(saver.tokenizer, str(folder))
     restored = optimizer_of(again)
-    engine_of(again, restored).restore(folder)
+    restore_engine(engine_of(again, restored), folder)
     for values in restored.state.values():
         for tensor in values.values():  # in memory of its own, and as aligned as that of a run that went through
             assert tensor.untyped_storage().nbytes() == tensor.nbytes and tensor.data_ptr() % 16 == 0

@@ -6,12 +6,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from made_rows import row_format
 
+from warmup.config.tasks import TASKS
 from warmup.errors import UserError
 from warmup.training.data import default_corpus
 from warmup.training.data.default_corpus import ALIASES, docstring_files
 from warmup.training.data.readers import read_rows
-from warmup.training.data.readers.columns import Columns
 from warmup.training.data.sources import resolve
 
 PACKAGES = ("apple", "pear")
@@ -22,7 +23,7 @@ def function(name, docstring):
 
 
 def package(folder, name, count, files=3, more=""):
-    """Write a package that cannot be imported, of `count` functions in `files` files."""
+    """Write a package that cannot be imported, with `count` functions in `files` files."""
     (folder / name / "tests").mkdir(parents=True)
     for part in range(files):
         lines = [
@@ -34,9 +35,7 @@ def package(folder, name, count, files=3, more=""):
         (folder / name / f"m{part}.py").write_text("raise RuntimeError('imported')\n" + "".join(lines), "utf-8")
     (folder / name / "__init__.py").write_text("raise RuntimeError('imported')\n" + more, "utf-8")
     (folder / name / "broken.py").write_text("def (:\n")
-    (folder / name / "tests" / "test_a.py").write_text(
-        function("t", "A docstring of a test " + "that is left out " * 5)
-    )
+    (folder / name / "tests" / "test_a.py").write_text(function("t", "A docstring of a test " + "that is skipped " * 5))
 
 
 @pytest.fixture
@@ -53,39 +52,39 @@ def rows(files):
 
 
 def test_plain_rows_are_folded_texts_in_order(fruit, tmp_path):
-    found = rows(docstring_files(tmp_path / "cache", False, PACKAGES))
-    assert len(found) == 210 + 240
-    assert found[0] == {"text": "elppa 0 of apple calls Apple.core, apple_x and np, in PyTorch."}
-    assert found[1] == {"text": "elppa 3 of apple calls Apple.core, apple_x and np, in PyTorch."}
-    assert found[210]["text"].startswith("raep 0 of pear")
+    result = rows(docstring_files(tmp_path / "cache", False, PACKAGES))
+    assert len(result) == 210 + 240
+    assert result[0] == {"text": "elppa 0 of apple calls Apple.core, apple_x and np, in PyTorch."}
+    assert result[1] == {"text": "elppa 3 of apple calls Apple.core, apple_x and np, in PyTorch."}
+    assert result[210]["text"].startswith("raep 0 of pear")
 
 
 def test_labelled_rows_are_balanced_and_do_not_give_the_label_away(fruit, tmp_path):
-    found = rows(docstring_files(tmp_path / "cache", True, PACKAGES))
-    assert Counter(row["label"] for row in found) == {"apple": 210, "pear": 210}
-    assert [row["label"] for row in found[:4]] == ["apple", "pear", "apple", "pear"]
-    assert found[0]["text"] == "elppa 0 of this calls this.core, this_x and this, in this."
+    result = rows(docstring_files(tmp_path / "cache", True, PACKAGES))
+    assert Counter(row["label"] for row in result) == {"apple": 210, "pear": 210}
+    assert [row["label"] for row in result[:4]] == ["apple", "pear", "apple", "pear"]
+    assert result[0]["text"] == "elppa 0 of this calls this.core, this_x and this, in this."
     names = re.compile("|".join((*PACKAGES, *(rf"\b{alias}\b" for alias in ALIASES))), re.IGNORECASE)
-    assert not [row for row in found if names.search(row["text"])]
+    assert not [row for row in result if names.search(row["text"])]
 
 
-def test_texts_that_differ_in_the_names_alone_count_once(tmp_path, monkeypatch):
+def test_texts_that_differ_only_in_package_names_count_once(tmp_path, monkeypatch):
     for name in PACKAGES:
         same = "".join(function(f"g{i}", f"number {i} of the functions which {name} has") for i in range(50))
         package(tmp_path / "site", name, 200, more=same)
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
-    found = rows(docstring_files(tmp_path / "cache", True, PACKAGES))
-    assert Counter(row["label"] for row in found) == {"apple": 200, "pear": 200}  # 250 each, were they kept twice
-    assert len({row["text"] for row in found}) == len(found)
+    result = rows(docstring_files(tmp_path / "cache", True, PACKAGES))
+    assert Counter(row["label"] for row in result) == {"apple": 200, "pear": 200}  # 250 of each if they were kept twice
+    assert len({row["text"] for row in result}) == len(result)
 
 
-def test_a_package_of_few_texts_is_no_class(fruit, tmp_path):
+def test_a_package_with_few_texts_is_not_a_label(fruit, tmp_path):
     package(fruit, "plum", 199)
-    found = rows(docstring_files(tmp_path / "cache", True, (*PACKAGES, "plum")))
-    assert Counter(row["label"] for row in found) == {"apple": 210, "pear": 210}
+    result = rows(docstring_files(tmp_path / "cache", True, (*PACKAGES, "plum")))
+    assert Counter(row["label"] for row in result) == {"apple": 210, "pear": 210}
 
 
-def test_labelled_texts_are_cut(tmp_path, monkeypatch):
+def test_labelled_texts_are_truncated(tmp_path, monkeypatch):
     for name in PACKAGES:
         more = "".join(function(f"g{i}", f"{i} {name[::-1]} " + "word " * 100) for i in range(200))
         package(tmp_path / "site", name, 0, more=more)
@@ -94,7 +93,7 @@ def test_labelled_texts_are_cut(tmp_path, monkeypatch):
     assert {len(row["text"].split()) for row in rows(docstring_files(tmp_path, False, PACKAGES))} == {102}
 
 
-def test_what_is_taken_and_what_is_left(tmp_path, monkeypatch):
+def test_which_docstrings_are_used(tmp_path, monkeypatch):
     long = "words enough to be kept as one text"
     more = (
         function("short", "seven words are too few to keep")
@@ -108,9 +107,9 @@ def test_what_is_taken_and_what_is_left(tmp_path, monkeypatch):
     (tmp_path / "site/apple/module.py").write_text(f'"""module\n  {long}"""\n')
     package(tmp_path / "site", "pear", 1, more=function("twice", f"twice {long}"))
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
-    found = [row["text"] for row in rows(docstring_files(tmp_path / "cache", False, PACKAGES))]
-    assert found[:-1] == [f"{kind} {long}" for kind in ("twice", "class", "method", "module")]
-    assert found[-1].startswith("raep 0 of pear")
+    result = [row["text"] for row in rows(docstring_files(tmp_path / "cache", False, PACKAGES))]
+    assert result[:-1] == [f"{kind} {long}" for kind in ("twice", "class", "method", "module")]
+    assert result[-1].startswith("raep 0 of pear")
 
 
 def test_nothing_is_imported(fruit, tmp_path):
@@ -129,14 +128,15 @@ def test_installed_packages_give_rows_that_can_be_read(tmp_path):
     packages = ("numpy", "pandas", "python")
     files = docstring_files(tmp_path, True, packages, max_files=60)
     bad = []
-    found = list(read_rows(resolve(files, (), True)[0], Columns(), True, bad, 0))
-    labels = Counter(row["label"] for row in found)
+    sources, _ = resolve(files, (), TASKS["classification"])
+    result = list(read_rows(sources, row_format("classification"), bad, 0))
+    labels = Counter(row["label"] for row in result)
     assert len(labels) >= 2 and set(labels) <= set(packages) and len(set(labels.values())) == 1
     names = re.compile(rf"\b({'|'.join((*packages, *ALIASES))})\b", re.IGNORECASE)
-    assert not [row for row in found if names.search(row["text"])]
+    assert not [row for row in result if names.search(row["text"])]
 
 
-def test_what_is_there_is_not_built_again(fruit, tmp_path, monkeypatch):
+def test_an_existing_file_is_not_built_again(fruit, tmp_path, monkeypatch):
     (first,) = docstring_files(tmp_path / "cache", False, PACKAGES)
     before = Path(first).stat().st_mtime_ns
     monkeypatch.setattr(default_corpus, "_plain", None)
@@ -150,21 +150,21 @@ def test_an_upgrade_builds_anew(fruit, tmp_path, monkeypatch):
     assert docstring_files(tmp_path / "cache", False, PACKAGES) != first
 
 
-def test_several_at_once_build_one_file(fruit, tmp_path):
+def test_concurrent_calls_build_one_file(fruit, tmp_path):
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda _: docstring_files(tmp_path / "cache", False, PACKAGES), range(4)))
-    assert len({file for files in found for file in files}) == 1
-    assert len(rows(found[0])) == 450
-    assert not list((tmp_path / "cache").glob("*.part"))
+        result = list(pool.map(lambda _: docstring_files(tmp_path / "cache", False, PACKAGES), range(4)))
+    assert len({file for files in result for file in files}) == 1
+    assert len(rows(result[0])) == 450
+    assert not list((tmp_path / "cache").glob("*.stage"))
 
 
-def test_files_are_capped_and_spread(fruit, tmp_path):
-    assert default_corpus._spread(list(range(10)), 4) == [0, 2, 5, 7]
-    assert default_corpus._spread([1, 2], 4) == [1, 2]
-    names = [path.name for path in default_corpus._sources("apple")]
+def test_the_number_of_files_is_limited_and_they_are_evenly_spaced(fruit, tmp_path):
+    assert default_corpus._evenly_spaced(list(range(10)), 4) == [0, 2, 5, 7]
+    assert default_corpus._evenly_spaced([1, 2], 4) == [1, 2]
+    names = [path.name for path in default_corpus._source_files("apple")]
     assert names == ["__init__.py", "broken.py", "m0.py", "m1.py", "m2.py"]
-    found = rows(docstring_files(tmp_path / "cache", False, PACKAGES, max_files=2))  # __init__.py and m0.py
-    assert len(found) == 70 + 80
+    result = rows(docstring_files(tmp_path / "cache", False, PACKAGES, max_files=2))  # __init__.py and m0.py
+    assert len(result) == 70 + 80
 
 
 def test_too_few_packages(fruit, tmp_path):

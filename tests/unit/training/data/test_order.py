@@ -1,4 +1,4 @@
-"""The order of samples: a permutation that is computed, an endless stream of them, and how a step is dealt."""
+"""The order of samples: a computed permutation, an endless stream of them, and how a step's samples are dealt."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def whole(size: int, key: int) -> np.ndarray:
 
 
 def permutations(size: int, count: int) -> np.ndarray:
-    """As many permutations of 0..size-1 as keys, as rows, keyed like the epochs of seed 7."""
+    """The permutations of 0..size-1 of the first epochs of seed 7, one in each row."""
     keys = np.repeat(order.key(7, np.arange(count)), size)
     return order.permute(np.tile(np.arange(size), count), size, keys).reshape(count, size)
 
 
 def test_mix_is_splitmix64() -> None:
-    states = [(1234567 + number * GOLDEN) % 2**64 for number in range(5)]  # the generator adds GOLDEN per output
+    states = [(1234567 + index * GOLDEN) % 2**64 for index in range(5)]  # the generator adds GOLDEN per output
     with np.errstate(over="ignore"):
         assert order.mix(np.array(states, np.uint64)).tolist() == SPLITMIX64_1234567
 
@@ -46,14 +46,14 @@ def test_keys_tell_parts_and_their_order_apart() -> None:
     several = order.key(1, np.arange(3), np.array([[5], [6]]))
     assert several.dtype == np.uint64 and several.shape == (2, 3)
     assert several[1, 2] == order.key(1, 2, 6)
-    assert order.key(2**63 - 1, 2**40).dtype == np.uint64  # the largest seed there is
+    assert order.key(2**63 - 1, 2**40).dtype == np.uint64  # the largest seed
 
 
 def test_uniform_is_below_one_with_53_bits() -> None:
     assert order.uniform(np.array([0, 2**11, 2**63, 2**64 - 1], np.uint64)).tolist() == [0, 2**-53, 0.5, 1 - 2**-53]
-    numbers = order.uniform(order.key(np.arange(100_000)))
+    values = order.uniform(order.key(np.arange(100_000)))
     # Kolmogorov-Smirnov distance of 100,000 uniform numbers: below 0.0062 in 99.9% of all cases; 0.0028 here.
-    assert abs(np.sort(numbers) - np.arange(100_000) / 100_000).max() < 0.0062
+    assert abs(np.sort(values) - np.arange(100_000) / 100_000).max() < 0.0062
 
 
 @pytest.mark.parametrize("key", [0, 2**64 - 1])
@@ -73,14 +73,14 @@ def test_a_part_of_a_permutation_is_a_part_of_the_whole(size: int, key: int, dat
 
 def test_one_key_for_each_index() -> None:
     keys = np.array([3, 4, 3], np.uint64)
-    found = order.permute(np.array([5, 5, 6]), 100, keys)
-    assert found.tolist() == [whole(100, 3)[5], whole(100, 4)[5], whole(100, 3)[6]]
+    permuted = order.permute(np.array([5, 5, 6]), 100, keys)
+    assert permuted.tolist() == [whole(100, 3)[5], whole(100, 4)[5], whole(100, 3)[6]]
 
 
 def test_keys_give_different_permutations() -> None:
     rows = permutations(100, 200)
     assert len({row.tobytes() for row in rows}) == 200
-    # Two random permutations of 100 agree in one place on average, 18 is beyond 1e-15; the most here is 4.
+    # Two random permutations of 100 agree in one position on average, 18 is beyond 1e-15; the most here is 4.
     assert max((first == second).sum() for first, second in zip(rows, rows[1:], strict=False)) < 10
 
 
@@ -90,9 +90,9 @@ def test_keys_give_different_permutations() -> None:
 def test_positions_and_neighbours_are_as_of_random_permutations(size: int) -> None:
     count = 2000
     rows = permutations(size, count)
-    places = np.zeros((size, size))
-    np.add.at(places, (np.broadcast_to(np.arange(size), rows.shape), rows), 1)
-    assert abs(z_score(places.ravel(), (size - 1) ** 2)) < 4
+    counts = np.zeros((size, size))
+    np.add.at(counts, (np.broadcast_to(np.arange(size), rows.shape), rows), 1)
+    assert abs(z_score(counts.ravel(), (size - 1) ** 2)) < 4
     pairs = np.zeros((size, size))
     np.add.at(pairs, (rows[:, :-1], rows[:, 1:]), 1)
     assert abs(z_score(pairs[~np.eye(size, dtype=bool)], size * (size - 1) - 1)) < 4
@@ -124,12 +124,12 @@ def test_steps_cover_each_epoch_once_without_a_gap(size: int, batch: int, seed: 
 
 @given(st.integers(0, 10**12), st.integers(1, 10**6), st.lists(st.integers(0, 40), min_size=1, max_size=6))
 @settings(max_examples=50, deadline=None)
-def test_the_stream_is_the_same_however_it_is_drawn(drawn: int, size: int, parts: list[int]) -> None:
-    at_once, epochs = order.step_samples(drawn, sum(parts), size, seed=3)
-    starts = drawn + np.cumsum([0, *parts[:-1]])
-    cut = [order.step_samples(int(start), part, size, seed=3) for start, part in zip(starts, parts, strict=True)]
-    assert np.concatenate([indices for indices, _ in cut]).tolist() == at_once.tolist()
-    assert np.concatenate([numbers for _, numbers in cut]).tolist() == epochs.tolist()
+def test_the_stream_is_the_same_in_steps_of_any_size(position: int, size: int, parts: list[int]) -> None:
+    at_once, epochs = order.step_samples(position, sum(parts), size, seed=3)
+    starts = position + np.cumsum([0, *parts[:-1]])
+    steps = [order.step_samples(int(start), part, size, seed=3) for start, part in zip(starts, parts, strict=True)]
+    assert np.concatenate([indices for indices, _ in steps]).tolist() == at_once.tolist()
+    assert np.concatenate([part for _, part in steps]).tolist() == epochs.tolist()
 
 
 def test_epochs_and_seeds_have_orders_of_their_own() -> None:
@@ -142,60 +142,59 @@ def test_epochs_and_seeds_have_orders_of_their_own() -> None:
 
 @given(st.lists(st.integers(1, 512), max_size=150), st.integers(1, 40))
 @settings(max_examples=200, deadline=None)
-def test_a_deal_is_a_fair_partition(lengths: list[int], slots: int) -> None:
-    dealt = order.deal(np.array(lengths, np.int64), slots)
-    assert len(dealt) == slots
+def test_a_deal_is_a_fair_partition(lengths: list[int], micro_batches: int) -> None:
+    dealt = order.deal(np.array(lengths, np.int64), micro_batches)
+    assert len(dealt) == micro_batches
     assert sorted(np.concatenate(dealt)) == list(range(len(lengths)))
-    assert all((np.diff(slot) > 0).all() for slot in dealt)
-    sizes = [len(slot) for slot in dealt]
+    assert all((np.diff(members) > 0).all() for members in dealt)
+    sizes = [len(members) for members in dealt]
     assert max(sizes) - min(sizes) <= 1
-    # To and fro, the differences between two slots alternate in sign as they come down from the longest sample to
-    # the shortest, so they add up to the longest minus the shortest at most; a last round that is not full may add
-    # one sample, which is no longer than the shortest before it.
-    tokens = [sum(lengths[position] for position in slot) for slot in dealt]
-    odd = len(lengths) % slots
-    assert max(tokens) - min(tokens) <= max(lengths, default=0) - (0 if odd else min(lengths, default=0))
+    # In alternating direction, the differences between two micro-batches alternate in sign from the longest sample to
+    # the shortest, so they add up to at most the longest minus the shortest. A last round that is not full may add one
+    # sample, which is no longer than the shortest before it.
+    tokens = [sum(lengths[position] for position in members) for members in dealt]
+    remainder = len(lengths) % micro_batches
+    assert max(tokens) - min(tokens) <= max(lengths, default=0) - (0 if remainder else min(lengths, default=0))
 
 
-@pytest.mark.parametrize(("count", "slots"), [(32, 4), (30, 4), (32, 6), (256, 24), (7, 2)])
-def test_tokens_are_balanced_better_than_by_chance(count: int, slots: int) -> None:
+@pytest.mark.parametrize(("count", "micro_batches"), [(32, 4), (30, 4), (32, 6), (256, 24), (7, 2)])
+def test_tokens_are_balanced_better_than_by_chance(count: int, micro_batches: int) -> None:
     random = np.random.default_rng(0)
     ours, chance = [], []
     for _ in range(200):
         lengths = random.integers(5, 129, count)
-        ours.append(np.ptp([lengths[slot].sum() for slot in order.deal(lengths, slots)]))
-        cut = np.array_split(lengths, slots)
-        chance.append(np.ptp([part.sum() for part in cut]))
+        ours.append(np.ptp([lengths[members].sum() for members in order.deal(lengths, micro_batches)]))
+        chance.append(np.ptp([part.sum() for part in np.array_split(lengths, micro_batches)]))
     assert np.mean(ours) < 0.3 * np.mean(chance)  # measured: 0.04 to 0.11, for 7 samples 0.23
 
 
 def test_a_deal_by_hand() -> None:
-    # Longest first: 9 8 | 7 5 | 4 to and fro over two slots.
+    # Longest first, in alternating direction over two micro-batches: 9 8 | 7 5 | 4.
     dealt = order.deal(np.array([5, 9, 4, 8, 7]), 2)
-    assert [slot.tolist() for slot in dealt] == [[0, 1, 2], [3, 4]]
-    # Not a full last round, on its way back: the extra sample goes to the slot with the fewest tokens.
-    assert [slot.tolist() for slot in order.deal(np.array([10, 1, 1]), 2)] == [[0], [1, 2]]
-    assert [slot.tolist() for slot in order.deal(np.array([3]), 3)] == [[0], [], []]
+    assert [members.tolist() for members in dealt] == [[0, 1, 2], [3, 4]]
+    # The last round is not full and runs backwards: its sample goes to the micro-batch with the fewest tokens.
+    assert [members.tolist() for members in order.deal(np.array([10, 1, 1]), 2)] == [[0], [1, 2]]
+    assert [members.tolist() for members in order.deal(np.array([3]), 3)] == [[0], [], []]
     # Ties keep the order of the samples.
-    assert [slot.tolist() for slot in order.deal(np.full(6, 4), 3)] == [[0, 5], [1, 4], [2, 3]]
+    assert [members.tolist() for members in order.deal(np.full(6, 4), 3)] == [[0, 5], [1, 4], [2, 3]]
 
 
-def test_slots_belong_to_the_same_global_step_on_any_world_size() -> None:
+def test_a_deal_is_a_function_of_the_lengths_and_leaves_them_alone() -> None:
     lengths = np.random.default_rng(1).integers(1, 60, 32)
     before = lengths.copy()
     first = order.deal(lengths, 6)
     assert (lengths == before).all()
-    assert [slot.tolist() for slot in order.deal(list(lengths), 6)] == [slot.tolist() for slot in first]
+    assert [members.tolist() for members in order.deal(list(lengths), 6)] == [members.tolist() for members in first]
 
 
 @given(st.integers(1, 30), st.integers(1, 12))
-def test_ranks_together_compute_each_slot_once_and_equally_many(slots: int, world_size: int) -> None:
-    dealt = [np.array([10 * number]) for number in range(slots)]
+def test_ranks_compute_each_micro_batch_once_and_equally_many(count: int, world_size: int) -> None:
+    dealt = [np.array([10 * index]) for index in range(count)]
     ranks = [order.rank_micro_batches(dealt, rank, world_size) for rank in range(world_size)]
-    assert {len(own) for own in ranks} == {-(-slots // world_size)}
-    numbers = sorted(number for own in ranks for number, _ in own)
-    assert numbers == list(range(len(numbers)))
+    assert {len(own) for own in ranks} == {-(-count // world_size)}
+    indices = sorted(index for own in ranks for index, _ in own)
+    assert indices == list(range(len(indices)))
     for rank, own in enumerate(ranks):
-        for number, members in own:
-            assert number % world_size == rank
-            assert members.tolist() == ([10 * number] if number < slots else [])
+        for index, members in own:
+            assert index % world_size == rank
+            assert members.tolist() == ([10 * index] if index < count else [])

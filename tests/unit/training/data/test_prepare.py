@@ -1,4 +1,4 @@
-"""Tokenised data: nothing lost, nothing joined, made once, and the same in every process."""
+"""Tokenized data: nothing lost, nothing joined, made once, and the same in every process."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ import datasets
 import numpy as np
 import pytest
 from conftest import WORDS
-from made_rows import LIMIT, body, config, copy, ids, jsonl, labelled, plain, texts
+from made_rows import LIMIT, body, config, copy, ids, jsonl, labelled, plain, prepared, texts
 
 from warmup.config import Config
 from warmup.errors import UserError
 from warmup.training.data import prepare
-from warmup.training.data.prepare import Prepared, _tokenize, prepare_data
-from warmup.training.data.splits import classes, hold_out
+from warmup.training.data.prepare import CACHE_FORMAT, Prepared, tokenize_rows
+from warmup.training.data.splits import hold_out
+from warmup.training.tasks.labels import find_classes
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -30,29 +31,29 @@ def test_windows_lose_no_token_and_join_no_documents(tmp_path: Path) -> None:
     one, other = (jsonl(tmp_path / f"{name}.jsonl", [{"text": t} for t in part]) for name, part in (
         ("one", documents[:30]), ("other", documents[30:])
     ))  # fmt: skip
-    data = prepare_data(config(one, validation_files=(other,)))
+    data = prepared(config(one, validation_files=(other,)))
     for samples, part in ((data.train, documents[:30]), (data.validation, documents[30:])):
         windows = ids(samples)
         expected = []
         for document in part:
             whole = data.tokenizer(document, add_special_tokens=False)["input_ids"]
             count = -(-len(whole) // (LIMIT - 2))
-            cut, windows = windows[:count], windows[count:]
-            assert body(cut) == whole
-            assert [len(window) for window in cut[:-1]] == [LIMIT] * (count - 1)
-            assert 3 <= len(cut[-1]) <= LIMIT
-            assert all((w[0], w[-1]) == (data.tokenizer.cls_token_id, data.tokenizer.sep_token_id) for w in cut)
-            expected += [len(window) for window in cut]
+            own, windows = windows[:count], windows[count:]
+            assert body(own) == whole
+            assert [len(window) for window in own[:-1]] == [LIMIT] * (count - 1)
+            assert 3 <= len(own[-1]) <= LIMIT
+            assert all((w[0], w[-1]) == (data.tokenizer.cls_token_id, data.tokenizer.sep_token_id) for w in own)
+            expected += [len(window) for window in own]
         assert not windows
         assert samples.lengths.tolist() == expected
     assert max(data.train.lengths) == LIMIT and min(data.train.lengths) < LIMIT
 
 
-def test_take_gives_rows_in_the_order_asked_for_padded_with_zeros(tmp_path: Path) -> None:
-    data = prepare_data(config(labelled(tmp_path / "a.jsonl", [0, 1] * 30), task="classification"))
+def test_gather_gives_samples_in_the_requested_order_padded_with_zeros(tmp_path: Path) -> None:
+    data = prepared(config(labelled(tmp_path / "a.jsonl", [0, 1] * 30), task="classification"))
     everything = ids(data.train)
     indices = np.array([7, 3, 50, 3])
-    ids_BT, mask_BT, columns = data.train.take(indices)
+    ids_BT, mask_BT, columns = data.train.gather(indices)
     assert mask_BT.sum(1).tolist() == [len(everything[index]) for index in indices]
     assert ids_BT.shape == (4, max(len(everything[index]) for index in indices))
     assert [row[: len(everything[i])].tolist() for row, i in zip(ids_BT, indices)] == [everything[i] for i in indices]
@@ -64,37 +65,37 @@ def test_take_gives_rows_in_the_order_asked_for_padded_with_zeros(tmp_path: Path
 @pytest.mark.parametrize("pairs", [False, True])
 def test_texts_and_pairs_are_the_tokenizers_own(tmp_path: Path, pairs: bool, limit: int) -> None:
     train = labelled(tmp_path / "train.jsonl", [0, 1] * 20, pairs)
-    data = prepare_data(config(train, task="classification", max_length=limit, validation_files=(copy(train),)))
+    data = prepared(config(train, task="classification", max_length=limit, validation_files=(copy(train),)))
     rows = [json.loads(line) for line in Path(train).read_text().splitlines()]
-    first = data.train.take(np.arange(40))[2]["first"]
-    cut = 0
-    for number, (row, found) in enumerate(zip(rows, ids(data.train), strict=True)):
+    starts = data.train.gather(np.arange(40))[2]["second_start"]
+    truncated = 0
+    for number, (row, sample) in enumerate(zip(rows, ids(data.train), strict=True)):
         own = data.tokenizer(row["text"], row.get("text_pair"), truncation=True, max_length=limit)
-        assert found == own["input_ids"]
-        assert [int(place >= first[number]) for place in range(len(found))] == own["token_type_ids"]
+        assert sample == own["input_ids"]
+        assert [int(position >= starts[number]) for position in range(len(sample))] == own["token_type_ids"]
         assert sum(own["token_type_ids"]) == 0 or pairs
-        cut += len(found) < len(data.tokenizer(row["text"], row.get("text_pair"))["input_ids"])
-    assert cut > 20 if limit == 8 else cut == 0
+        truncated += len(sample) < len(data.tokenizer(row["text"], row.get("text_pair"))["input_ids"])
+    assert truncated > 20 if limit == 8 else truncated == 0
     assert max(data.train.lengths) <= limit
 
 
 def test_a_text_without_tokens_is_no_window_but_a_sample_to_classify(tmp_path: Path) -> None:
     rows = [{"text": text, "label": number % 2} for number, text in enumerate(["\u200b", *texts(9)])]
     file = jsonl(tmp_path / "a.jsonl", rows)
-    data = prepare_data(config(file, validation_files=(copy(file),), max_length=64))
+    data = prepared(config(file, validation_files=(copy(file),), max_length=64))
     assert len(data.train) == 9
-    data = prepare_data(config(file, validation_files=(copy(file),), max_length=64, task="classification"))
+    data = prepared(config(file, validation_files=(copy(file),), max_length=64, task="classification"))
     assert ids(data.train)[0] == [data.tokenizer.cls_token_id, data.tokenizer.sep_token_id]
     empty = jsonl(tmp_path / "empty.jsonl", [{"text": "\u200b"}] * 3)
     with pytest.raises(UserError, match="data: no token in the validation texts"):
-        prepare_data(config(file, validation_files=(empty,), max_length=64))
+        prepared(config(file, validation_files=(empty,), max_length=64))
 
 
 def test_single_texts_and_pairs_do_not_mix(tmp_path: Path, own_cache: Path) -> None:
     single, pairs = labelled(tmp_path / "a.jsonl", [0, 1] * 9), labelled(tmp_path / "b.jsonl", [0, 1] * 9, pairs=True)
     for files, validation in (((single, pairs), ()), ((pairs, single), ()), ((pairs,), (single,))):
         with pytest.raises(UserError, match="some files have a second text and some have none"):
-            prepare_data(config(*files, task="classification", validation_files=validation))
+            prepared(config(*files, task="classification", validation_files=validation))
     assert not [path for path in own_cache.iterdir() if path.is_dir()]
 
 
@@ -102,38 +103,38 @@ def test_single_texts_and_pairs_do_not_mix(tmp_path: Path, own_cache: Path) -> N
 
 
 @pytest.fixture
-def tokenised(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the sets that were tokenised."""
+def tokenized(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the sets that were tokenized."""
     names: list[str] = []
-    tokenise = _tokenize
 
-    def counted(rows, tokenizer, config, labels, name):
+    def counted(rows, task, tokenizer, labels, name):
         names.append(name)
-        return tokenise(rows, tokenizer, config, labels, name)
+        return tokenize_rows(rows, task, tokenizer, labels, name)
 
-    monkeypatch.setattr(prepare, "_tokenize", counted)
+    monkeypatch.setattr(prepare, "tokenize_rows", counted)
     return names
 
 
-def test_a_second_start_reads_the_cache(tmp_path: Path, own_cache: Path, tokenised: list[str]) -> None:
-    first = prepare_data(config(plain(tmp_path)))
-    assert tokenised == ["train", "validation"]
-    second = prepare_data(config(plain(tmp_path)))
-    assert tokenised == ["train", "validation"]
-    assert (second.key, second.folder) == (first.key, own_cache / first.key)
+def test_a_second_start_reads_the_cache(tmp_path: Path, own_cache: Path, tokenized: list[str]) -> None:
+    first = prepared(config(plain(tmp_path)))
+    assert tokenized == ["train", "validation"]
+    second = prepared(config(plain(tmp_path)))
+    assert tokenized == ["train", "validation"]
+    name = f"{first.key}-{CACHE_FORMAT}"
+    assert (second.key, second.folder) == (first.key, own_cache / name)
     assert ids(second.train) == ids(first.train)
     assert second.tokenizer.get_vocab() == first.tokenizer.get_vocab()
-    assert sorted(path.name for path in own_cache.iterdir()) == sorted([first.key, f"{first.key}.lock"])
+    assert sorted(path.name for path in own_cache.iterdir()) == sorted([name, f"{name}.lock"])
     assert sorted(path.name for path in first.folder.iterdir()) == ["facts.json", "tokenizer", "train", "validation"]
 
 
 def key(config_: Config) -> str:
-    return prepare_data(config_).key
+    return prepared(config_).key
 
 
-def test_what_does_not_change_the_data_does_not_change_its_key(tmp_path: Path, tokenised: list[str]) -> None:
+def test_what_does_not_change_the_data_does_not_change_its_key(tmp_path: Path, tokenized: list[str]) -> None:
     base = config(plain(tmp_path))
-    wanted = key(base)
+    expected = key(base)
     renamed = tmp_path / "renamed.jsonl"
     os.rename(base.data.train_files[0], renamed)
     base = dataclasses.replace(base, data=dataclasses.replace(base.data, train_files=(str(renamed),)))
@@ -144,8 +145,8 @@ def test_what_does_not_change_the_data_does_not_change_its_key(tmp_path: Path, t
         dataclasses.replace(base, data=dataclasses.replace(base.data, mask_rate=0.4)),
         dataclasses.replace(base, data=dataclasses.replace(base.data, cache_dir=str(tmp_path / "cache"))),
     ]
-    assert {key(other) for other in same} == {wanted}
-    assert tokenised == ["train", "validation"]
+    assert {key(other) for other in same} == {expected}
+    assert tokenized == ["train", "validation"]
 
 
 def test_what_changes_the_data_changes_its_key(tmp_path: Path) -> None:
@@ -164,11 +165,11 @@ def test_what_changes_the_data_changes_its_key(tmp_path: Path) -> None:
 
 
 def test_a_given_tokenizer_is_used_and_left_as_it_was(tmp_path: Path) -> None:
-    trained = prepare_data(config(plain(tmp_path))).tokenizer
+    trained = prepared(config(plain(tmp_path))).tokenizer
     trained.save_pretrained(tmp_path / "tokenizer")
     file = labelled(tmp_path / "a.jsonl", [0, 1] * 20)
     given = config(file, task="classification", tokenizer=str(tmp_path / "tokenizer"))
-    fresh, cached = prepare_data(given), prepare_data(given)
+    fresh, cached = prepared(given), prepared(given)
     assert not (fresh.folder / "tokenizer").exists()
     settings = [data.tokenizer.backend_tokenizer.to_str() for data in (fresh, cached)]
     assert settings[0] == settings[1]  # so that a model exported with it is the same from either run
@@ -180,37 +181,38 @@ def test_a_given_tokenizer_is_used_and_left_as_it_was(tmp_path: Path) -> None:
 
 
 def test_after_an_error_nothing_half_made_is_there(
-    tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch, tokenised: list[str]
+    tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch, tokenized: list[str]
 ) -> None:
     one_class = labelled(tmp_path / "a.jsonl", [1] * 10)
     with pytest.raises(UserError):
-        prepare_data(config(one_class, task="classification"))
+        prepared(config(one_class, task="classification"))
     given = config(plain(tmp_path))
 
     def full(self: Path, text: str) -> None:
-        assert self.name == "facts.json" and tokenised == ["train", "validation"]  # the last that is written
+        assert self.name == "facts.json" and tokenized == ["train", "validation"]  # the last that is written
         raise OSError(28, "No space left on device", str(self))
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "write_text", full)
         with pytest.raises(UserError, match=r"^data\.cache_dir: .*facts\.json: No space left on device$"):
-            prepare_data(given)
+            prepared(given)
     assert not [path for path in own_cache.iterdir() if path.is_dir()]
-    assert len(prepare_data(given).train) > 0
+    assert len(prepared(given).train) > 0
     # What a process that was killed left behind is no obstacle either.
-    data = prepare_data(config(plain(tmp_path), max_length=9))
-    data.folder.rename(data.folder.with_name(f".{data.key}.stage"))
-    again = prepare_data(config(plain(tmp_path), max_length=9))
-    assert ids(again.train) and not again.folder.with_name(f".{data.key}.stage").exists()
+    data = prepared(config(plain(tmp_path), max_length=9))
+    stage = data.folder.with_name(f".{data.folder.name}.stage")
+    data.folder.rename(stage)
+    again = prepared(config(plain(tmp_path), max_length=9))
+    assert ids(again.train) and again.folder == data.folder and not stage.exists()
 
 
 def test_a_cache_that_cannot_be_written_to(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"^data\.cache_dir: .*file.*: (Not a directory|File exists)"):
-        prepare_data(config(plain(tmp_path), cache_dir=str(tmp_path / "file" / "cache")))
+        prepared(config(plain(tmp_path), cache_dir=str(tmp_path / "file" / "cache")))
 
 
-# Rows: the split, labels, and those left out
+# Rows: the split, labels, and those that are skipped
 
 
 def split(data: Prepared) -> tuple[set, set]:
@@ -222,30 +224,30 @@ def split(data: Prepared) -> tuple[set, set]:
 def test_the_split_is_disjoint_of_the_right_size_and_the_same_for_every_seed(tmp_path: Path) -> None:
     rows = [{"text": f"{WORDS[a]} {WORDS[b]}"} for a in range(20) for b in range(20)]
     file = jsonl(tmp_path / "a.jsonl", rows)
-    data = prepare_data(config(file, validation_fraction=0.1, vocab_size=200))
+    data = prepared(config(file, validation_fraction=0.1, vocab_size=200))
     train, validation = split(data)
     assert (len(train), len(validation)) == (360, 40)
     assert train | validation == {row["text"] for row in rows} and not train & validation
     other = dataclasses.replace(config(file, validation_fraction=0.1, vocab_size=200), seed=99)
     other = dataclasses.replace(other, data=dataclasses.replace(other.data, cache_dir=str(tmp_path / "elsewhere")))
-    assert split(prepare_data(other)) == (train, validation)
+    assert split(prepared(other)) == (train, validation)
     # Not the first, the last, nor every tenth; and both sets keep the order of the file.
-    places = [[row["text"] for row in rows].index(text) for text in validation]
-    assert len({place % 10 for place in places}) > 4 and max(places) > 300 > 100 > min(places)
+    indices = [[row["text"] for row in rows].index(text) for text in validation]
+    assert len({index % 10 for index in indices}) > 4 and max(indices) > 300 > 100 > min(indices)
 
 
 @pytest.mark.parametrize(("rows", "fraction", "held_out"), [(2, 0.05, 1), (30, 0.05, 2), (100, 0.05, 5), (10, 0.5, 5)])
 def test_sizes_of_the_split(tmp_path: Path, rows: int, fraction: float, held_out: int) -> None:
     file = jsonl(tmp_path / "a.jsonl", [{"text": f"{WORDS[row % 24]} {WORDS[row // 24]}"} for row in range(rows)])
-    data = prepare_data(config(file, validation_fraction=fraction))
+    data = prepared(config(file, validation_fraction=fraction))
     assert (len(data.train), len(data.validation)) == (rows - held_out, held_out)
 
 
 def test_one_row_is_too_few_to_split(tmp_path: Path) -> None:
     file = jsonl(tmp_path / "a.jsonl", [{"text": "alone"}])
     with pytest.raises(UserError, match="data.train_files: 1 row is too few"):
-        prepare_data(config(file))
-    assert len(prepare_data(config(file, validation_files=(copy(file),))).train) == 1
+        prepared(config(file))
+    assert len(prepared(config(file, validation_files=(copy(file),))).train) == 1
 
 
 @pytest.mark.parametrize(("given", "order"), [
@@ -255,30 +257,30 @@ def test_one_row_is_too_few_to_split(tmp_path: Path) -> None:
 ])  # fmt: skip
 def test_labels_are_numbers_by_value_or_names_by_the_alphabet(tmp_path: Path, given: list, order: tuple) -> None:
     train = labelled(tmp_path / "a.jsonl", given * 4)
-    data = prepare_data(config(train, task="classification", validation_files=(copy(train),)))
+    data = prepared(config(train, task="classification", validation_files=(copy(train),)))
     assert data.labels == order
-    numbers = data.train.take(np.arange(len(given) * 4))[2]["label"]
-    assert [order[number] for number in numbers] == [str(label) for label in given * 4]
+    label_ids = data.train.gather(np.arange(len(given) * 4))[2]["label"]
+    assert [order[label_id] for label_id in label_ids] == [str(label) for label in given * 4]
 
 
 def test_labels_that_cannot_be_learned(tmp_path: Path) -> None:
     one, two, three = (labelled(tmp_path / f"{n}.jsonl", list(range(n)) * 6) for n in (1, 2, 3))
     with pytest.raises(UserError, match="all rows have the label '0'; a classifier needs two or more"):
-        prepare_data(config(one, task="classification"))
+        prepared(config(one, task="classification"))
     with pytest.raises(UserError, match=r"validation_files: the label '2' is in no training row \(.*: 0, 1\)"):
-        prepare_data(config(two, task="classification", validation_files=(three,)))
-    assert prepare_data(config(three, task="classification", validation_files=(one,))).labels == ("0", "1", "2")
+        prepared(config(two, task="classification", validation_files=(three,)))
+    assert prepared(config(three, task="classification", validation_files=(one,))).labels == ("0", "1", "2")
 
 
-def test_rows_left_out_are_listed_also_from_the_cache(tmp_path: Path) -> None:
+def test_skipped_rows_are_listed_also_from_the_cache(tmp_path: Path) -> None:
     file = Path(plain(tmp_path))
     file.write_bytes(b'{"text": "a"}\n{"text": ""}\n{"other": 1}\n\xff\n' + file.read_bytes())
     for _ in range(2):
-        data = prepare_data(config(str(file)))
+        data = prepared(config(str(file)))
         assert [row.split(":")[-2].strip() for row in data.bad_rows] == ["2", "3", "4"]
         assert all(row.startswith(f"{file}:") for row in data.bad_rows)
     with pytest.raises(UserError):
-        prepare_data(config(str(file), max_bad_rows=2))
+        prepared(config(str(file), max_bad_rows=2))
 
 
 # The trained tokenizer
@@ -288,7 +290,7 @@ def test_the_trained_tokenizer(tmp_path: Path) -> None:
     random = np.random.default_rng(5)
     documents = ["".join(random.choice(list("abcdelmru "), 30)) for _ in range(80)] + ["Crème BRÛLÉE!"]
     file = jsonl(tmp_path / "a.jsonl", [{"text": text} for text in documents])
-    data = prepare_data(config(file, vocab_size=120, validation_files=(copy(file),)))
+    data = prepared(config(file, vocab_size=120, validation_files=(copy(file),)))
     vocabulary = data.tokenizer.get_vocab()
     assert sorted(vocabulary.values()) == list(range(120)) and len(data.tokenizer) == 120
     special = [data.tokenizer.pad_token_id, data.tokenizer.unk_token_id, data.tokenizer.cls_token_id]
@@ -301,11 +303,11 @@ def test_the_trained_tokenizer(tmp_path: Path) -> None:
 def test_labels_keep_the_order_in_which_a_classifier_knows_them() -> None:
     """Or its head's rows would change their meaning in silence."""
     rows = datasets.Dataset.from_dict({"label": ["good", "bad", "good"]})
-    assert classes(rows, rows, known=[]) == ["bad", "good"]
-    assert classes(rows, rows, known=["good", "bad"]) == ["good", "bad"]
-    assert classes(rows, rows, known=["LABEL_0", "LABEL_1"]) == ["bad", "good"]
+    assert find_classes(rows, rows, known=[]) == ["bad", "good"]
+    assert find_classes(rows, rows, known=["good", "bad"]) == ["good", "bad"]
+    assert find_classes(rows, rows, known=["LABEL_0", "LABEL_1"]) == ["bad", "good"]
 
-    assert classes(rows, rows, known=["GOOD", "Bad"]) == ["good", "bad"]
+    assert find_classes(rows, rows, known=["GOOD", "Bad"]) == ["good", "bad"]
 
 
 def test_a_class_that_would_only_be_held_out_stays_in_training() -> None:
@@ -320,11 +322,11 @@ def test_a_class_that_would_only_be_held_out_stays_in_training() -> None:
 
 @pytest.mark.parametrize("damage", ["facts.json", "train", "validation/state.json", "tokenizer"])
 def test_a_damaged_cache_is_made_again(damage: str, tmp_path: Path) -> None:
-    asked = config(plain(tmp_path))
-    first = prepare_data(asked)
+    config_ = config(plain(tmp_path))
+    first = prepared(config_)
     path = first.folder / damage
     shutil.rmtree(path) if path.is_dir() else path.unlink()
-    again = prepare_data(asked)
+    again = prepared(config_)
     assert again.key == first.key and ids(again.train) == ids(first.train)
     assert again.tokenizer.get_vocab() == first.tokenizer.get_vocab()
 
@@ -333,13 +335,13 @@ def test_numbers_as_labels(tmp_path: Path) -> None:
     """Kept as they are, beside the same tokens as a classifier's; no class keeps a row from being held out."""
     numbers = [number / 7 - 3 for number in range(60)]
     file = labelled(tmp_path / "a.jsonl", numbers, pairs=True)
-    data = prepare_data(config(file, task="regression", max_length=80, validation_fraction=0.25))
+    data = prepared(config(file, task="regression", max_length=80, validation_fraction=0.25))
     assert (data.labels, len(data.train), len(data.validation)) == (("value",), 45, 15)
-    found = [samples.take(np.arange(len(samples)))[2]["label"].tolist() for samples in (data.train, data.validation)]
-    assert sorted(sum(found, [])) == numbers
+    labels = [samples.gather(np.arange(len(samples)))[2]["label"].tolist() for samples in (data.train, data.validation)]
+    assert sorted(sum(labels, [])) == numbers
     words = dict(zip(texts(60), numbers, strict=True))
     second = dict(zip(texts(60), texts(60, seed=1), strict=True))
-    for number, row in zip(found[0], ids(data.train), strict=True):
+    for number, row in zip(labels[0], ids(data.train), strict=True):
         (text,) = [text for text, label in words.items() if label == number]
         assert row == data.tokenizer(text, second[text])["input_ids"]
 
@@ -347,9 +349,9 @@ def test_numbers_as_labels(tmp_path: Path) -> None:
 def test_a_label_that_is_no_number(tmp_path: Path) -> None:
     file = labelled(tmp_path / "a.jsonl", [0.5] * 20 + ["high"] + [1.5] * 20)
     reason = f"{file}:21: 'label' is not a finite number: 'high'"
-    assert prepare_data(config(file, task="regression")).bad_rows == (reason,)
+    assert prepared(config(file, task="regression")).bad_rows == (reason,)
     with pytest.raises(UserError) as caught:
-        prepare_data(config(file, task="regression", max_bad_rows=0))
+        prepared(config(file, task="regression", max_bad_rows=0))
     assert str(caught.value).endswith(reason) and "\n" not in str(caught.value)
     with pytest.raises(UserError, match="data.train_files: none given, and task: regression needs"):
-        prepare_data(config(task="regression"))
+        prepared(config(task="regression"))

@@ -1,4 +1,4 @@
-"""How a run ends: one outcome, one message, one exit code; the first cause is the one that is kept."""
+"""How a run ends: one outcome, one message, one exit code; the first cause is kept."""
 
 from __future__ import annotations
 
@@ -113,8 +113,8 @@ def test_a_lost_peer_is_said_in_words_and_without_a_traceback(
     text: str, status: Path, capfd: pytest.CaptureFixture
 ) -> None:
     assert guard(ending(DistBackendError(text)), show_traceback=False) == 1
-    wanted = f"rank 0: lost contact with another rank, which has died or hangs ({text})"
-    assert content(status) == {"outcome": "failed", "rank": 0, "message": wanted}
+    expected = f"rank 0: lost contact with another rank, which has died or hangs ({text})"
+    assert content(status) == {"outcome": "failed", "rank": 0, "message": expected}
     assert capfd.readouterr().err == ""
 
 
@@ -234,9 +234,9 @@ def test_stderr_goes_where_the_launch_script_says(tmp_path: Path) -> None:
     assert (tmp_path / "stderr").read_text() == "before\nsaid\nerror: data: wrong\n"
 
 
-def test_messages_say_what_the_process_was_at(status: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
-    """Where it ends within; whatever comes after is not about it."""
-    monkeypatch.setattr(exit_status, "_about", "")
+def test_messages_name_the_context_of_the_error(status: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    """If the process ends within it; what comes later is not about it."""
+    monkeypatch.setattr(exit_status, "_error_prefix", "")
 
     def ends(error: BaseException) -> dict:
         status.unlink(missing_ok=True)
@@ -249,7 +249,7 @@ def test_messages_say_what_the_process_was_at(status: Path, monkeypatch: pytest.
         return content(status)
 
     assert ends(UserError("data: empty"))["message"] == "seed 2: data: empty"
-    assert ends(ValueError("odd"))["message"] == "seed 2: rank 0: ValueError: odd"
+    assert ends(ValueError("shapes differ"))["message"] == "seed 2: rank 0: ValueError: shapes differ"
     assert ends(Stopped("before the first step"))["message"] == "seed 2: before the first step"
     with exit_status.error_context("seed 2: "):
         pass

@@ -1,4 +1,4 @@
-"""Mixed precision that would not train, or only slowly, where it was asked for."""
+"""Requests for mixed precision that would not train, or only slowly."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from warmup.training.distributed import environment, launch
 
 @pytest.mark.parametrize("engine", ["DEEPSPEED", "FSDP"])
 def test_fp16_is_for_whole_models_on_gpus(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    environment.check_fp16(on_cpu=True)  # where nothing of it was asked for
+    environment.check_fp16(on_cpu=True)  # fp16 is not requested
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")
     environment.check_fp16(on_cpu=False)
     with pytest.raises(UserError, match="mixed_precision: fp16 is for GPUs"):
@@ -23,7 +23,7 @@ def test_fp16_is_for_whole_models_on_gpus(engine: str, monkeypatch: pytest.Monke
         environment.check_fp16(on_cpu=False)
 
 
-@pytest.mark.parametrize(("able", "precision", "main", "warned"), [
+@pytest.mark.parametrize(("capabilities", "precision", "main", "warned"), [
     ({"architecture": "x86_64", "avx512_bf16": False, "amx_bf16": False}, "bf16", True, True),
     ({"architecture": "x86_64", "avx512_bf16": False, "amx_bf16": False}, "bf16", False, False),
     ({"architecture": "x86_64", "avx512_bf16": False, "amx_bf16": False}, "no", True, False),
@@ -32,8 +32,8 @@ def test_fp16_is_for_whole_models_on_gpus(engine: str, monkeypatch: pytest.Monke
     ({"architecture": "aarch64"}, "bf16", True, False),
 ])  # fmt: skip
 def test_bf16_on_a_processor_without_it(
-    able: dict, precision: str, main: bool, warned: bool, monkeypatch, capsys
+    capabilities: dict, precision: str, main: bool, warned: bool, monkeypatch, capsys
 ) -> None:
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
     launch._warn_of_slow_bf16(SimpleNamespace(mixed_precision=precision, is_main_process=main))
     assert capsys.readouterr().err.startswith("warning: mixed_precision: without AVX512-BF16") == warned

@@ -1,4 +1,4 @@
-"""Reasons to stop: signals before and in training, and the time limit, which is rank 0's."""
+"""Requests to stop: signals before and during training, and the time limit, for which only rank 0's clock counts."""
 
 from __future__ import annotations
 
@@ -30,28 +30,28 @@ def handlers() -> Iterator[None]:
 
 @pytest.mark.parametrize("number", SIGNALS)
 def test_before_training_a_signal_stops_at_once(number: signal.Signals) -> None:
-    watch = PreemptionHandler()
+    handler = PreemptionHandler()
     with pytest.raises(Stopped, match="^before there was anything to save$"):
         os.kill(os.getpid(), number)
         pytest.fail("went on")
-    assert watch.wanted()
+    assert handler.stop_requested()
 
 
 @pytest.mark.parametrize("number", SIGNALS)
 def test_in_training_a_signal_sets_a_flag(number: signal.Signals) -> None:
-    watch = PreemptionHandler()
-    watch.start(None, is_main=True)
-    assert not watch.wanted()
+    handler = PreemptionHandler()
+    handler.start(None, is_main=True)
+    assert not handler.stop_requested()
     for _ in range(2):  # a second one is no reason to die
         os.kill(os.getpid(), number)
-        assert watch.wanted()
+        assert handler.stop_requested()
 
 
 def test_a_signal_counts_on_every_rank() -> None:
-    watch = PreemptionHandler()
-    watch.start(100.0, is_main=False)
+    handler = PreemptionHandler()
+    handler.start(100.0, is_main=False)
     os.kill(os.getpid(), signal.SIGTERM)
-    assert watch.wanted()
+    assert handler.stop_requested()
 
 
 def test_no_other_signal_is_taken() -> None:
@@ -67,34 +67,34 @@ def test_the_time_limit_is_rank_0s(monkeypatch: pytest.MonkeyPatch) -> None:
     main.start(10.0, is_main=True)
     other.start(10.0, is_main=False)
     free.start(None, is_main=True)
-    for clock.now, wanted in ((50.0, False), (59.9, False), (60.0, True), (1e9, True)):
-        assert [main.wanted(), other.wanted(), free.wanted()] == [wanted, False, False]
+    for clock.now, expected in ((50.0, False), (59.9, False), (60.0, True), (1e9, True)):
+        assert [main.stop_requested(), other.stop_requested(), free.stop_requested()] == [expected, False, False]
 
 
 def test_its_age_goes_on_from_run_to_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By which one time limit is that of several runs."""
+    """So one time limit can cover several runs."""
     clock = SimpleNamespace(now=50.0)
     monkeypatch.setattr(preemption.time, "monotonic", lambda: clock.now)
-    watch = PreemptionHandler()
+    handler = PreemptionHandler()
     for clock.now in (57.0, 70.0):
-        assert watch.age() == clock.now - 50.0
-        watch.start(30.0 - watch.age(), is_main=True)
-        assert not watch.wanted()
+        assert handler.elapsed_seconds() == clock.now - 50.0
+        handler.start(30.0 - handler.elapsed_seconds(), is_main=True)
+        assert not handler.stop_requested()
     clock.now = 80.0
-    assert watch.wanted()
+    assert handler.stop_requested()
 
 
 @pytest.mark.parametrize("limit", [0.0, -5.0])
 def test_a_limit_that_is_over_before_training_stops_after_a_step(limit: float) -> None:
-    """As where the preparation took longer."""
-    watch = PreemptionHandler()
-    assert not watch.wanted()
-    watch.start(limit, is_main=True)
-    assert watch.wanted()
+    """As after a preparation that took longer."""
+    handler = PreemptionHandler()
+    assert not handler.stop_requested()
+    handler.start(limit, is_main=True)
+    assert handler.stop_requested()
 
 
 def test_a_signal_is_not_taken_for_an_error_of_what_it_interrupts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Libraries raise whatever they like, so loading a model catches every error: a stop is none."""
+    """Libraries raise all kinds of errors, so loading a tokenizer catches all of them, but not Stopped."""
     PreemptionHandler()
 
     def interrupted(name: str) -> None:

@@ -1,4 +1,4 @@
-"""The hang watch: which rank is late, and that the job ends then and not before."""
+"""The watchdog: which rank is late, and that the job ends when one is and not before."""
 
 from __future__ import annotations
 
@@ -18,95 +18,101 @@ from warmup.training.distributed.watchdog import RankReport, Watchdog, find_late
 COUNT, SUM = "the count of targets", "the sum of gradients"
 
 
-def looks(*ranks: tuple[RankReport, int, int]) -> tuple[list[RankReport], list[RankReport]]:
-    """Two looks at ranks: what each said, and how many beats and marks came in between."""
+def reports(*ranks: tuple[RankReport, int, int]) -> tuple[list[RankReport], list[RankReport]]:
+    """Reports of all ranks at two times, from each rank's first report and the increase of its beats and progress."""
     before = [report for report, _, _ in ranks]
-    now = [replace(one, beats=one.beats + beats, marks=one.marks + marks) for one, beats, marks in ranks]
+    now = [
+        replace(report, beats=report.beats + beats, progress=report.progress + progress)
+        for report, beats, progress in ranks
+    ]
     return before, now
 
 
-def waiting(drawn: int = 64, marks: int = 20, where: str = COUNT) -> RankReport:
-    return RankReport(100, marks, drawn, True, where)
+def waiting(consumed_samples: int = 64, progress: int = 20, phase: str = COUNT) -> RankReport:
+    return RankReport(100, progress, consumed_samples, True, phase)
 
 
-def working(drawn: int = 64, marks: int = 19, where: str = "the forward pass") -> RankReport:
-    return RankReport(100, marks, drawn, False, where)
+def working(consumed_samples: int = 64, progress: int = 19, phase: str = "the forward pass") -> RankReport:
+    return RankReport(100, progress, consumed_samples, False, phase)
 
 
 # Which rank
 
 
 def test_a_silent_rank_is_stopped_or_gone() -> None:
-    found = find_late_rank(*looks((waiting(), 3, 0), (working(), 0, 0), (waiting(), 3, 0)), 20)
-    assert found == "rank 1 does not answer: stopped, or its machine is gone; last seen at the forward pass"
+    message = find_late_rank(*reports((waiting(), 3, 0), (working(), 0, 0), (waiting(), 3, 0)), 20)
+    assert message == "rank 1 does not answer: stopped, or its machine is gone; last seen at the forward pass"
 
 
 def test_several_silent_ranks() -> None:
-    found = find_late_rank(*looks((working(), 0, 0), (waiting(), 3, 0), (waiting(where=SUM), 0, 0)), 20)
-    assert found == "rank 0, 2 does not answer: stopped, or its machine is gone; last seen at the forward pass"
+    message = find_late_rank(*reports((working(), 0, 0), (waiting(), 3, 0), (waiting(phase=SUM), 0, 0)), 20)
+    assert message == "rank 0, 2 does not answer: stopped, or its machine is gone; last seen at the forward pass"
 
 
 def test_a_silent_rank_is_named_before_a_late_one() -> None:
-    found = find_late_rank(*looks((waiting(96), 0, 0), (working(32), 3, 0)), 20)
-    assert found.startswith("rank 0 does not answer")
+    message = find_late_rank(*reports((waiting(96), 0, 0), (working(32), 3, 0)), 20)
+    assert message.startswith("rank 0 does not answer")
 
 
 def test_a_rank_that_never_spoke_is_silent() -> None:
-    found = find_late_rank(*looks((waiting(), 3, 0), (RankReport(), 0, 0)), 20)
-    assert found == "rank 1 does not answer: stopped, or its machine is gone; last seen at the start"
+    message = find_late_rank(*reports((waiting(), 3, 0), (RankReport(), 0, 0)), 20)
+    assert message == "rank 1 does not answer: stopped, or its machine is gone; last seen at the start"
 
 
 def test_the_rank_that_does_not_wait_is_late() -> None:
-    ranks = [(waiting(marks=5), 3, 0), (working(marks=900), 3, 0), (waiting(marks=5), 3, 0)]
-    wanted = "rank 1 has made no progress for 20 s, at the forward pass; the others wait for it"
-    assert find_late_rank(*looks(*ranks), 20.4) == wanted
+    ranks = [(waiting(progress=5), 3, 0), (working(progress=900), 3, 0), (waiting(progress=5), 3, 0)]
+    expected = "rank 1 has made no progress for 20 s, at the forward pass; the others wait for it"
+    assert find_late_rank(*reports(*ranks), 20.4) == expected
 
 
 def test_the_rank_that_is_least_far_is_late() -> None:
-    """Whatever the others are in: they have drawn more."""
-    found = find_late_rank(*looks((waiting(96), 3, 0), (working(96), 3, 0), (working(64, where="the data"), 3, 0)), 7)
-    assert found == "rank 2 has made no progress for 7 s, at the data; the others wait for it"
+    """Whatever the others are doing: they have consumed more samples."""
+    message = find_late_rank(
+        *reports((waiting(96), 3, 0), (working(96), 3, 0), (working(64, phase="the data"), 3, 0)), 7
+    )
+    assert message == "rank 2 has made no progress for 7 s, at the data; the others wait for it"
 
 
 def test_a_rank_that_is_a_step_behind_is_late_also_where_it_waited_last() -> None:
-    """What it waited for is over, as the others are further; it stands before its next mark."""
-    found = find_late_rank(*looks((waiting(96, 20), 3, 0), (waiting(64, 18, SUM), 3, 0)), 7)
-    assert found == "rank 1 has made no progress for 7 s, at the sum of gradients; the others wait for it"
+    """What it waited for is over, as the others are further; it has not reached its next heartbeat."""
+    message = find_late_rank(*reports((waiting(96, 20), 3, 0), (waiting(64, 18, SUM), 3, 0)), 7)
+    assert message == "rank 1 has made no progress for 7 s, at the sum of gradients; the others wait for it"
 
 
-def test_at_the_same_place_the_one_with_fewer_marks_is_late() -> None:
-    found = find_late_rank(*looks((working(marks=19), 3, 0), (working(marks=17, where="the data"), 3, 0)), 7)
-    assert found == "rank 1 has made no progress for 7 s, at the data; the others wait for it"
+def test_at_the_same_position_the_rank_with_fewer_heartbeats_is_late() -> None:
+    message = find_late_rank(*reports((working(progress=19), 3, 0), (working(progress=17, phase="the data"), 3, 0)), 7)
+    assert message == "rank 1 has made no progress for 7 s, at the data; the others wait for it"
 
 
 def test_where_all_wait_it_is_nobodys_fault() -> None:
-    found = find_late_rank(*looks((waiting(marks=21), 3, 0), (waiting(marks=20, where=SUM), 3, 0)), 20)
-    assert found == "all ranks wait for each other, rank 1 at the sum of gradients; is the network down?"
+    message = find_late_rank(*reports((waiting(progress=21), 3, 0), (waiting(progress=20, phase=SUM), 3, 0)), 20)
+    assert message == "all ranks wait for each other, rank 1 at the sum of gradients; is the network down?"
 
 
 def test_a_rank_that_still_moves_is_only_slow() -> None:
-    assert find_late_rank(*looks((waiting(), 3, 0), (working(), 3, 1)), 20) is None
-    assert find_late_rank(*looks((waiting(), 3, 1), (working(), 3, 0)), 20) is not None  # another one's do not count
+    assert find_late_rank(*reports((waiting(), 3, 0), (working(), 3, 1)), 20) is None
+    # Progress of another rank does not count.
+    assert find_late_rank(*reports((waiting(), 3, 1), (working(), 3, 0)), 20) is not None
 
 
-@pytest.mark.parametrize("marks", [19, 20, 900])
-def test_where_one_came_just_now_the_others_have_not_noticed_yet(marks: int) -> None:
-    """A slow rank that all waited for, and that waits now itself: they go on in a moment, however many marks it has."""
-    before = [waiting(), working(marks=marks - 1)]
-    now = [replace(before[0], beats=103), replace(before[1], beats=103, marks=marks, waits=True, where=COUNT)]
+@pytest.mark.parametrize("progress", [19, 20, 900])
+def test_a_rank_that_has_just_arrived_is_not_late(progress: int) -> None:
+    """A slow rank that all waited for now waits itself: they go on in a moment, however many heartbeats it has made."""
+    before = [waiting(), working(progress=progress - 1)]
+    now = [replace(before[0], beats=103), replace(before[1], beats=103, progress=progress, waits=True, phase=COUNT)]
     assert find_late_rank(before, now, 20) is None
 
 
 def test_where_none_answers_the_store_is_at_fault_and_not_a_rank() -> None:
-    found = find_late_rank(*looks((waiting(), 0, 0), (working(), 0, 0)), 20)
-    assert found is None or "does not answer" not in found
+    message = find_late_rank(*reports((waiting(), 0, 0), (working(), 0, 0)), 20)
+    assert message is None or "does not answer" not in message
 
 
-# The watch
+# The watchdog
 
 
 class Other:
-    """Another rank, of which the store has what a test says."""
+    """Another rank, whose report in the store is what a test sets."""
 
     def __init__(self, store: HashStore, rank: int):
         self.store, self.rank, self.report = store, rank, RankReport()
@@ -120,9 +126,9 @@ class Other:
 
     def tell(self) -> None:
         self.report = replace(self.report, beats=self.report.beats + 1)
-        one = self.report
-        said = [one.beats, one.marks, one.drawn, one.waits, one.where]
-        self.store.set(f"hang-watch/{self.rank}", json.dumps(said))
+        report = self.report
+        said = [report.beats, report.progress, report.consumed_samples, report.waits, report.phase]
+        self.store.set(f"watchdog/{self.rank}", json.dumps(said))
 
     def beating(self) -> Other:
         self._thread.start()
@@ -141,7 +147,7 @@ class Other:
 @pytest.fixture
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watchdog, "BEAT_SECONDS", 0.02)
-    monkeypatch.setattr(watchdog, "_LOOK_SECONDS", 0.3)
+    monkeypatch.setattr(watchdog, "_COMPARE_SECONDS", 0.3)
 
 
 @pytest.fixture
@@ -161,7 +167,7 @@ def other(store: HashStore) -> Iterator[Other]:
     made.end()
 
 
-def watch(limit: float = 0.4) -> tuple[Watchdog, list[str], threading.Event]:
+def make_watchdog(limit: float = 0.4) -> tuple[Watchdog, list[str], threading.Event]:
     messages, ended = [], threading.Event()
 
     def end(message: str) -> None:
@@ -171,74 +177,74 @@ def watch(limit: float = 0.4) -> tuple[Watchdog, list[str], threading.Event]:
     return Watchdog(limit, end), messages, ended
 
 
-def marking(watched: Watchdog, seconds: float, every: float = 0.05) -> None:
+def send_heartbeats(watching: Watchdog, seconds: float, every: float = 0.05) -> None:
     until = time.monotonic() + seconds
     while time.monotonic() < until:
-        watched.mark("the forward pass", 64)
+        watching.heartbeat("the forward pass", 64)
         time.sleep(every)
 
 
 def test_a_late_rank_ends_the_job(other: Other) -> None:
     other.is_at(working()).beating()
-    watched, messages, ended = watch()
-    watched.mark(COUNT, 64, waits=True)
+    watching, messages, ended = make_watchdog()
+    watching.heartbeat(COUNT, 64, waits=True)
     began = time.monotonic()
-    watched.start()
+    watching.start()
     assert ended.wait(10)
     assert 0.2 < time.monotonic() - began < 5
-    watched.stop()
+    watching.stop()
     assert messages[0] == "rank 1 has made no progress for 0 s, at the forward pass; the others wait for it"
 
 
 def test_this_rank_too_can_be_the_late_one(other: Other) -> None:
     other.is_at(waiting()).beating()
-    watched, messages, ended = watch()
-    watched.mark("the reading of its samples", 64)
-    watched.start()
+    watching, messages, ended = make_watchdog()
+    watching.heartbeat("the reading of its samples", 64)
+    watching.start()
     assert ended.wait(10)
-    watched.stop()
+    watching.stop()
     assert messages[0].startswith("rank 0 has made no progress for 0 s, at the reading of its samples;")
 
 
 def test_a_rank_whose_thread_is_silent_is_gone(other: Other) -> None:
     other.is_at(waiting())
-    watched, messages, ended = watch()
-    watched.mark(COUNT, 64, waits=True)
-    watched.start()
+    watching, messages, ended = make_watchdog()
+    watching.heartbeat(COUNT, 64, waits=True)
+    watching.start()
     assert ended.wait(10)
-    watched.stop()
+    watching.stop()
     assert messages[0].startswith("rank 1 does not answer: stopped, or its machine is gone; last seen at the count")
 
 
 def test_a_rank_that_moves_ends_nothing(other: Other) -> None:
     """Neither this one nor, where this one waits long, the one it waits for."""
     other.is_at(working()).beating()
-    watched, messages, _ = watch(limit=0.8)
-    watched.start()
-    marking(watched, 0.7)
+    watching, messages, _ = make_watchdog(limit=0.8)
+    watching.start()
+    send_heartbeats(watching, 0.7)
     assert messages == []
-    watched.mark(COUNT, 64, waits=True)
+    watching.heartbeat(COUNT, 64, waits=True)
     until = time.monotonic() + 1.2
     while time.monotonic() < until:
-        other.report = replace(other.report, marks=other.report.marks + 1)
+        other.report = replace(other.report, progress=other.report.progress + 1)
         time.sleep(0.02)
     assert messages == []
-    watched.stop()
+    watching.stop()
 
 
-def test_what_it_tells_the_others(store: HashStore, other: Other) -> None:
-    watched, _, _ = watch(limit=100)
-    watched.mark(COUNT, 96, waits=True)
-    watched.mark("the forward pass")  # no further in the data
-    watched.start()
+def test_what_it_writes_for_the_others(store: HashStore, other: Other) -> None:
+    watching, _, _ = make_watchdog(limit=100)
+    watching.heartbeat(COUNT, 96, waits=True)
+    watching.heartbeat("the forward pass")  # at the same position in the data
+    watching.start()
     seen = set()
     until = time.monotonic() + 5
     while len(seen) < 3 and time.monotonic() < until:
-        if store.check(["hang-watch/0"]):
-            seen.add(tuple(json.loads(store.get("hang-watch/0"))))
-    watched.stop()
-    assert {one[1:] for one in seen} == {(2, 96, False, "the forward pass")}
-    assert len({one[0] for one in seen}) >= 3  # beats
+        if store.check(["watchdog/0"]):
+            seen.add(tuple(json.loads(store.get("watchdog/0"))))
+    watching.stop()
+    assert {report[1:] for report in seen} == {(2, 96, False, "the forward pass")}
+    assert len({report[0] for report in seen}) >= 3  # beats
 
 
 def test_a_store_that_does_not_answer(store: HashStore, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -247,18 +253,18 @@ def test_a_store_that_does_not_answer(store: HashStore, monkeypatch: pytest.Monk
     def broken(*_: object) -> None:
         raise RuntimeError("Connection reset by peer")
 
-    monkeypatch.setattr(Watchdog, "_tell", broken)
-    watched, messages, ended = watch(limit=0.8)
-    watched.start()
-    marking(watched, 0.7)
+    monkeypatch.setattr(Watchdog, "_write_report", broken)
+    watching, messages, ended = make_watchdog(limit=0.8)
+    watching.start()
+    send_heartbeats(watching, 0.7)
     assert messages == []
     assert ended.wait(10)
-    watched.stop()
+    watching.stop()
     assert messages[0] == "the launcher's store does not answer: rank 0 or its machine is stopped or gone"
 
 
 def test_a_store_that_neither_answers_nor_fails(store: HashStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As where a cable was cut: the call does not come back. Nothing waits for it, not even the end."""
+    """As when a cable is cut: the call does not return. Nothing waits for it, not even `stop`."""
     monkeypatch.setattr(watchdog, "_ANSWER_SECONDS", 0.5)
     cut, let_go = threading.Event(), threading.Event()
 
@@ -266,86 +272,86 @@ def test_a_store_that_neither_answers_nor_fails(store: HashStore, monkeypatch: p
         cut.set()
         let_go.wait(30)
 
-    monkeypatch.setattr(Watchdog, "_tell", stuck)
-    watched, messages, ended = watch(limit=0.4)
-    watched.start()
+    monkeypatch.setattr(Watchdog, "_write_report", stuck)
+    watching, messages, ended = make_watchdog(limit=0.4)
+    watching.start()
     assert cut.wait(10)
-    marking(watched, 1.0)
+    send_heartbeats(watching, 1.0)
     assert messages == []  # this rank moves
     assert ended.wait(10)
     began = time.monotonic()
-    watched.stop()
+    watching.stop()
     assert time.monotonic() - began < 5
     let_go.set()
     assert messages[0] == "the launcher's store does not answer: rank 0 or its machine is stopped or gone"
 
 
-def test_after_stop_nothing_is_watched(other: Other) -> None:
+def test_after_stop_nothing_is_compared(other: Other) -> None:
     other.is_at(working()).beating()
-    watched, messages, _ = watch(limit=0.2)
-    watched.mark(COUNT, 64, waits=True)
-    watched.start()
-    watched.stop()
+    watching, messages, _ = make_watchdog(limit=0.2)
+    watching.heartbeat(COUNT, 64, waits=True)
+    watching.start()
+    watching.stop()
     time.sleep(0.5)
     assert messages == []
-    watched.stop()  # again
+    watching.stop()  # again
 
 
-def test_a_look_that_was_begun_ends_nothing_after_stop(other: Other, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watchdog, "_LOOK_SECONDS", 5.0)
+def test_a_comparison_that_has_begun_ends_nothing_after_stop(other: Other, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watchdog, "_COMPARE_SECONDS", 5.0)
     other.is_at(working()).beating()
-    watched, messages, _ = watch(limit=0.2)
-    watched.mark(COUNT, 64, waits=True)
-    looked, all_ = threading.Event(), Watchdog._all
+    watching, messages, _ = make_watchdog(limit=0.2)
+    watching.heartbeat(COUNT, 64, waits=True)
+    began_to_read, read_reports = threading.Event(), Watchdog._read_reports
 
-    def look(store: HashStore) -> list[RankReport]:
-        looked.set()
-        return all_(store)
+    def read(store: HashStore) -> list[RankReport]:
+        began_to_read.set()
+        return read_reports(store)
 
-    monkeypatch.setattr(Watchdog, "_all", staticmethod(look))
-    watched.start()
-    assert looked.wait(10)
+    monkeypatch.setattr(Watchdog, "_read_reports", staticmethod(read))
+    watching.start()
+    assert began_to_read.wait(10)
     began = time.monotonic()
-    watched.stop()
-    assert messages == [] and time.monotonic() - began < 2  # nor is the look waited for
+    watching.stop()
+    assert messages == [] and time.monotonic() - began < 2  # nor is the comparison waited for
 
 
 def test_not_before_start(other: Other) -> None:
     other.is_at(working())
-    watched, messages, _ = watch(limit=0.1)
-    watched.mark(COUNT, 64, waits=True)
+    watching, messages, _ = make_watchdog(limit=0.1)
+    watching.heartbeat(COUNT, 64, waits=True)
     time.sleep(0.3)
-    assert messages == [] and watched._thread is None
-    watched.stop()
+    assert messages == [] and watching._thread is None
+    watching.stop()
 
 
 def test_a_single_process_watches_nothing(fast: None) -> None:
-    watched, messages, _ = watch(limit=0.1)
-    watched.start()
+    watching, messages, _ = make_watchdog(limit=0.1)
+    watching.start()
     time.sleep(0.3)
-    assert messages == [] and watched._thread is None
+    assert messages == [] and watching._thread is None
 
 
-@pytest.mark.parametrize(("limit", "still", "wanted"), [
+@pytest.mark.parametrize(("limit", "still", "expected"), [
     (20, 15.9, False), (20, 16.1, True), (300, 295.9, False), (300, 296.1, True), (4, 1.9, False), (4, 2.1, True),
 ])  # fmt: skip
-def test_the_look_comes_so_early_that_the_limit_holds(
-    monkeypatch: pytest.MonkeyPatch, limit: float, still: float, wanted: bool
+def test_the_comparison_begins_so_early_that_the_limit_holds(
+    monkeypatch: pytest.MonkeyPatch, limit: float, still: float, expected: bool
 ) -> None:
-    """A look takes 3 s and a beat 1 s; of a short limit, a half is left to them."""
+    """A comparison takes 3 s and a beat 1 s; half of a short limit is left to them."""
     now = 1000.0
     monkeypatch.setattr(watchdog.time, "monotonic", lambda: now)
-    watched, _, _ = watch(limit)
-    watched.mark(COUNT, 64)
+    watching, _, _ = make_watchdog(limit)
+    watching.heartbeat(COUNT, 64)
     now += still
-    assert watched._stands_still() == wanted
+    assert watching._is_stalled() == expected
 
 
-def test_a_mark_is_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_heartbeat_is_progress(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
     monkeypatch.setattr(watchdog.time, "monotonic", lambda: now)
-    watched, _, _ = watch(20)
+    watching, _, _ = make_watchdog(20)
     now += 19
-    assert watched._stands_still()
-    watched.mark(COUNT)
-    assert not watched._stands_still()
+    assert watching._is_stalled()
+    watching.heartbeat(COUNT)
+    assert not watching._is_stalled()

@@ -54,7 +54,7 @@ def test_what_contradicts_the_plan_is_refused(given: dict, message: str) -> None
 
 
 def test_fsdp_is_refused_where_it_would_not_train(monkeypatch: pytest.MonkeyPatch) -> None:
-    environment.check_fsdp(on_cpu=True)  # not asked for
+    environment.check_fsdp(on_cpu=True)  # not requested
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     with pytest.raises(UserError, match="FSDP needs GPUs"):
         environment.check_fsdp(on_cpu=True)

@@ -31,9 +31,9 @@ class Small(nn.Module):
 
 def test_biases_and_norms_are_not_decayed() -> None:
     model = Small()
-    made = build_optimizer(model, plan())
+    optimizer = build_optimizer(model, plan())
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    groups = [(group["weight_decay"], [names[id(p)] for p in group["params"]]) for group in made.param_groups]
+    groups = [(group["weight_decay"], [names[id(p)] for p in group["params"]]) for group in optimizer.param_groups]
     assert groups == [
         (0.2, ["words.weight", "linear.weight"]),
         (0.0, ["linear.bias", "norm.weight", "norm.bias"]),
@@ -43,10 +43,10 @@ def test_biases_and_norms_are_not_decayed() -> None:
 def test_a_step_decays_weights_alone() -> None:
     model = Small()
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-    made = build_optimizer(model, plan())
+    optimizer = build_optimizer(model, plan())
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
-    made.step()
+    optimizer.step()
     for name, parameter in model.named_parameters():  # AdamW: w - lr * decay * w at a gradient of 0
         factor = 1 - 4e-3 * 0.2 if name in ("words.weight", "linear.weight") else 1
         torch.testing.assert_close(parameter.detach(), before[name] * factor, rtol=1e-6, atol=0)
@@ -57,19 +57,19 @@ def test_no_empty_groups() -> None:
     assert [g["weight_decay"] for g in build_optimizer(nn.Linear(3, 3, bias=False), plan()).param_groups] == [0.2]
 
 
-@pytest.mark.parametrize(("name", "kind", "wanted"), [
+@pytest.mark.parametrize(("name", "kind", "expected"), [
     ("adamw", optim.AdamW, {"betas": (0.8**4, 0.99**4), "eps": 1e-6, "fused": True}),
     ("adam", optim.Adam, {"betas": (0.8**4, 0.99**4), "eps": 1e-6, "fused": True}),
     ("sgd", optim.SGD, {"momentum": 0.7**4, "fused": True, "nesterov": False, "dampening": 0}),
     ("rmsprop", optim.RMSprop, {"alpha": 0.95**4, "eps": 1e-6, "momentum": 0.7**4, "centered": False}),
 ])  # fmt: skip
-def test_each_optimizer_has_the_plans_numbers(name: str, kind: type, wanted: dict) -> None:
+def test_each_optimizer_has_the_plans_numbers(name: str, kind: type, expected: dict) -> None:
     """A batch of 32 at a reference of 8: k = 4, lr * k (Goyal et al. 2017), beta^k."""
-    made = build_optimizer(Small(), plan(optimizer=name, betas=(0.8, 0.99), eps=1e-6, momentum=0.7, alpha=0.95))
-    assert type(made) is kind
-    for group in made.param_groups:
+    optimizer = build_optimizer(Small(), plan(optimizer=name, betas=(0.8, 0.99), eps=1e-6, momentum=0.7, alpha=0.95))
+    assert type(optimizer) is kind
+    for group in optimizer.param_groups:
         assert group["lr"] == pytest.approx(4e-3, rel=1e-12)
-        for field, value in wanted.items():
+        for field, value in expected.items():
             assert group[field] == pytest.approx(value, rel=1e-12), field
 
 
@@ -78,10 +78,10 @@ def test_lamb_scales_each_update_to_its_weight() -> None:
     u = m / (sqrt(v) + eps) + decay w, w - lr |w| / |u| u.
     """
     model = nn.Linear(3, 2)
-    made = build_optimizer(model, plan(optimizer="lamb", betas=(0.9, 0.99), eps=1e-6, beta_scaling="none"))
+    optimizer = build_optimizer(model, plan(optimizer="lamb", betas=(0.9, 0.99), eps=1e-6, beta_scaling="none"))
     weight, grad = model.weight.detach().clone().double(), torch.randn(2, 3, dtype=torch.float64)
     model.weight.grad, model.bias.grad = grad.float(), torch.zeros(2)
-    made.step()
+    optimizer.step()
     update = 0.1 * grad / (0.01 * grad**2).sqrt().add(1e-6) + 0.2 * weight
     expected = weight - 4e-3 * weight.norm() / update.norm() * update
     torch.testing.assert_close(model.weight.detach().double(), expected, rtol=1e-5, atol=1e-7)
@@ -90,24 +90,22 @@ def test_lamb_scales_each_update_to_its_weight() -> None:
 def test_adafactor_keeps_rows_and_columns_alone() -> None:
     """Shazeer and Stern 2018: of a matrix of 4 x 3, 4 + 3 numbers."""
     model = nn.Linear(3, 4)
-    made = build_optimizer(model, plan(optimizer="adafactor", beta_scaling="none"))
+    optimizer = build_optimizer(model, plan(optimizer="adafactor", beta_scaling="none"))
     model(torch.ones(2, 3)).sum().backward()
-    made.step()
-    state = made.state[model.weight]
+    optimizer.step()
+    state = optimizer.state[model.weight]
     assert sum(value.numel() for name, value in state.items() if name != "step") == 4 + 3
-    assert {group["lr"] for group in made.param_groups} == {4e-3}
+    assert {group["lr"] for group in optimizer.param_groups} == {4e-3}
 
 
 @pytest.mark.parametrize("name", ["lamb", "adafactor"])
-def test_an_engine_that_divides_weights_refuses_what_needs_them_whole(name: str) -> None:
-    with pytest.raises(
-        UserError, match=f"^recipe.optimizer: {name} looks at whole weights, which X divides; use adamw"
-    ):
+def test_an_engine_that_shards_weights_refuses_optimizers_that_need_them_whole(name: str) -> None:
+    with pytest.raises(UserError, match=f"^recipe.optimizer: {name} needs whole weights, which X shards; use adamw"):
         check_shardable(name, "X")
     check_shardable("adamw", "X")
 
 
-# --- shares of the rate ---
+# --- learning rate multipliers ---
 
 
 @pytest.fixture(scope="module")
@@ -118,52 +116,59 @@ def bert() -> nn.Module:
     return BertForSequenceClassification(config)
 
 
-def of_part(found: dict[str, float], part: str) -> set[float]:
-    values = {ratio for name, ratio in found.items() if f".{part}." in f".{name}."}
+def of_part(multipliers: dict[str, float], part: str) -> set[float]:
+    values = {ratio for name, ratio in multipliers.items() if f".{part}." in f".{name}."}
     assert values
     return values
 
 
 def test_layers_have_less_the_deeper_they_are(bert: nn.Module) -> None:
-    """Bao et al. 2022 (BEiT), whose code gives layer i of 0 ... L + 1 the share decay^(L + 1 - i), embeddings being 0
-    and the head L + 1. L = 3.
+    """The code of BEiT (Bao et al. 2022) gives layer i of 0 ... L + 1 the multiplier decay^(L + 1 - i), embeddings
+    being 0 and the head L + 1. Here L = 3.
     """
-    found = lr_multipliers(bert, 0.5, ())
-    assert of_part(found, "embeddings") == {1 / 16}
-    assert [of_part(found, f"layer.{number}") for number in range(3)] == [{1 / 8}, {1 / 4}, {1 / 2}]
-    assert of_part(found, "classifier") == of_part(found, "pooler") == {1.0}
+    multipliers = lr_multipliers(bert, 0.5, ())
+    assert of_part(multipliers, "embeddings") == {1 / 16}
+    assert [of_part(multipliers, f"layer.{number}") for number in range(3)] == [{1 / 8}, {1 / 4}, {1 / 2}]
+    assert of_part(multipliers, "classifier") == of_part(multipliers, "pooler") == {1.0}
     assert set(lr_multipliers(bert, 1.0, ()).values()) == {1.0}
 
 
 def test_parts_have_ratios_of_their_own_times_their_layers(bert: nn.Module) -> None:
     given = ("classifier=10", "encoder=2", "encoder.layer.1=0", "layer.2.attention=3", "word_embeddings=0.5")
-    found = lr_multipliers(bert, 0.5, given)
-    assert of_part(found, "classifier") == {10.0}
-    assert of_part(found, "layer.0") == {2 / 8} and of_part(found, "layer.1") == {0.0}
-    assert of_part(found, "layer.2.attention") == {3 / 2} and of_part(found, "layer.2.output") == {2 / 2}
-    assert of_part(found, "word_embeddings") == {0.5 / 16} and of_part(found, "position_embeddings") == {1 / 16}
+    multipliers = lr_multipliers(bert, 0.5, given)
+    assert of_part(multipliers, "classifier") == {10.0}
+    assert of_part(multipliers, "layer.0") == {2 / 8} and of_part(multipliers, "layer.1") == {0.0}
+    assert of_part(multipliers, "layer.2.attention") == {3 / 2} and of_part(multipliers, "layer.2.output") == {2 / 2}
+    assert of_part(multipliers, "word_embeddings") == {0.5 / 16} and of_part(multipliers, "position_embeddings") == {
+        1 / 16
+    }
 
 
 def test_layer_1_is_not_layer_10() -> None:
     model = nn.ModuleDict({"layer": nn.ModuleList(nn.Linear(1, 1) for _ in range(11))})
-    found = lr_multipliers(nn.ModuleDict({"encoder": model}), 1.0, ("layer.1=0",))
-    assert [name for name, ratio in found.items() if ratio == 0] == ["encoder.layer.1.weight", "encoder.layer.1.bias"]
+    multipliers = lr_multipliers(nn.ModuleDict({"encoder": model}), 1.0, ("layer.1=0",))
+    assert [name for name, ratio in multipliers.items() if ratio == 0] == [
+        "encoder.layer.1.weight",
+        "encoder.layer.1.bias",
+    ]
 
 
-def test_the_rate_of_each_group_is_the_plans_times_its_share(bert: nn.Module) -> None:
+def test_the_rate_of_each_group_is_the_plans_times_its_multiplier(bert: nn.Module) -> None:
     """4e-3 at the peak, after 2 steps of warmup."""
     given = plan(warmup="8 steps", decay="constant")
-    made = build_optimizer(bert, given, 0.5, ("classifier=10", "embeddings=0"))
-    scheduler = WarmupScheduler(made, given)
-    assert {group["lr_ratio"] for group in made.param_groups} == {10.0, 1.0, 0.5, 0.25, 0.125}
+    optimizer = build_optimizer(bert, given, 0.5, ("classifier=10", "embeddings=0"))
+    scheduler = WarmupScheduler(optimizer, given)
+    assert {group["lr_multiplier"] for group in optimizer.param_groups} == {10.0, 1.0, 0.5, 0.25, 0.125}
     for step in range(4):
-        for group in made.param_groups:
-            assert group["lr"] == pytest.approx(4e-3 * min((step + 1) / 2, 1) * group["lr_ratio"], rel=1e-12)
+        for group in optimizer.param_groups:
+            assert group["lr"] == pytest.approx(4e-3 * min((step + 1) / 2, 1) * group["lr_multiplier"], rel=1e-12)
         scheduler.seek((step + 1) * given.global_batch_size)
     frozen = {name for name, parameter in bert.named_parameters() if not parameter.requires_grad}
     assert frozen == {name for name, _ in bert.named_parameters() if ".embeddings." in name}
-    words = f"0.125 to 10 of the rate; {sum(p.numel() for p in bert.bert.embeddings.parameters()):,} weights frozen"
-    assert describe_groups(bert, made) == words
+    words = (
+        f"lr multiplied by 0.125 to 10; {sum(p.numel() for p in bert.bert.embeddings.parameters()):,} weights frozen"
+    )
+    assert describe_groups(bert, optimizer) == words
 
 
 def test_a_part_that_is_not_there(bert: nn.Module) -> None:

@@ -1,4 +1,4 @@
-"""Models: of the published sizes, the same on every rank, and refused where they do not fit."""
+"""Models have the published sizes, are the same on every rank, and are refused if they do not fit."""
 
 from __future__ import annotations
 
@@ -28,17 +28,22 @@ LABELS = ("bad", "good", "so so")
 
 
 def build(name: object, tokenizer: BertTokenizerFast, **changes: object):
-    given = dict(auto_class=AutoModelForMaskedLM, max_length=32, dropout=None, labels=(), seed=0) | changes
-    return model_build.build_model(str(name), tokenizer=tokenizer, **given)
+    fields = {"auto_class": AutoModelForMaskedLM, "max_length": 32, "seed": 0, **changes}
+    return model_build.build_model(model_build.ModelSpec(str(name), **fields), tokenizer)
 
 
 def classifier(name: object, tokenizer: BertTokenizerFast, **changes: object):
-    return build(name, tokenizer, auto_class=AutoModelForSequenceClassification, labels=LABELS, **changes)
+    fields = {"labels": LABELS, "problem_type": "single_label_classification", **changes}
+    return build(name, tokenizer, auto_class=AutoModelForSequenceClassification, **fields)
+
+
+def regression(name: object, tokenizer: BertTokenizerFast, **changes: object):
+    return classifier(name, tokenizer, problem_type="regression", **changes)
 
 
 @pytest.fixture(scope="module")
 def pretrained(tmp_path_factory: pytest.TempPathFactory, tokenizer: BertTokenizerFast) -> Path:
-    """A masked language model's folder."""
+    """The folder of a masked language model."""
     folder = tmp_path_factory.mktemp("pretrained")
     build("tiny", tokenizer, seed=3)[0].save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -52,7 +57,7 @@ def pretrained(tmp_path_factory: pytest.TempPathFactory, tokenizer: BertTokenize
     ("base", 12, 768, 12, 110.1), ("large", 24, 1024, 16, 340),
 ])  # fmt: skip
 def test_the_published_sizes(size: str, layers: int, width: int, heads: int, millions: float) -> None:
-    config = model_build._new_config(size, make_tokenizer(30522), 128)
+    config = model_build._new_bert_config(size, make_tokenizer(30522), 128)
     assert (config.num_hidden_layers, config.hidden_size, config.num_attention_heads) == (layers, width, heads)
     with torch.device("meta"):
         encoder = BertModel(config)
@@ -71,7 +76,7 @@ def test_tiny_has_4_4_million_parameters() -> None:
 
 def test_the_same_seed_gives_the_same_weights(tokenizer: BertTokenizerFast) -> None:
     first, new = build("tiny", tokenizer, seed=5)
-    torch.rand(17)  # whatever the state of the generator
+    torch.rand(17)  # the state of the generator must not matter
     second, _ = build("tiny", tokenizer, seed=5)
     other, _ = build("tiny", tokenizer, seed=6)
     assert new == ["all"]
@@ -111,7 +116,7 @@ def test_dropout_reaches_every_module(make, source: str, pretrained: Path, token
         attention = [path for path in rates if "attention" in path]
         assert len(rates) == 1 + 2 * 3 + (make is classifier) and len(attention) == 2 * 2
         assert set(rates.values()) == {expected}, rates
-        # What is not a module: the rate that an attention kernel is given.
+        # The rate that an attention kernel is given is not a module's.
         kernels = [module.dropout for module in model.modules() if type(module).__name__ == "BertSelfAttention"]
         assert {getattr(kernel, "p", kernel) for kernel in kernels} == {expected}
 
@@ -132,20 +137,20 @@ def test_labels_are_kept(tokenizer: BertTokenizerFast, tmp_path: Path, pretraine
         assert config.id2label == {0: "bad", 1: "good", 2: "so so"}
         assert config.label2id == {"bad": 0, "good": 1, "so so": 2}
     # Another set of labels than the folder's: a new head, not an error.
-    model, new = build(tmp_path / "saved", tokenizer, auto_class=AutoModelForSequenceClassification, labels=("x", "y"))
+    model, new = classifier(tmp_path / "saved", tokenizer, labels=("x", "y"))
     assert model.config.id2label == {0: "x", 1: "y"} and model.classifier.out_features == 2
     assert new == ["classifier.bias", "classifier.weight"]
 
 
-# What is refused
+# Errors
 
 
-def copy_of(folder: Path, target: Path, change) -> Path:
-    """The folder with changed weights."""
+def copy_of(folder: Path, target: Path, keep) -> Path:
+    """A copy of the folder with only those weights whose name `keep` accepts."""
     target.mkdir()
     for file in folder.iterdir():
         (target / file.name).write_bytes(file.read_bytes())
-    weights = {name: tensor for name, tensor in load_file(folder / "model.safetensors").items() if change(name)}
+    weights = {name: tensor for name, tensor in load_file(folder / "model.safetensors").items() if keep(name)}
     save_file(weights, target / "model.safetensors", metadata={"format": "pt"})
     return target
 
@@ -226,15 +231,15 @@ def test_names_of_sizes() -> None:
     assert [name for name in names if model_build.is_new_model(name)] == ["tiny", "large"]
 
 
-def test_a_head_that_tells_other_classes_apart_is_drawn_anew(tmp_path: Path, tokenizer: BertTokenizerFast) -> None:
-    """The same number of classes is not the same classes: kept, its rows would mean other things in silence."""
+def test_a_head_for_other_classes_is_drawn_anew(tmp_path: Path, tokenizer: BertTokenizerFast) -> None:
+    """The same number of classes does not mean the same classes: a head that is kept would silently mix them up."""
     folder = tmp_path / "classifier"
-    before, _ = build("tiny", tokenizer, auto_class=AutoModelForSequenceClassification, labels=("ham", "spam"))
+    before, _ = classifier("tiny", tokenizer, labels=("ham", "spam"))
     before.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
     def again(*labels: str):
-        return build(folder, tokenizer, auto_class=AutoModelForSequenceClassification, labels=labels, seed=5)
+        return classifier(folder, tokenizer, labels=labels, seed=5)
 
     kept, new = again("Ham", "Spam")
     assert new == [] and torch.equal(kept.classifier.weight, before.classifier.weight)
@@ -246,29 +251,28 @@ def test_a_head_that_tells_other_classes_apart_is_drawn_anew(tmp_path: Path, tok
 
 
 def test_a_head_of_one_output_is_kept_and_another_is_drawn_anew(tmp_path: Path, tokenizer: BertTokenizerFast) -> None:
-    def save(name: str, *labels: str):
-        model, _ = build("tiny", tokenizer, auto_class=AutoModelForSequenceClassification, labels=labels)
+    def save(name: str, make, *labels: str):
+        model, _ = make("tiny", tokenizer, labels=labels)
         model.save_pretrained(tmp_path / name)
         tokenizer.save_pretrained(tmp_path / name)
         return model
 
-    def load(name: str, *labels: str):
-        return build(tmp_path / name, tokenizer, auto_class=AutoModelForSequenceClassification, labels=labels, seed=5)
-
-    before = save("similarity", "similarity")  # a number by any name is one
-    save("classifier", "ham", "spam")
-    kept, new = load("similarity", "value")
+    before = save("similarity", regression, "similarity")
+    save("classifier", classifier, "ham", "spam")
+    # What the one number is called makes no difference.
+    kept, new = regression(tmp_path / "similarity", tokenizer, labels=("value",), seed=5)
     assert new == [] and torch.equal(kept.classifier.weight, before.classifier.weight)
     for model, new in (
-        load("classifier", "value"),
-        build("tiny", tokenizer, labels=("value",), auto_class=AutoModelForSequenceClassification),
+        regression(tmp_path / "classifier", tokenizer, labels=("value",), seed=5),
+        regression("tiny", tokenizer, labels=("value",)),
     ):
         assert model.classifier.weight.shape == (1, 128) and new
         assert (model.config.problem_type, model.config.num_labels) == ("regression", 1)
-    assert load("similarity", "ham", "spam")[1] == ["classifier.bias", "classifier.weight"]
+    _, new = classifier(tmp_path / "similarity", tokenizer, labels=("ham", "spam"), seed=5)
+    assert new == ["classifier.bias", "classifier.weight"]
 
 
-def test_a_model_of_one_type_is_not_told_of_a_second(tmp_path: Path) -> None:
+def test_a_model_with_one_token_type_gets_no_token_type_ids(tmp_path: Path) -> None:
     tokenizer = make_tokenizer()
     config = BertConfig(vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=1, num_attention_heads=2)
     config.type_vocab_size, config.intermediate_size = 1, 64

@@ -1,9 +1,8 @@
-"""Causal language models: a place sees what is before it in its sample, and nothing else, however samples are laid."""
+"""Causal language models: a token attends only to those before it in its sample, whether samples are packed or not."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,16 +15,15 @@ from transformers import AutoModelForCausalLM, BertConfig, BertForMaskedLM, GPT2
 
 from warmup.config import Config
 from warmup.errors import UserError
-from warmup.training import tasks
 from warmup.training.data.batching.layout import lay_out
 from warmup.training.data.batching.micro_batch import to_device, zero_weight
-from warmup.training.data.samples import IGNORE_INDEX
 from warmup.training.data.tokenizers.load import load_tokenizer
 from warmup.training.engines.optimizers import lr_multipliers
 from warmup.training.engines.sparse_embedding import sparse_embedding_grad
 from warmup.training.models import build as model_build
 from warmup.training.models.flops import useful_flops
 from warmup.training.models.partial_forward import install_partial_forward
+from warmup.training.tasks import Objective, create_task
 
 WORDS = 120
 SMALL = {"vocab_size": WORDS, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -48,9 +46,15 @@ def end_tokenizer(size: int = WORDS) -> GPT2TokenizerFast:
     return GPT2TokenizerFast(vocab=vocabulary, merges=[])
 
 
+def objective() -> Objective:
+    return create_task(Config(task="clm")).objective(end_tokenizer(), (), None)
+
+
 def build(name: object, tokenizer: object = None, **changes: object):
-    given = {"max_length": 32, "dropout": None, "labels": (), "seed": 0} | changes
-    return model_build.build_model(str(name), AutoModelForCausalLM, tokenizer or end_tokenizer(), **given)
+    spec = model_build.ModelSpec(
+        str(name), AutoModelForCausalLM, causal=True, **{"max_length": 32, "seed": 0, **changes}
+    )
+    return model_build.build_model(spec, tokenizer or end_tokenizer())
 
 
 def backward(net: transformers.PreTrainedModel, loss: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -60,22 +64,25 @@ def backward(net: transformers.PreTrainedModel, loss: torch.Tensor) -> dict[str,
 
 
 def assert_equal_to_one_by_one(
-    name: str, packs: bool, masked_only: bool, lengths_B: torch.Tensor = LENGTHS
-) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-    """Inputs as the model got them, and its logits. One by one: transformers' own loss, which shifts by itself."""
+    name: str, packed: bool, masked_only: bool, lengths_B: torch.Tensor = LENGTHS
+) -> tuple[dict[str, torch.Tensor | int], torch.Tensor]:
+    """Compare a batch with its samples computed one by one, by transformers' own loss, which shifts the targets itself.
+
+    Returns:
+        The inputs of the model for the batch, and its logits.
+    """
     net = network(name)
     rows = [torch.randint(2, WORDS, (length,)) for length in lengths_B.tolist()]
     whole = sum(net(input_ids=row[None], labels=row[None]).loss * (len(row) - 1) for row in rows)
     expected = backward(net, whole)
 
-    task = tasks.build_task(Config(task="clm"), SimpleNamespace(tokenizer=end_tokenizer(), labels=()))
-    indices = np.arange(len(rows))
-    batch = task.collate(samples([row.tolist() for row in rows]), indices, indices, 0)
+    indices, clm = np.arange(len(rows)), objective()
+    batch = clm.collate(samples([row.tolist() for row in rows]), indices, indices, 0)
     assert batch.target_count == int((lengths_B - 1).sum()) and batch.token_count == int(lengths_B.sum())
-    reading = install_partial_forward(net, True, packs, masked_only)
-    inputs, targets = to_device(lay_out(batch, reading), torch.device("cpu"))
+    layout = install_partial_forward(net, "token", packed, masked_only)
+    inputs, targets = to_device(lay_out(batch, layout), torch.device("cpu"))
     output = net(**inputs)
-    loss = task.loss_sum(output.logits, targets)
+    loss = clm.loss_sum(output.logits, targets)
     assert loss.item() == pytest.approx(whole.item(), rel=1e-6)
     for weight, gradient in backward(net, loss).items():
         torch.testing.assert_close(gradient, expected[weight], rtol=1e-4, atol=1e-5, msg=weight)
@@ -86,24 +93,24 @@ def assert_equal_to_one_by_one(
 
 
 @pytest.mark.parametrize("masked_only", [True, False], ids=["read", "dense"])
-@pytest.mark.parametrize("packs", [True, False], ids=["packed", "padded"])
+@pytest.mark.parametrize("packed", [True, False], ids=["packed", "padded"])
 @pytest.mark.parametrize("name", ["GPT2", "Llama", "GPTNeoX"])
-def test_in_rows(name: str, packs: bool, masked_only: bool) -> None:
-    inputs, logits = assert_equal_to_one_by_one(name, packs, masked_only)
-    assert tuple(inputs["input_ids"].shape) == ((2, 54) if packs else (8, 30))
+def test_packed_and_padded(name: str, packed: bool, masked_only: bool) -> None:
+    inputs, logits = assert_equal_to_one_by_one(name, packed, masked_only)
+    assert tuple(inputs["input_ids"].shape) == ((2, 54) if packed else (8, 30))
     assert logits.shape[:-1].numel() == (98 if masked_only else inputs["input_ids"].numel())
 
 
 @pytest.mark.parametrize("name", ["OPT", "Mistral", "Bloom"])
-def test_others_are_padded(name: str) -> None:
-    """Whose attention, or count of positions, is not made for samples that share a row."""
-    inputs, logits = assert_equal_to_one_by_one(name, packs=True, masked_only=True)
+def test_other_architectures_are_padded(name: str) -> None:
+    """Their attention or their position ids do not support several samples in a row."""
+    inputs, logits = assert_equal_to_one_by_one(name, packed=True, masked_only=True)
     assert tuple(inputs["input_ids"].shape) == (8, 30) and logits.shape[:-1].numel() == 98
 
 
 @pytest.mark.parametrize("name", ["GPT2", "Llama"])
-def test_rows_of_one_whole_sample_need_no_mask(name: str) -> None:
-    """Attention is causal by itself then; a single shorter sample needs a mask again."""
+def test_rows_of_one_full_sample_need_no_mask(name: str) -> None:
+    """Attention is causal anyway; but a single shorter sample makes a mask necessary."""
     lengths_B = torch.full((8,), 30)
     inputs, _ = assert_equal_to_one_by_one(name, True, True, lengths_B)
     assert "attention_mask" not in inputs and tuple(inputs["input_ids"].shape) == (8, 30)
@@ -112,35 +119,35 @@ def test_rows_of_one_whole_sample_need_no_mask(name: str) -> None:
     assert tuple(inputs["attention_mask"].shape) == (8, 1, 30, 30)
 
 
-def test_a_batch_in_which_nothing_is_asked_has_no_gradient() -> None:
-    net = network("GPT2")
-    task = tasks.build_task(Config(task="clm"), SimpleNamespace(tokenizer=end_tokenizer(), labels=()))
-    batch = task.collate(samples([[1, 5, 6], [1, 9]]), np.arange(2), np.arange(2), 0)
-    reading = install_partial_forward(net, True, packs=True, masked_only=True)
-    inputs, targets = to_device(zero_weight(lay_out(batch, reading)), torch.device("cpu"))
-    loss = tasks.loss_sum(net(**inputs).logits, targets)
+def test_a_batch_without_targets_has_no_gradient() -> None:
+    net, clm = network("GPT2"), objective()
+    batch = clm.collate(samples([[1, 5, 6], [1, 9]]), np.arange(2), np.arange(2), 0)
+    layout = install_partial_forward(net, "token", packed=True, masked_only=True)
+    inputs, targets = to_device(zero_weight(lay_out(batch, layout)), torch.device("cpu"))
+    loss = clm.loss_sum(net(**inputs).logits, targets)
     assert loss.item() == 0 and max(float(grad.abs().max()) for grad in backward(net, loss).values()) == 0
 
 
-def test_what_is_asked_and_how_good_it_is() -> None:
-    task = tasks.build_task(Config(task="clm"), SimpleNamespace(tokenizer=end_tokenizer(), labels=()))
-    batch = task.collate(samples([[0, 7, 8, 0], [0, 9]]), np.arange(2), np.arange(2), 0)
-    none = IGNORE_INDEX
+def test_targets_and_metrics() -> None:
+    clm = objective()
+    batch = clm.collate(samples([[0, 7, 8, 0], [0, 9]]), np.arange(2), np.arange(2), 0)
     assert batch.inputs["input_ids"].tolist() == [[0, 7, 8, 0], [0, 9, 0, 0]]
-    assert batch.targets.tolist() == [[7, 8, 0, none], [9, none, none, none]]
+    assert batch.positions_N.tolist() == [0, 1, 2, 4] and batch.sample_ids_N.tolist() == [0, 0, 0, 1]
+    assert batch.targets.tolist() == [7, 8, 0, 9]
     logits = torch.zeros(2, 4, 10)
     logits[0, 0, 7] = logits[0, 1, 1] = np.log(10)  # the right one of 10 at 10 to 1, a wrong one, and twice none
-    found = task.metrics(float(task.loss_sum(logits, batch.targets)), task.results(logits, batch.targets))
+    logits_NV, targets = logits.flatten(0, 1)[batch.positions_N], to_device(batch, torch.device("cpu"))[1]
+    result = clm.metrics(float(clm.loss_sum(logits_NV, targets)), clm.results(logits_NV, targets))
     loss = (np.log(19 / 10) + np.log(19) + 2 * np.log(10)) / 4
-    assert (found["targets"], found["accuracy"]) == (4, 0.5)  # of equals the first, token 0, is taken
-    assert (found["loss"], found["perplexity"]) == pytest.approx((loss, np.exp(loss)), rel=1e-6)
+    assert (result["targets"], result["accuracy"]) == (4, 0.5)  # of equals the first, token 0, is taken
+    assert (result["loss"], result["perplexity"]) == pytest.approx((loss, np.exp(loss)), rel=1e-6)
 
 
 # Models
 
 
 @pytest.mark.parametrize(("size", "layers", "width", "heads"), [("tiny", 2, 128, 2), ("base", 12, 768, 12)])
-def test_a_new_one_is_a_gpt2(size: str, layers: int, width: int, heads: int) -> None:
+def test_a_new_model_is_a_gpt2(size: str, layers: int, width: int, heads: int) -> None:
     with torch.device("meta"):
         built, new = build(size, max_length=2000)
     config = built.config
@@ -158,11 +165,11 @@ def test_dropout_reaches_every_module() -> None:
         assert set(rates) == {rate} and len(rates) == 7
 
 
-def test_a_folder_goes_on(tmp_path: Path) -> None:
+def test_a_saved_model_and_tokenizer_are_loaded(tmp_path: Path) -> None:
     built, _ = build("tiny", seed=3)
     built.save_pretrained(tmp_path)
     end_tokenizer().save_pretrained(tmp_path)
-    tokenizer = load_tokenizer(str(tmp_path), "model", goes_on=True)
+    tokenizer = load_tokenizer(str(tmp_path), "model", needs="eos")
     again, new = build(tmp_path, tokenizer)
     assert new == []
     for name, tensor in built.state_dict().items():
@@ -178,34 +185,36 @@ def test_an_encoder_is_refused(tmp_path: Path) -> None:
         build(tmp_path)
     make_tokenizer().save_pretrained(tmp_path)
     with pytest.raises(UserError, match=r"data.tokenizer: the tokenizer of .* a token that ends a text \(eos\)"):
-        load_tokenizer(str(tmp_path), "data.tokenizer", goes_on=True)
+        load_tokenizer(str(tmp_path), "data.tokenizer", needs="eos")
 
 
 def test_layers_have_their_depth_and_the_tied_embedding_is_exchanged_whole() -> None:
     built, _ = build("tiny")
-    shares = lr_multipliers(built, 0.5, ())
-    found = {
-        name: shares[name] for name in shares if name.endswith(("wte.weight", "wpe.weight", "ln_1.bias", "f.bias"))
+    multipliers = lr_multipliers(built, 0.5, ())
+    result = {
+        name: multiplier
+        for name, multiplier in multipliers.items()
+        if name.endswith(("wte.weight", "wpe.weight", "ln_1.bias", "f.bias"))
     }
-    assert found == {
+    assert result == {
         "transformer.wte.weight": 0.125,
         "transformer.wpe.weight": 0.125,
         "transformer.h.0.ln_1.bias": 0.25,
         "transformer.h.1.ln_1.bias": 0.5,
         "transformer.ln_f.bias": 1.0,
     }
-    shares = lr_multipliers(network("Llama"), 0.5, ())
-    assert (shares["model.embed_tokens.weight"], shares["model.layers.1.mlp.up_proj.weight"]) == (0.125, 0.5)
-    assert (shares["lm_head.weight"], shares["model.norm.weight"]) == (1.0, 1.0)
+    multipliers = lr_multipliers(network("Llama"), 0.5, ())
+    names = ("model.embed_tokens.weight", "model.layers.1.mlp.up_proj.weight", "lm_head.weight", "model.norm.weight")
+    assert [multipliers[name] for name in names] == [0.125, 0.5, 1.0, 1.0]
     assert sparse_embedding_grad(built, torch.device("cpu")) is None
 
 
-def test_useful_flops_are_what_torch_counts_but_for_what_is_not_seen() -> None:
-    """torch.utils.flop_counter counts whole squares of attention, of which those above the diagonal are not needed."""
+def test_useful_flops_are_those_that_torch_counts_without_masked_attention() -> None:
+    """torch.utils.flop_counter counts all pairs of tokens, though those above the diagonal are not needed."""
     config = GPT2Config(vocab_size=500, n_embd=64, n_layer=2, n_head=2, n_positions=32, attn_pdrop=0.0)
     net = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
     with FlopCounterMode(display=False) as counter:
         net(torch.randint(5, 500, (4, 32))).logits.sum().backward()
     ours = useful_flops(config, np.full(4, 32), 4 * 32, 500)
-    unseen = 3 * 2 * 4 * 64 * 4 * (32 * 31 / 2)
-    assert counter.get_total_flops() == pytest.approx(ours + unseen, rel=1e-6)
+    masked_pairs = 3 * 2 * 4 * 64 * 4 * (32 * 31 / 2)
+    assert counter.get_total_flops() == pytest.approx(ours + masked_pairs, rel=1e-6)

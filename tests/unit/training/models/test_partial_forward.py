@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 import transformers
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from warmup.training import tasks
 from warmup.training.data.batching.layout import lay_out
-from warmup.training.data.batching.micro_batch import MicroBatch, to_device, zero_weight
+from warmup.training.data.batching.micro_batch import (
+    MicroBatch,
+    sequence_targets,
+    to_device,
+    token_targets,
+    zero_weight,
+)
 from warmup.training.data.samples import IGNORE_INDEX
 from warmup.training.models import varlen_attention
 from warmup.training.models.partial_forward import install_partial_forward
+from warmup.training.tasks.losses import cross_entropy_sum
 
 WORDS = 120
 SMALL = {"vocab_size": WORDS, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -26,8 +33,7 @@ MODELS = {
 }
 
 
-KINDS = ("MaskedLM", "SequenceClassification", "TokenClassification")
-OF_TOKENS = ("MaskedLM", "TokenClassification")  # these read some of them, the other one the first of each sample
+HEADS = {"MaskedLM": "token", "SequenceClassification": "sequence", "TokenClassification": "token"}
 IN_ROWS = ("Bert", "Roberta", "Electra", "Camembert", "XLMRoberta")
 LENGTHS = torch.tensor([3, 9, 30, 7, 12, 5, 22, 18])
 
@@ -46,11 +52,18 @@ def ragged(net: transformers.PreTrainedModel, kind: str, lengths_B: torch.Tensor
     inputs = {"input_ids": ids_BT, "attention_mask": mask_BT.long()}
     if getattr(net.config, "type_vocab_size", 0) > 1:
         inputs["token_type_ids"] = ((torch.arange(30) > 2) & mask_BT).long()
-    targets = torch.randint(0, 2, (8,))
-    if kind in OF_TOKENS:
-        wanted_BT = ids_BT if kind == "MaskedLM" else ids_BT % 2
-        targets = torch.where((torch.rand(8, 30) < 0.2) & mask_BT, wanted_BT, IGNORE_INDEX)
-    return MicroBatch(inputs, targets, int((targets != IGNORE_INDEX).sum()), int(lengths_B.sum()))
+    if HEADS[kind] == "sequence":
+        return sequence_targets(inputs, torch.randint(0, 2, (8,)).numpy())
+    predicted_BT = (torch.rand(8, 30) < 0.2) & mask_BT
+    return token_targets(inputs, predicted_BT.numpy(), (ids_BT if kind == "MaskedLM" else ids_BT % 2).numpy())
+
+
+def whole_loss(net: transformers.PreTrainedModel, kind: str, batch: MicroBatch) -> torch.Tensor:
+    """The sum of the losses of a padded batch as transformers computes all logits."""
+    logits = net(**batch.inputs).logits
+    if HEADS[kind] == "token":
+        logits = logits.flatten(0, 1)[batch.positions_N]
+    return F.cross_entropy(logits, batch.targets, reduction="sum")
 
 
 def backward(net: transformers.PreTrainedModel, loss: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -72,79 +85,86 @@ class HostReads(TorchDispatchMode):
 def assert_equal_to_the_whole(
     name: str,
     kind: str,
-    packs: bool,
+    packed: bool,
     masked_only: bool,
     lengths_B: torch.Tensor = LENGTHS,
     varlen: bool = False,
-    steady: int = 0,
+    static_max_length: int = 0,
 ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
     """Inputs as the model got them, and its logits."""
     net = network(name, kind)
     batch = ragged(net, kind, lengths_B)
-    whole = tasks.loss_sum(net(**batch.inputs).logits, batch.targets)
+    whole = whole_loss(net, kind, batch)
     expected = backward(net, whole)
     shape = net(**batch.inputs).logits.shape
 
-    reading = install_partial_forward(net, kind in OF_TOKENS, packs, masked_only, varlen, steady)
-    laid = lay_out(batch, reading)
+    layout = install_partial_forward(net, HEADS[kind], packed, masked_only, varlen, static_max_length)
+    laid_out = lay_out(batch, layout)
     with HostReads() as reads:
-        inputs, targets = to_device(laid, torch.device("cpu"))
+        inputs, targets = to_device(laid_out, torch.device("cpu"))
         logits = net(**inputs).logits
-        loss = tasks.loss_sum(logits, targets)
-        found = backward(net, loss)
-    assert reads.count == 0 or not reading.rows  # transformers' own reads the mask
-    assert int((targets != IGNORE_INDEX).sum()) == batch.target_count
+        loss = cross_entropy_sum(logits, targets)
+        gradients = backward(net, loss)
+    assert reads.count == 0 or not layout.rows  # transformers' own reads the mask
+    assert int((targets.values != IGNORE_INDEX).sum()) == batch.target_count
     assert loss.item() == pytest.approx(whole.item(), rel=1e-6)
-    assert found.keys() == expected.keys() and len(found) > 10
-    for weight, gradient in found.items():
+    assert gradients.keys() == expected.keys() and len(gradients) > 10
+    for weight, gradient in gradients.items():
         torch.testing.assert_close(gradient, expected[weight], rtol=1e-4, atol=1e-5, msg=weight)
     assert net(**batch.inputs).logits.shape == shape  # as it is once exported
     return inputs, logits
 
 
 @pytest.mark.parametrize("masked_only", [True, False], ids=["read", "dense"])
-@pytest.mark.parametrize("packs", [True, False], ids=["packed", "padded"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("packed", [True, False], ids=["packed", "padded"])
+@pytest.mark.parametrize("kind", HEADS)
 @pytest.mark.parametrize("name", IN_ROWS)
-def test_encoders_in_rows(name: str, kind: str, packs: bool, masked_only: bool) -> None:
-    inputs, logits = assert_equal_to_the_whole(name, kind, packs, masked_only)
-    assert tuple(inputs["input_ids"].shape) == ((2, 54) if packs else (8, 30))
-    if packs:
+def test_encoders_in_rows(name: str, kind: str, packed: bool, masked_only: bool) -> None:
+    inputs, logits = assert_equal_to_the_whole(name, kind, packed, masked_only)
+    assert tuple(inputs["input_ids"].shape) == ((2, 54) if packed else (8, 30))
+    if packed:
         assert (inputs["position_ids"].min() == 0) == (name in ("Bert", "Electra"))
-    rows = logits.shape[:-1].numel()
-    assert rows == (8 if kind not in OF_TOKENS else inputs["kept"].numel() if masked_only else 108 if packs else 240)
+    count = logits.shape[:-1].numel()
+    if HEADS[kind] == "sequence":
+        assert count == 8
+    else:
+        assert count == (inputs["gather_index"].numel() if masked_only else 108 if packed else 240)
 
 
-@pytest.mark.parametrize("steady", [0, 31], ids=["tight", "steady"])
+@pytest.mark.parametrize("static_max_length", [0, 31], ids=["tight", "static"])
 @pytest.mark.parametrize("masked_only", [True, False], ids=["read", "dense"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", HEADS)
 @pytest.mark.parametrize("name", IN_ROWS)
 def test_encoders_in_one_row(
-    name: str, kind: str, masked_only: bool, steady: int, monkeypatch: pytest.MonkeyPatch
+    name: str, kind: str, masked_only: bool, static_max_length: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With a slow kernel in the place of the one of GPUs; both ways to a sample without a place that is asked for."""
+    """With masked attention in place of the GPU's kernel. Some samples have no target."""
     monkeypatch.setattr(varlen_attention, "kernel", varlen_attention.masked_attention)
-    inputs, logits = assert_equal_to_the_whole(name, kind, True, masked_only, varlen=True, steady=steady)
-    assert "attention_mask" not in inputs and tuple(inputs["input_ids"].shape) == (1, 112 if steady else 106)
-    assert inputs["offsets"].dtype == torch.int32 and int(inputs["offsets"].diff().min()) > 0
-    assert inputs["offsets"].tolist()[:9] == [0, *LENGTHS.cumsum(0).tolist()]
-    assert int(inputs["offsets"].diff().max()) <= inputs["longest"] == (steady or 30)
-    if "read" in inputs:
-        assert int(inputs["read_offsets"].diff().min()) > 0  # a kernel need not write gradients of keys nobody asks
-        assert logits.shape[0] == inputs["read"].numel() == int(inputs["read_offsets"][-1])
+    inputs, logits = assert_equal_to_the_whole(
+        name, kind, True, masked_only, varlen=True, static_max_length=static_max_length
+    )
+    assert "attention_mask" not in inputs
+    assert tuple(inputs["input_ids"].shape) == (1, 112 if static_max_length else 106)
+    assert inputs["cu_seqlens"].dtype == torch.int32 and int(inputs["cu_seqlens"].diff().min()) > 0
+    assert inputs["cu_seqlens"].tolist()[:9] == [0, *LENGTHS.cumsum(0).tolist()]
+    assert int(inputs["cu_seqlens"].diff().max()) <= inputs["max_seqlen"] == (static_max_length or 30)
+    assert ("read_positions" in inputs) == (masked_only or HEADS[kind] == "sequence")
+    if "read_positions" in inputs:
+        assert int(inputs["read_cu_seqlens"].diff().min()) > 0  # a kernel may leave gradients of unread keys unwritten
+        assert logits.shape[0] == inputs["read_positions"].numel() == int(inputs["read_cu_seqlens"][-1])
 
 
-@pytest.mark.parametrize("packs", [True, False], ids=["packed", "padded"])
+@pytest.mark.parametrize("packed", [True, False], ids=["packed", "padded"])
 @pytest.mark.parametrize("masked_only", [True, False], ids=["read", "dense"])
-@pytest.mark.parametrize("kind", KINDS)
-def test_encoders_in_steady_rows(kind: str, masked_only: bool, packs: bool) -> None:
-    inputs, logits = assert_equal_to_the_whole("Bert", kind, packs, masked_only, steady=31)
-    assert tuple(inputs["input_ids"].shape) == ((4, 32) if packs else (8, 32))
-    assert "kept" not in inputs
+@pytest.mark.parametrize("kind", HEADS)
+def test_encoders_in_rows_of_static_width(kind: str, masked_only: bool, packed: bool) -> None:
+    inputs, _ = assert_equal_to_the_whole("Bert", kind, packed, masked_only, static_max_length=31)
+    assert tuple(inputs["input_ids"].shape) == ((4, 32) if packed else (8, 32))
+    assert "gather_index" not in inputs
 
 
 @pytest.mark.parametrize("masked_only", [True, False], ids=["read", "dense"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", HEADS)
 @pytest.mark.parametrize("name", IN_ROWS)
 def test_rows_of_one_whole_sample_need_no_mask(name: str, kind: str, masked_only: bool) -> None:
     """Which is what allows the fastest attention; a single shorter sample needs one again."""
@@ -156,23 +176,23 @@ def test_rows_of_one_whole_sample_need_no_mask(name: str, kind: str, masked_only
     assert tuple(inputs["attention_mask"].shape) == (8, 1, 30, 30)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", HEADS)
 @pytest.mark.parametrize("name", ["Albert", "DistilBert"])
 def test_other_encoders_are_padded(name: str, kind: str) -> None:
-    inputs, _ = assert_equal_to_the_whole(name, kind, packs=True, masked_only=True)
+    inputs, _ = assert_equal_to_the_whole(name, kind, packed=True, masked_only=True)
     assert tuple(inputs["input_ids"].shape) == (8, 30)
-    assert ("positions" in inputs) == (kind in OF_TOKENS)
+    assert ("positions" in inputs) == (HEADS[kind] == "token")
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_batch_in_which_nothing_is_asked_has_no_gradient(kind: str) -> None:
+@pytest.mark.parametrize("kind", HEADS)
+def test_a_batch_without_targets_has_no_gradient(kind: str) -> None:
     """And all parameters take part, so that ranks that wait for each other's gradients do not wait for ever."""
     net = network("Bert", kind)
     batch = ragged(net, kind)
-    reading = install_partial_forward(net, kind in OF_TOKENS, packs=True, masked_only=True)
-    inputs, targets = to_device(zero_weight(lay_out(batch, reading)), torch.device("cpu"))
-    loss = tasks.loss_sum(net(**inputs).logits, targets)
-    found = backward(net, loss)
+    layout = install_partial_forward(net, HEADS[kind], packed=True, masked_only=True)
+    inputs, targets = to_device(zero_weight(lay_out(batch, layout)), torch.device("cpu"))
+    loss = cross_entropy_sum(net(**inputs).logits, targets)
+    gradients = backward(net, loss)
     assert float(loss.detach()) == 0.0
-    assert found.keys() == {name for name, _ in net.named_parameters()}
-    assert max(float(gradient.abs().max()) for gradient in found.values()) == 0.0
+    assert gradients.keys() == {name for name, _ in net.named_parameters()}
+    assert max(float(gradient.abs().max()) for gradient in gradients.values()) == 0.0

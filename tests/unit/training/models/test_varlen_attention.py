@@ -1,4 +1,4 @@
-"""Attention by a kernel that is told where samples begin. The kernel needs a GPU: here a slow one is in its place."""
+"""Attention of variable length within packed samples. The kernel needs a GPU; masked attention stands in."""
 
 from __future__ import annotations
 
@@ -13,54 +13,55 @@ from warmup.training.models import build as model_build
 from warmup.training.models import varlen_attention
 from warmup.training.models.input_layout import choose_varlen, describe_attention
 from warmup.training.models.partial_forward import install_partial_forward
+from warmup.training.models.varlen_attention import SequenceBounds
 
 CPU = torch.device("cpu")
 
 
 def test_the_operator_takes_what_it_is_given_and_has_a_gradient() -> None:
-    """By its shapes alone, as there is no GPU: fewer queries than keys, offsets, dropout."""
+    """Only the shapes are checked, as there is no GPU: fewer queries than keys, bounds, dropout."""
     query, key, value = (
-        torch.randn(places, 2, 64, dtype=torch.bfloat16, device="meta", requires_grad=True) for places in (10, 30, 30)
+        torch.randn(length, 2, 64, dtype=torch.bfloat16, device="meta", requires_grad=True) for length in (10, 30, 30)
     )
-    offsets = torch.empty(5, dtype=torch.int32, device="meta")
-    out = varlen_attention.kernel(query, key, value, offsets, offsets, 9, 0.1)
+    cu_seqlens = torch.empty(5, dtype=torch.int32, device="meta")
+    out = varlen_attention.kernel(query, key, value, SequenceBounds(cu_seqlens, cu_seqlens, 9), 0.1)
     out.sum().backward()
     assert out.shape == query.shape and out.dtype == torch.bfloat16
     assert query.grad.shape == query.shape and key.grad.shape == value.grad.shape == key.shape
 
 
-def test_its_stand_in_is_attention_sample_by_sample() -> None:
+def test_masked_attention_is_attention_sample_by_sample() -> None:
     torch.manual_seed(0)
-    asked, lengths = [2, 1, 3], [5, 1, 9]
-    query, key, value = (torch.randn(places, 2, 8) for places in (6, 15, 15))
-    found = varlen_attention.masked_attention(
-        query, key, value, varlen_attention._cu_seqlens(asked), varlen_attention._cu_seqlens(lengths), 9, 0.0
-    )
-    parts = zip(query.split(asked), key.split(lengths), value.split(lengths), strict=True)
-    every = [F.scaled_dot_product_attention(*(x.transpose(0, 1) for x in part)).transpose(0, 1) for part in parts]
-    torch.testing.assert_close(found, torch.cat(every))
+    query_lengths, key_lengths = (2, 1, 3), (5, 1, 9)
+    cu_seqlens = varlen_attention._cu_seqlens
+    query, key, value = (torch.randn(length, 2, 8) for length in (6, 15, 15))
+    bounds = SequenceBounds(cu_seqlens(query_lengths), cu_seqlens(key_lengths), 9)
+    output = varlen_attention.masked_attention(query, key, value, bounds, 0.0)
+    parts = zip(query.split(query_lengths), key.split(key_lengths), value.split(key_lengths), strict=True)
+    expected = [F.scaled_dot_product_attention(*(x.transpose(0, 1) for x in part)).transpose(0, 1) for part in parts]
+    torch.testing.assert_close(output, torch.cat(expected))
 
 
-def blind(query, key, value, query_offsets, key_offsets, longest, dropout):
-    """Looks beyond the sample."""
-    whole = (torch.tensor([0, len(x)], dtype=torch.int32) for x in (query, key))
-    return varlen_attention.masked_attention(query, key, value, *whole, longest, dropout)
+def attends_across_samples(query, key, value, bounds, dropout):
+    """A broken kernel."""
+    one_sample = (torch.tensor([0, len(x)], dtype=torch.int32) for x in (query, key))
+    return varlen_attention.masked_attention(query, key, value, SequenceBounds(*one_sample, bounds.max_seqlen), dropout)
 
 
-def steadfast(*args):
-    """Drops nothing."""
+def ignores_dropout(*args):
+    """Another broken kernel."""
     return varlen_attention.masked_attention(*args[:-1], 0.0)
 
 
-def test_the_kernel_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_kernel_is_checked_before_use(monkeypatch: pytest.MonkeyPatch) -> None:
     for kernel, wrong in (
         (varlen_attention.masked_attention, None),
-        (blind, "numbers are not those"),
-        (steadfast, "dropout"),
+        (attends_across_samples, "numbers are not those"),
+        (ignores_dropout, "dropout"),
     ):
         monkeypatch.setattr(varlen_attention, "kernel", kernel)
-        said = varlen_attention._why_wrong(CPU, 2, 64, False)
-        assert said is None if wrong is None else wrong in said
+        reason = varlen_attention._why_inaccurate(CPU, 2, 64, False)
+        assert reason is None if wrong is None else wrong in reason
 
 
 def test_why_it_cannot_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,14 +78,15 @@ def test_why_it_cannot_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
         ((9, 0), 64, "the kernel fails: not built in"),
     ):
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, found=capability: found)
-        monkeypatch.setattr(varlen_attention, "_why_wrong", fail)
+        monkeypatch.setattr(varlen_attention, "_why_inaccurate", fail)
         assert varlen_attention.why_unsupported(gpu, "bf16", 2, size, False) == why
-    monkeypatch.setattr(varlen_attention, "_why_wrong", lambda *args: None)
+    monkeypatch.setattr(varlen_attention, "_why_inaccurate", lambda *args: None)
     assert varlen_attention.why_unsupported(gpu, "bf16", 2, 64, False) is None
 
 
 def tiny() -> torch.nn.Module:
-    return model_build.build_model("tiny", AutoModelForMaskedLM, make_tokenizer(), 64, None, (), 0)[0]
+    spec = model_build.ModelSpec("tiny", AutoModelForMaskedLM, max_length=64, seed=0)
+    return model_build.build_model(spec, make_tokenizer())[0]
 
 
 def test_what_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,20 +95,20 @@ def test_what_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=r"^speed.attention: varlen cannot be: there is no kernel for cpu; use auto$"):
         choose_varlen(net, True, False, "varlen", CPU, "bf16")
     monkeypatch.setattr(varlen_attention, "why_unsupported", lambda *args: None)
-    assert [choose_varlen(net, True, False, wanted, CPU, "bf16") for wanted in ("auto", "varlen", "mask")] == [
+    assert [choose_varlen(net, True, False, requested, CPU, "bf16") for requested in ("auto", "varlen", "mask")] == [
         True, True, False
     ]  # fmt: skip
     with pytest.raises(UserError, match="samples are not packed in rows"):
         choose_varlen(net, False, False, "varlen", CPU, "bf16")
 
 
-def test_the_model_is_transformers_own_where_it_is_told_of_no_offsets(tmp_path) -> None:
+def test_without_cu_seqlens_the_model_is_transformers_own(tmp_path) -> None:
     net = tiny().eval()
     ids, mask = torch.randint(5, 200, (2, 12)), torch.ones(2, 12, dtype=torch.long)
     mask[1, 7:] = 0
     before = net(ids, attention_mask=mask).logits
-    reading = install_partial_forward(net, True, packs=True, masked_only=True, varlen=True)
-    assert "FlashAttention" in describe_attention(net, reading)
+    layout = install_partial_forward(net, "token", packed=True, masked_only=True, varlen=True)
+    assert "FlashAttention" in describe_attention(net, layout)
     assert torch.equal(net(ids, attention_mask=mask).logits, before)
     net.save_pretrained(tmp_path)
     again = AutoModelForMaskedLM.from_pretrained(tmp_path)

@@ -7,16 +7,17 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+from conftest import make_tokenizer
 from transformers import BertConfig, GPT2Config
 
-import train
 from warmup import commandline
 from warmup.config import Config
 from warmup.config.data import Data
 from warmup.config.run import Batch, Launch, Speed
 from warmup.errors import UserError
 from warmup.training.predict import model_source, outputs
-from warmup.training.tasks.answers import build_predictor
+from warmup.training.run import arguments
+from warmup.training.tasks import create_task
 
 DATA = Data(train_files=("a.csv",), text_column="say", max_length=24, tokenizer="other", validation_fraction=0.5)
 OF_RUN = Config(
@@ -35,21 +36,21 @@ def run(tmp_path: Path) -> Path:
 
 
 def parse(*argv: object) -> Config:
-    return train.parse(["--predict", "rows.csv", *map(str, argv)])[0]
+    return arguments.parse(["--predict", "rows.csv", *map(str, argv)])[0]
 
 
 def test_a_run_gives_what_its_model_was_trained_with_and_no_more(run: Path) -> None:
     assert model_source.model_folder(str(run)) == str(run / "model")
-    wanted = replace(
+    expected = replace(
         Config(model=str(run)),
         task="regression",
         data=Data(text_column="say", max_length=24),
         batch=Batch(evaluation=7),
         speed=Speed(packing=False),
     )
-    assert parse("--model", run) == wanted
+    assert parse("--model", run) == expected
     for folder in (run / "model", f"{run}/model/"):  # and where it is named by itself
-        assert replace(parse("--model", folder), model=str(run)) == wanted
+        assert replace(parse("--model", folder), model=str(run)) == expected
 
 
 def test_flags_and_files_override_the_run(run: Path, tmp_path: Path) -> None:
@@ -99,7 +100,7 @@ def test_the_task_of_a_model_folder(architecture: str, options: dict, task: str,
     (GPT2Config(architectures=["GPT2LMHeadModel"]), r'pipeline\("text-generation", model="'),
     (BertConfig(architectures=["BertForSequenceClassification"], problem_type="multi_label_classification"), "several"),
 ])  # fmt: skip
-def test_models_that_have_no_answers_here(config, message: str, tmp_path: Path) -> None:
+def test_models_without_predictions_here(config, message: str, tmp_path: Path) -> None:
     config.save_pretrained(tmp_path)
     with pytest.raises(UserError, match=message):
         parse("--model", tmp_path)
@@ -116,7 +117,7 @@ def test_models_that_have_no_answers_here(config, message: str, tmp_path: Path) 
 ])  # fmt: skip
 def test_what_is_refused_at_once(argv: tuple[str, ...], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        train.parse(argv)
+        arguments.parse(argv)
 
 
 @pytest.mark.parametrize(("first", "name"), [
@@ -128,7 +129,7 @@ def test_what_is_refused_at_once(argv: tuple[str, ...], message: str) -> None:
 ])  # fmt: skip
 def test_the_output_is_named_after_the_first_file(first: str, name: str, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    classes = build_predictor("classification", "m", None, ("a", "b"))
+    classes = create_task(Config(task="classification")).predictor(make_tokenizer(), ("a", "b"))
     assert outputs.output_path(None, first, classes) == Path(f"{name}.predictions.jsonl")
     (tmp_path / f"{name}.predictions.jsonl").symlink_to("nothing")
     with pytest.raises(UserError, match=f"--output: {name}.predictions.jsonl is there already"):

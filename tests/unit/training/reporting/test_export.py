@@ -1,4 +1,4 @@
-"""The exported folder: a normal Hugging Face model, whole or not there."""
+"""The exported folder: a normal Hugging Face model, written as a whole or not at all."""
 
 from __future__ import annotations
 
@@ -36,7 +36,16 @@ CLASSES = {
 
 
 def small(task: str, tokenizer: BertTokenizerFast, labels: tuple[str, ...] = ()):
-    return model_build.build_model("tiny", CLASSES[task], tokenizer, 32, None, labels, 0)[0]
+    spec = model_build.ModelSpec(
+        "tiny",
+        CLASSES[task],
+        max_length=32,
+        seed=0,
+        labels=labels,
+        problem_type="regression" if task == "regression" else "single_label_classification",
+        causal=task == "clm",
+    )
+    return model_build.build_model(spec, tokenizer)[0]
 
 
 def test_a_masked_language_model_in_a_pipeline(tokenizer: BertTokenizerFast, tmp_path: Path) -> None:
@@ -48,14 +57,14 @@ def test_a_masked_language_model_in_a_pipeline(tokenizer: BertTokenizerFast, tmp
     for (name, trained), again in zip(model.state_dict().items(), loaded.state_dict().values(), strict=True):
         assert torch.equal(trained, again), name
     assert AutoTokenizer.from_pretrained(folder).get_vocab() == tokenizer.get_vocab()
-    found = pipeline("fill-mask", model=str(folder), top_k=200)("w1 [MASK] w3")
+    output = pipeline("fill-mask", model=str(folder), top_k=200)("w1 [MASK] w3")
     logits = model.eval()(**tokenizer("w1 [MASK] w3", return_tensors="pt")).logits[0, 2].detach()
-    assert found[0]["token"] == int(logits.argmax())
-    assert found[0]["score"] == pytest.approx(float(logits.softmax(0).max()), rel=1e-5)
-    assert len({answer["token_str"] for answer in found}) == 200
+    assert output[0]["token"] == int(logits.argmax())
+    assert output[0]["score"] == pytest.approx(float(logits.softmax(0).max()), rel=1e-5)
+    assert len({answer["token_str"] for answer in output}) == 200
 
 
-def test_a_causal_language_model_goes_on_until_the_end_of_a_text(tmp_path: Path) -> None:
+def test_a_causal_language_model_generates_until_the_end_of_a_text(tmp_path: Path) -> None:
     tokenizer = train_bpe(datasets.Dataset.from_dict({"text": ["the cat sat on the mat"] * 5}), 270)
     model = small("clm", tokenizer)
     folder = export_model(tmp_path, model, tokenizer, "# A model")
@@ -63,27 +72,27 @@ def test_a_causal_language_model_goes_on_until_the_end_of_a_text(tmp_path: Path)
     ids = tokenizer("the", return_tensors="pt")["input_ids"]
     for _ in range(4):
         logits = model.eval()(ids).logits[0, -1]
-        logits[tokenizer.eos_token_id] = -torch.inf  # which would be the end
+        logits[tokenizer.eos_token_id] = -torch.inf  # min_new_tokens excludes the end
         ids = torch.cat([ids, logits.argmax()[None, None]], 1)
     assert answer[0]["generated_text"] == tokenizer.decode(ids[0])
     settings = json.loads((folder / "generation_config.json").read_text())
     assert settings["eos_token_id"] == tokenizer.eos_token_id and settings.get("use_cache", True)
 
 
-def test_a_classifier_in_a_pipeline_says_the_labels_names(tokenizer: BertTokenizerFast, tmp_path: Path) -> None:
+def test_a_classifier_in_a_pipeline_gives_the_labels_names(tokenizer: BertTokenizerFast, tmp_path: Path) -> None:
     labels = ("bad", "very good", "0")
     model = small("classification", tokenizer, labels)
     folder = export_model(tmp_path, model, tokenizer, "# A model")
-    (found,) = pipeline("text-classification", model=str(folder), top_k=None)(["w1 w2"])
+    (output,) = pipeline("text-classification", model=str(folder), top_k=None)(["w1 w2"])
     scores = model.eval()(**tokenizer("w1 w2", return_tensors="pt")).logits[0].softmax(0).tolist()
-    wanted = dict(zip(labels, scores, strict=True))
-    assert {answer["label"]: answer["score"] for answer in found} == pytest.approx(wanted, rel=1e-5)
+    expected = dict(zip(labels, scores, strict=True))
+    assert {answer["label"]: answer["score"] for answer in output} == pytest.approx(expected, rel=1e-5)
     assert json.loads((folder / "config.json").read_text())["id2label"] == {"0": "bad", "1": "very good", "2": "0"}
     pair = pipeline("text-classification", model=str(folder))({"text": "w1", "text_pair": "w2"})
     assert pair["label"] in labels
 
 
-def test_a_regressor_in_a_pipeline_says_its_number(tokenizer: BertTokenizerFast, tmp_path: Path) -> None:
+def test_a_regressor_in_a_pipeline_gives_its_value(tokenizer: BertTokenizerFast, tmp_path: Path) -> None:
     model = small("regression", tokenizer, ("value",))
     with torch.no_grad():
         model.classifier.bias.fill_(3.5)  # which neither a sigmoid nor a softmax gives
@@ -91,20 +100,20 @@ def test_a_regressor_in_a_pipeline_says_its_number(tokenizer: BertTokenizerFast,
     loaded = AutoModelForSequenceClassification.from_pretrained(folder)
     assert (loaded.config.problem_type, loaded.config.num_labels) == ("regression", 1)
     inputs = tokenizer("w1 w2", return_tensors="pt")
-    wanted = model.eval()(**inputs).logits.item()
-    assert loaded.eval()(**inputs).logits.item() == wanted
+    expected = model.eval()(**inputs).logits.item()
+    assert loaded.eval()(**inputs).logits.item() == expected
     for arguments in ({"function_to_apply": "none"}, {}):
-        (found,) = pipeline("text-classification", model=str(folder), **arguments)(["w1 w2"])
-        assert found == {"label": "value", "score": pytest.approx(wanted, rel=1e-5)} and wanted > 2
+        (output,) = pipeline("text-classification", model=str(folder), **arguments)(["w1 w2"])
+        assert output == {"label": "value", "score": pytest.approx(expected, rel=1e-5)} and expected > 2
 
 
-def test_a_tagger_in_a_pipeline_says_the_words_tags(tmp_path: Path) -> None:
-    """As its first pieces have them, in text and in words; the card's way joins them to entities."""
+def test_a_tagger_in_a_pipeline_gives_the_words_tags(tmp_path: Path) -> None:
+    """Each piece's tag, and entities by each word's first piece with the options of the model card."""
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "an", "##na", "lives", "in", "rio", "de", "."]
     tokenizer = BertTokenizerFast(vocab={piece: number for number, piece in enumerate(vocabulary)})
     labels = ("B-LOC", "B-PER", "I-LOC", "O")
     model = small("token-classification", tokenizer, labels)
-    with torch.no_grad():  # so that the token alone tells the tag
+    with torch.no_grad():  # so that the tag depends on the token alone
         for layer in model.bert.encoder.layer:
             for part in (layer.attention.output.dense, layer.output.dense):
                 part.weight.zero_()
@@ -115,11 +124,11 @@ def test_a_tagger_in_a_pipeline_says_the_words_tags(tmp_path: Path) -> None:
             embeddings.word_embeddings.weight[vocabulary.index(token), tag] = 1
         model.classifier.weight[:, :4] = 10 * torch.eye(4)
     folder = export_model(tmp_path, model, tokenizer, "# A model")
-    found = pipeline("token-classification", model=str(folder), ignore_labels=[])("Anna lives in Rio de .")
+    output = pipeline("token-classification", model=str(folder), ignore_labels=[])("Anna lives in Rio de .")
     tags = ["B-PER", "I-LOC", "O", "O", "B-LOC", "I-LOC", "O"]
-    assert [(piece["word"], piece["entity"]) for piece in found] == list(zip(vocabulary[5:], tags, strict=True))
-    found = pipeline("token-classification", model=str(folder), aggregation_strategy="first")("Anna lives in Rio de .")
-    assert [(piece["word"], piece["entity_group"]) for piece in found] == [("anna", "PER"), ("rio de", "LOC")]
+    assert [(piece["word"], piece["entity"]) for piece in output] == list(zip(vocabulary[5:], tags, strict=True))
+    output = pipeline("token-classification", model=str(folder), aggregation_strategy="first")("Anna lives in Rio de .")
+    assert [(piece["word"], piece["entity_group"]) for piece in output] == [("anna", "PER"), ("rio de", "LOC")]
 
 
 class Failing:
@@ -129,12 +138,11 @@ class Failing:
         self.error = error
 
     def save_pretrained(self, folder: Path, state_dict: object = None) -> None:
-        folder.mkdir()
         (folder / "model.safetensors").write_bytes(b"half")
         raise self.error
 
 
-def test_after_an_error_nothing_half_written_is_there(tokenizer: BertTokenizerFast, tmp_path: Path) -> None:
+def test_after_an_error_nothing_half_written_is_left(tokenizer: BertTokenizerFast, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"^.*model: cannot be written, is there space left\? \(incomplete\)$"):
         export_model(tmp_path, Failing(SafetensorError("incomplete")), tokenizer, "# A model")
     with pytest.raises(OSError, match="No space left"):  # on_main makes a UserError of it
@@ -155,7 +163,7 @@ def earlier(folder: Path) -> None:
 
 
 def test_an_earlier_model_is_replaced_as_a_whole(tokenizer: BertTokenizerFast, tmp_path: Path) -> None:
-    """One that an earlier attempt to end this run left."""
+    """One that an earlier attempt to finish this run left."""
     earlier(tmp_path)
     folder = export_model(tmp_path, small("mlm", tokenizer), tokenizer, "# A model")
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
@@ -164,7 +172,7 @@ def test_an_earlier_model_is_replaced_as_a_whole(tokenizer: BertTokenizerFast, t
 
 @pytest.mark.parametrize("left", ["model", None])
 def test_a_kill_after_the_old_model_was_put_away(tokenizer: BertTokenizerFast, tmp_path: Path, left: str) -> None:
-    """Before the new one took its place, or after: the next attempt finds what the last one left."""
+    """Before the new one was in place, or after: the next attempt succeeds."""
     if left:
         earlier(tmp_path)
     (tmp_path / ".model.old").mkdir()

@@ -1,4 +1,4 @@
-"""The hub, played by a server on this machine: who may write is known before training, and a push that fails costs
+"""The hub, simulated by a local server: the right to write is checked before training, and a push that fails costs
 nothing.
 """
 
@@ -20,16 +20,19 @@ from warmup.training.reporting.export import check_hub_access
 
 
 class Hub(ThreadingHTTPServer):
-    """Knows one user by one token. made: bodies of creations. files: what was committed, by path."""
+    """Knows one user by one token.
+
+    created: The bodies of requests that create a repository. files: The files of commits, by path.
+    """
 
     def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Answers)
+        super().__init__(("127.0.0.1", 0), Handler)
         self.role, self.refuses = "write", ""
-        self.made: list[dict] = []
+        self.created: list[dict] = []
         self.files: dict[str, bytes] = {}
 
 
-class Answers(BaseHTTPRequestHandler):
+class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         known = self.headers.get("Authorization") == "Bearer hf_secret"
         user = {"name": "ada", "auth": {"accessToken": {"role": self.server.role}}}
@@ -42,7 +45,7 @@ class Answers(BaseHTTPRequestHandler):
         if self.server.refuses and self.server.refuses in self.path:
             self.answer(403, {"error": "You have no right to do this"})
         elif self.path == "/api/repos/create":
-            self.server.made.append(json.loads(body))
+            self.server.created.append(json.loads(body))
             self.answer(200, {"url": "https://huggingface.co/ada/bert"})
         elif self.path == "/api/models/ada/bert/preupload/main":
             files = [
@@ -74,46 +77,46 @@ class Answers(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    """A hub that this process and those it forks take for the real one, logged in."""
-    with Hub() as made:
-        threading.Thread(target=made.serve_forever, daemon=True).start()
-        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", f"http://127.0.0.1:{made.server_port}")
+    """A hub that this process and those it forks take for the real one. The user is logged in."""
+    with Hub() as hub:
+        threading.Thread(target=hub.serve_forever, daemon=True).start()
+        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", f"http://127.0.0.1:{hub.server_port}")
         monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setenv("HF_TOKEN", "hf_secret")
-        yield made
-        made.shutdown()
+        yield hub
+        hub.shutdown()
 
 
-def test_a_new_repository_is_private_and_made_before_training(server: Hub) -> None:
-    check_hub_access("ada/bert", make=True)
-    (made,) = server.made
-    assert (made["name"], made["organization"]) == ("bert", "ada")
-    assert made.get("private") is True or made.get("visibility") == "private"
+def test_a_new_repository_is_private_and_created_before_training(server: Hub) -> None:
+    check_hub_access("ada/bert", create=True)
+    (body,) = server.created
+    assert (body["name"], body["organization"]) == ("bert", "ada")
+    assert body.get("private") is True or body.get("visibility") == "private"
 
 
-def test_trying_a_job_makes_none(server: Hub) -> None:
-    check_hub_access("ada/bert", make=False)
-    assert server.made == []
+def test_a_smoke_test_creates_none(server: Hub) -> None:
+    check_hub_access("ada/bert", create=False)
+    assert server.created == []
 
 
-def test_who_may_not_write_is_told_so(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_right_to_write_it_is_refused(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     server.refuses = "create"
     with pytest.raises(
         UserError, match="^log.push_to_hub: ada cannot write to ada/bert: .*You have no right to do this"
     ):
-        check_hub_access("ada/bert", make=True)
+        check_hub_access("ada/bert", create=True)
     server.role = "read"
     with pytest.raises(UserError, match="^log.push_to_hub: the token of ada may only read; make one that may write$"):
-        check_hub_access("ada/bert", make=True)
+        check_hub_access("ada/bert", create=True)
     monkeypatch.setenv("HF_TOKEN", "hf_other")
     with pytest.raises(UserError, match="^log.push_to_hub: the hub does not know who you are .*; hf auth login"):
-        check_hub_access("ada/bert", make=True)
+        check_hub_access("ada/bert", create=True)
 
 
 def test_without_a_network_it_is_refused_at_once(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match="^log.push_to_hub: the hub does not know who you are .OfflineModeIsEnabled"):
-        check_hub_access("ada/bert", make=True)
+        check_hub_access("ada/bert", create=True)
 
 
 @pytest.fixture
@@ -130,7 +133,7 @@ def job(classification: tuple[str, ...]) -> tuple[object, ...]:
     )
 
 
-def test_the_model_of_a_run_that_is_done(server: Hub, job: tuple, tmp_path: Path) -> None:
+def test_the_model_of_a_finished_run_is_pushed(server: Hub, job: tuple, tmp_path: Path) -> None:
     run = train(2, tmp_path / "run", *job)
     assert run.codes == [0, 0], run.status
     model = tmp_path / "run" / "model"

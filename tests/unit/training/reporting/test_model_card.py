@@ -26,7 +26,7 @@ PLAN = make_plan(RECIPE, Topology(2, 16, 2), num_samples=1600)
 DATA = SimpleNamespace(amount="1600 samples", validation=range(84))
 
 
-def made(config: Config, arguments: list[str] | tuple[str, ...] = (), metrics: dict | None = None) -> str:
+def card(config: Config, arguments: list[str] | tuple[str, ...] = (), metrics: dict | None = None) -> str:
     return model_card(config, PLAN, DATA, metrics or {"loss": 2.5}, 20, arguments)
 
 
@@ -39,7 +39,7 @@ def header(text: str) -> dict:
     [("mlm", "fill-mask"), ("classification", "text-classification"), ("regression", "text-classification")],
 )
 def test_the_plan_and_the_metrics(task: str, name: str) -> None:
-    text = made(Config(task=task, recipe=RECIPE, batch=BATCH), metrics={"loss": 2.5, "accuracy": 1 / 3})
+    text = card(Config(task=task, recipe=RECIPE, batch=BATCH), metrics={"loss": 2.5, "accuracy": 1 / 3})
     assert text.startswith(f"---\nlibrary_name: transformers\npipeline_tag: {name}\n---\n")
     assert f'pipeline("{name}", model=' in text
     assert ('model="path/to/this/folder", function_to_apply="none")' in text) == (task == "regression")
@@ -48,18 +48,18 @@ def test_the_plan_and_the_metrics(task: str, name: str) -> None:
         in text
     )
     # 2 ranks x 2 x 16 = 64 at a reference of 16: k = 4, sqrt: 1e-4 * 2; 10 steps of 16 are 2.5 of 64, rounded up.
-    assert "| global batch | 64 samples | 2 ranks x 2 micro-batches x 16 |\n" in text
-    assert "| peak lr | 0.0002 | 0.0001 by the rule sqrt |\n" in text
+    assert "| global batch | 64 samples | 2 ranks x 2 micro-batches x 16 samples |\n" in text
+    assert "| peak lr | 0.0002 | lr 0.0001 x sqrt(k) (sqrt scaling) |\n" in text
     assert "| warmup | 3 steps | 192 samples," in text
-    assert "| duration | 25 steps | 1600 samples, 1 epochs; 0 beyond duration |\n" in text
+    assert "| duration | 25 steps | 1600 samples, 1 epoch |\n" in text
     assert len([line for line in text.splitlines() if line.count("|") == 4]) == 2 + len(explain_plan(PLAN))
 
 
-def test_names_on_the_hub_are_for_the_hub_to_read() -> None:
+def test_names_on_the_hub_are_metadata() -> None:
     files = Data(
         train_files=("hub:nyu-mll/glue:sst2:train", "more.csv"), validation_files=("hub:nyu-mll/glue:sst2:dev",)
     )
-    text = made(Config(task="classification", model="google-bert/bert-base-uncased", data=files))
+    text = card(Config(task="classification", model="google-bert/bert-base-uncased", data=files))
     assert header(text) == {
         "library_name": "transformers",
         "pipeline_tag": "text-classification",
@@ -71,8 +71,8 @@ def test_names_on_the_hub_are_for_the_hub_to_read() -> None:
     assert "| validation data | `hub:nyu-mll/glue:sst2:dev`: 84 samples |\n" in text
 
 
-def test_what_it_was_made_of_by_default() -> None:
-    text = made(Config())
+def test_the_default_model_and_data() -> None:
+    text = card(Config())
     assert header(text).keys() == {"library_name", "pipeline_tag"}
     assert "| base model | a new BERT, tiny |\n" in text
     assert "| training data | docstrings of the installed Python packages: 1600 samples |\n" in text
@@ -82,8 +82,8 @@ def test_what_it_was_made_of_by_default() -> None:
     )
 
 
-def test_nothing_of_the_machine_is_told(tmp_path: Path) -> None:
-    """Files go by their names; a model's folder is not taken for a name on the hub."""
+def test_nothing_of_the_machine_is_published(tmp_path: Path) -> None:
+    """Only names of files are kept; a model's folder is not taken for a name on the hub."""
     secret = tmp_path / "secret"
     (secret / "bert").mkdir(parents=True)
     data = Data(
@@ -98,7 +98,7 @@ def test_nothing_of_the_machine_is_told(tmp_path: Path) -> None:
         f'--data.validation_files=["{secret}/b.csv"]',
         "--recipe.duration", "3 epochs", "--run_dir=x",
     ]  # fmt: skip
-    text = made(config, arguments)
+    text = card(config, arguments)
     assert "secret" not in text and str(tmp_path) not in text and "base_model" not in text
     assert "| base model | `bert` |\n" in text and "| training data | `a.csv`, `*.csv`: 1600 samples |\n" in text
     (command,) = re.findall(r"```bash\n(.*)\n```", text)
@@ -108,11 +108,11 @@ def test_nothing_of_the_machine_is_told(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-def test_the_configuration_gives_the_run_again(tmp_path: Path) -> None:
+def test_the_configuration_reproduces_the_run(tmp_path: Path) -> None:
     config = Config(
         recipe=RECIPE, batch=BATCH, data=Data(train_files=("a.csv",), cache_dir="/tmp/cache"), run_dir="x", seed=3
     )
-    (written,) = re.findall(r"```yaml\n(.*?)```", made(config), re.DOTALL)
+    (written,) = re.findall(r"```yaml\n(.*?)```", card(config), re.DOTALL)
     path = tmp_path / "config.yaml"
     path.write_text(written)
     read, _ = commandline.parse(commandline.parser("", ""), ["--config", str(path)])

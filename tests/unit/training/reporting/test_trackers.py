@@ -1,4 +1,4 @@
-"""Trackers: what W&B, MLflow and Trackio are asked for, when a run begins and when it goes on; and what fails."""
+"""Trackers: how W&B, MLflow and Trackio are called when a run begins and when it is resumed; and failures."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from warmup.training.reporting.trackers import Trackers, settings
 
 @pytest.fixture(autouse=True)
 def one_process() -> Iterator[None]:
-    """What Accelerate's trackers ask, and no later test may find."""
+    """The state that Accelerate's trackers need, and that no later test may find."""
     PartialState._reset_state()
     PartialState(cpu=True)
     yield
@@ -33,12 +33,12 @@ def one_process() -> Iterator[None]:
 
 
 class Calls(list):
-    """What was called: (name, arguments by name)."""
+    """The calls that were made: (name, arguments by name)."""
 
-    def note(self, name: str, answer: Any = None) -> Any:
+    def record(self, name: str, result: Any = None) -> Any:
         def called(*args: object, **kwargs: object) -> Any:
             self.append((name, {**dict(enumerate(args)), **kwargs}))
-            return answer
+            return result
 
         return called
 
@@ -48,20 +48,20 @@ class Calls(list):
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
-    """Modules in the place of the three that note what they are asked for."""
+    """Replaces the modules of the three trackers by ones that record their calls."""
     calls = Calls()
     for name in ("wandb", "trackio"):
-        run = SimpleNamespace(log=calls.note(f"{name}.log"), finish=calls.note(f"{name}.finish"))
+        run = SimpleNamespace(log=calls.record(f"{name}.log"), finish=calls.record(f"{name}.finish"))
         module = ModuleType(name)
-        module.init = calls.note(f"{name}.init", run)
-        module.config = SimpleNamespace(update=calls.note(f"{name}.config"))
+        module.init = calls.record(f"{name}.init", run)
+        module.config = SimpleNamespace(update=calls.record(f"{name}.config"))
         monkeypatch.setitem(sys.modules, name, module)
     mlflow = ModuleType("mlflow")
     mlflow.search_experiments = lambda **_: []
-    mlflow.create_experiment = calls.note("mlflow.experiment", "7")
-    mlflow.start_run = calls.note("mlflow.init", SimpleNamespace(info=SimpleNamespace(run_id="server's")))
-    mlflow.log_metrics, mlflow.end_run = calls.note("mlflow.log"), calls.note("mlflow.finish")
-    mlflow.log_params = calls.note("mlflow.config")
+    mlflow.create_experiment = calls.record("mlflow.experiment", "7")
+    mlflow.start_run = calls.record("mlflow.init", SimpleNamespace(info=SimpleNamespace(run_id="server's")))
+    mlflow.log_metrics, mlflow.end_run = calls.record("mlflow.log"), calls.record("mlflow.finish")
+    mlflow.log_params = calls.record("mlflow.config")
     mlflow.utils = SimpleNamespace(validation=SimpleNamespace(MAX_PARAM_VAL_LENGTH=6000, MAX_PARAMS_TAGS_PER_BATCH=100))
     monkeypatch.setitem(sys.modules, "mlflow", mlflow)
     return calls
@@ -73,12 +73,12 @@ def configured(*names: str, **log: Any) -> Config:
 
 def run(folder: Path, config: Config, step: int) -> None:
     """A run that has done `step`, logs the next one and ends."""
-    begun = Trackers(folder, config, step)
-    begun.log({"train/loss": 0.5}, step + 1)
-    begun.finish()
+    started = Trackers(folder, config, step)
+    started.log({"train/loss": 0.5}, step + 1)
+    started.finish()
 
 
-def begun_and_resumed(folder: Path, calls: Calls, name: str, **log: Any) -> tuple[Calls, Calls]:
+def started_and_resumed(folder: Path, calls: Calls, name: str, **log: Any) -> tuple[Calls, Calls]:
     folder.mkdir(parents=True)
     run(folder, configured(name, **log), -1)
     first = Calls(calls)
@@ -87,14 +87,14 @@ def begun_and_resumed(folder: Path, calls: Calls, name: str, **log: Any) -> tupl
     return first, calls
 
 
-def test_wandb_goes_on_with_the_same_run(tmp_path: Path, calls: Calls) -> None:
-    first, second = begun_and_resumed(tmp_path / "runs" / "mine", calls, "wandb", project="berts")
+def test_wandb_resumes_the_same_run(tmp_path: Path, calls: Calls) -> None:
+    first, second = started_and_resumed(tmp_path / "runs" / "mine", calls, "wandb", project="berts")
     (init,) = first.of("wandb.init")
     assert init["project"] == "berts" and init["name"] == "runs/mine" and init["resume"] == "allow"
     assert init["dir"] == str(tmp_path / "runs" / "mine") and len(init["id"]) == 8
     assert second.of("wandb.init") == [init]
-    for found in (first, second):  # a recipe may have changed
-        assert found.of("wandb.config")[0][0]["recipe.lr"] == 1e-3
+    for calls in (first, second):  # a recipe may have changed
+        assert calls.of("wandb.config")[0][0]["recipe.lr"] == 1e-3
     assert first.of("wandb.log") == [{0: {"train/loss": 0.5}, "step": 0}]
     assert second.of("wandb.log") == [{0: {"train/loss": 0.5}, "step": 41}]
     assert second[-1][0] == "wandb.finish"
@@ -108,18 +108,18 @@ def test_another_run_is_another_one_of_wandb(tmp_path: Path, calls: Calls) -> No
     assert one["id"] != other["id"] and one["project"] == "bert-warmup"
 
 
-def test_mlflow_goes_on_with_the_run_that_its_server_named(tmp_path: Path, calls: Calls) -> None:
-    first, second = begun_and_resumed(tmp_path / "runs" / "mine", calls, "mlflow")
+def test_mlflow_resumes_the_run_that_its_server_named(tmp_path: Path, calls: Calls) -> None:
+    first, second = started_and_resumed(tmp_path / "runs" / "mine", calls, "mlflow")
     assert first.of("mlflow.experiment")[0]["name"] == "bert-warmup"
     (init,), (again,) = first.of("mlflow.init"), second.of("mlflow.init")
     assert init["run_id"] is None and init["run_name"] == "runs/mine"
     assert again["run_id"] == "server's"
-    assert first.of("mlflow.config") and not second.of("mlflow.config")  # it refuses other values
-    assert [found.of("mlflow.log")[0]["step"] for found in (first, second)] == [0, 41]
+    assert first.of("mlflow.config") and not second.of("mlflow.config")  # it does not accept changed values
+    assert [calls.of("mlflow.log")[0]["step"] for calls in (first, second)] == [0, 41]
 
 
-def test_trackio_goes_on_by_name(tmp_path: Path, calls: Calls) -> None:
-    first, second = begun_and_resumed(tmp_path / "runs" / "mine", calls, "trackio")
+def test_trackio_resumes_by_name(tmp_path: Path, calls: Calls) -> None:
+    first, second = started_and_resumed(tmp_path / "runs" / "mine", calls, "trackio")
     (init,), (again,) = first.of("trackio.init"), second.of("trackio.init")
     assert init == {"project": "bert-warmup", "name": "runs/mine", "resume": "never"}
     assert again == init | {"resume": "allow"}
@@ -135,10 +135,10 @@ def test_one_that_is_new_in_a_resumed_run(tmp_path: Path, calls: Calls) -> None:
 
 
 def test_the_configuration_is_flat_and_of_single_values() -> None:
-    found = settings(configured("wandb"))
-    assert (found["recipe.lr"], found["task"], found["seed"]) == (1e-3, "classification", 0)
-    assert (found["recipe.betas"], found["dropout"], found["log.samples"]) == ("[0.9, 0.999]", "null", False)
-    assert all(isinstance(value, bool | int | float | str) for value in found.values())
+    fields = settings(configured("wandb"))
+    assert (fields["recipe.lr"], fields["task"], fields["seed"]) == (1e-3, "classification", 0)
+    assert (fields["recipe.betas"], fields["dropout"], fields["log.samples"]) == ("[0.9, 0.999]", "null", False)
+    assert all(isinstance(value, bool | int | float | str) for value in fields.values())
 
 
 def test_one_that_does_not_start_ends_the_run(tmp_path: Path, calls: Calls, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,20 +156,20 @@ def test_one_that_does_not_start_ends_the_run(tmp_path: Path, calls: Calls, monk
 def test_a_new_run_that_does_not_start_leaves_its_directory_free(
     checkpoint: Path | None, tmp_path: Path, calls: Calls, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also where another tracker has started; a run that goes on keeps what it has."""
+    """Also if another tracker has started. A resumed run keeps what it has."""
     monkeypatch.setattr(sys.modules["wandb"], "init", lambda **_: 1 / 0)
     (tmp_path / "metrics.jsonl").touch()
-    origin = ResumePoint(checkpoint, None, state={"clock": {"step": 4}})
+    resume_point = ResumePoint(checkpoint, None, state={"clock": {"step": 4}})
     with pytest.raises(UserError, match="^log.trackers: wandb does not start: ZeroDivisionError"):
-        trackers.start(SimpleNamespace(is_main_process=True), tmp_path, configured("mlflow", "wandb"), origin)
+        trackers.start(SimpleNamespace(is_main_process=True), tmp_path, configured("mlflow", "wandb"), resume_point)
     assert run_directory.is_occupied(tmp_path) == (checkpoint is not None)
 
 
-def test_one_that_fails_on_the_way_is_told_of_once(
+def test_one_that_fails_during_training_is_a_warning_once(
     tmp_path: Path, calls: Calls, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    """The other one gets everything, and it too gets what comes once its server is back."""
-    begun = Trackers(tmp_path, configured("mlflow", "wandb"), -1)
+    """The other one gets everything, and so does the failed one once its server is back."""
+    started = Trackers(tmp_path, configured("mlflow", "wandb"), -1)
     working = sys.modules["mlflow"].log_metrics
 
     def down(*_: object, **__: object) -> None:
@@ -177,35 +177,35 @@ def test_one_that_fails_on_the_way_is_told_of_once(
 
     monkeypatch.setattr(sys.modules["mlflow"], "log_metrics", down)
     for step in (1, 2):
-        begun.log({"train/loss": 0.5}, step)
-    begun._thread.submit(int).result()
+        started.log({"train/loss": 0.5}, step)
+    started._thread.submit(int).result()
     monkeypatch.setattr(sys.modules["mlflow"], "log_metrics", working)
-    begun.log({"train/loss": 0.5}, 3)
-    begun.finish()
-    assert [found["step"] for found in calls.of("wandb.log")] == [1, 2, 3]
-    assert [found["step"] for found in calls.of("mlflow.log")] == [3]
-    told = "mlflow: ConnectionError: no route to host; training goes on, and metrics.jsonl has all"
-    assert capsys.readouterr().err == f"warning: log.trackers: {told}\n"
+    started.log({"train/loss": 0.5}, 3)
+    started.finish()
+    assert [call["step"] for call in calls.of("wandb.log")] == [1, 2, 3]
+    assert [call["step"] for call in calls.of("mlflow.log")] == [3]
+    text = "mlflow: ConnectionError: no route to host; training goes on, and metrics.jsonl has everything"
+    assert capsys.readouterr().err == f"warning: log.trackers: {text}\n"
 
 
 @pytest.mark.timeout(20)
-def test_one_that_hangs_holds_nothing_up(
+def test_one_that_hangs_does_not_block_the_end(
     tmp_path: Path, calls: Calls, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.setattr(trackers, "_FINISH_SECONDS", 0.2)
-    begun, over = Trackers(tmp_path, configured("mlflow"), -1), threading.Event()
+    started, over = Trackers(tmp_path, configured("mlflow"), -1), threading.Event()
     monkeypatch.setattr(sys.modules["mlflow"], "log_metrics", lambda *_, **__: over.wait())
-    begun.log({"train/loss": 0.5}, 1)
-    begun.finish()
+    started.log({"train/loss": 0.5}, 1)
+    started.finish()
     over.set()
-    assert "mlflow: does not take the last lines" in capsys.readouterr().err
+    assert "mlflow: does not accept the last lines" in capsys.readouterr().err
 
 
 def test_others_of_accelerate_get_the_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = Calls()
     monkeypatch.setitem(sys.modules, "swanlab", module := ModuleType("swanlab"))
-    module.init, module.log = calls.note("init", SimpleNamespace(finish=calls.note("finish"))), calls.note("log")
+    module.init, module.log = calls.record("init", SimpleNamespace(finish=calls.record("finish"))), calls.record("log")
     module.config = {}
-    begun = Trackers(tmp_path, configured("swanlab"), -1)
+    started = Trackers(tmp_path, configured("swanlab"), -1)
     assert calls.of("init")[0]["project"] == "bert-warmup"
-    begun.finish()
+    started.finish()

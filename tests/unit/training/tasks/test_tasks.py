@@ -1,219 +1,113 @@
-"""Tasks: what is asked of a sample is exact, and the same whoever computes it."""
+"""What holds for the loss and the results of every task, with logits that are a function of the tokens."""
 
 from __future__ import annotations
-
-import math
-from fractions import Fraction
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from made_samples import CLS, MASK, PAD, SEP, UNK, VOCABULARY, collate, mlm, random_samples, samples
+from made_samples import (
+    CLS,
+    SEP,
+    VOCABULARY,
+    collate,
+    mlm,
+    objective,
+    random_samples,
+    samples,
+    targets_of,
+)
 from transformers import BertConfig, BertForMaskedLM, BertTokenizerFast
 
-from warmup.config import Config
-from warmup.errors import UserError
-from warmup.training import tasks
+from warmup.config.tasks import TASKS
 from warmup.training.data.batching.layout import lay_out
-from warmup.training.data.batching.micro_batch import to_device, zero_weight
-from warmup.training.data.samples import IGNORE_INDEX
+from warmup.training.data.batching.micro_batch import MicroBatch, to_device, zero_weight
+from warmup.training.data.samples import IGNORE_INDEX, Samples
 from warmup.training.models.input_layout import InputLayout
+from warmup.training.tasks import REGISTRY
+from warmup.training.tasks.losses import cross_entropy_sum
+from warmup.training.tasks.metrics import correct_and_total
 
-# Masked language modelling
-
-
-def test_masks_are_80_10_10(tokenizer: BertTokenizerFast) -> None:
-    """Devlin et al. 2018, section 3.1. Bounds are five standard deviations of a binomial."""
-    rows = random_samples(2000)
-    batch = collate(mlm(tokenizer), rows, range(2000))
-    original, _, _ = rows.take(np.arange(2000))
-    original, found, chosen = torch.from_numpy(original), batch.inputs["input_ids"], batch.targets != IGNORE_INDEX
-    assert (batch.targets[chosen] == original[chosen]).all()
-    assert (found[~chosen] == original[~chosen]).all()
-    assert int(chosen.sum()) == batch.target_count > 8000
-    assert not torch.isin(original[chosen], torch.arange(5)).any()  # special tokens are never asked for
-    masked, kept = found[chosen] == MASK, found[chosen] == original[chosen]
-    other = ~masked & ~kept
-    assert not torch.isin(found[chosen][other], torch.arange(5)).any()  # nor drawn
-    count = batch.target_count
-    same = 0.1 / (VOCABULARY - 5)  # another token may be the same one
-    for found_, share in ((masked, 0.8), (kept, 0.1 + same), (other, 0.1 - same)):
-        assert abs(int(found_.sum()) - count * share) < 5 * math.sqrt(count * share * (1 - share))
-    # Every regular token is drawn as a replacement, about as often as any: chi-square of 195 - 1 freedom.
-    drawn = np.bincount(found[chosen][other].numpy(), minlength=VOCABULARY)[5:]
-    assert drawn.min() >= 0 and ((drawn - drawn.mean()) ** 2).sum() / drawn.mean() < 194 + 5 * math.sqrt(2 * 194)
-    assert (drawn > 0).mean() > 0.95
+CPU = torch.device("cpu")
+LABELS = {
+    "mlm": [()],
+    "clm": [()],
+    "classification": [("a", "b", "c")],
+    "regression": [("value",)],
+    "token-classification": [("O", "B-x", "I-x", "B-y", "I-y"), ("NOUN", "VERB", "DET")],
+}
+CASES = [(task, labels) for task, several in LABELS.items() for labels in several]
 
 
-def test_every_place_of_a_sample_is_chosen_as_often(tokenizer: BertTokenizerFast) -> None:
-    rows = samples([[CLS, *range(10, 30), SEP]] * 4000)
-    chosen = (collate(mlm(tokenizer), rows, range(4000)).targets != IGNORE_INDEX).sum(0).numpy()
-    assert chosen[0] == chosen[-1] == 0 and chosen.sum() == 4000 * 3
-    places = chosen[1:-1]
-    # Three of twenty without replacement: 17/19 of a chi-square of 19 freedom, beyond 40 in 0.1% of all cases.
-    spread = ((places - 600) ** 2 / 600).sum()
-    assert spread < 40  # measured: 10.7
+def test_every_task_is_tested_here() -> None:
+    assert list(LABELS) == list(REGISTRY) == list(TASKS)
 
 
-@pytest.mark.parametrize("rate", ["0.15", "0.01", "0.5", "0.99"])
-def test_the_number_of_targets_of_each_sample(tokenizer: BertTokenizerFast, rate: str) -> None:
-    """max(1, round(rate * n)), half rounded up: create_pretraining_data.py of Devlin et al. 2018, there with n of all
-    tokens and Python's round, which takes half to even."""
-    sizes = range(0, 121)
-    rows = samples([[CLS, *[9] * size, SEP] for size in sizes])
-    batch = collate(mlm(tokenizer, float(rate)), rows, sizes)
-    wanted = [min(size, max(1, math.floor(Fraction(rate) * size + Fraction(1, 2)))) for size in sizes]
-    assert (batch.targets != IGNORE_INDEX).sum(1).tolist() == wanted
-    assert batch.target_count == sum(wanted)
-    assert batch.token_count == sum(sizes) + 2 * 121
-    if rate == "0.15":  # by hand
-        assert [wanted[size] for size in (0, 1, 3, 9, 10, 16, 17, 30, 100)] == [0, 1, 1, 1, 2, 2, 3, 5, 15]
+def labelled_samples(task: str, labels: tuple[str, ...], count: int) -> Samples:
+    random = np.random.default_rng(1)
+    bodies = [random.integers(5, VOCABULARY, random.integers(0, 14)).tolist() for _ in range(count)]
+    rows, columns = [[CLS, *body, SEP] for body in bodies], {}
+    if task in ("classification", "regression"):
+        numbers = random.normal(size=count) if task == "regression" else random.integers(0, len(labels), count)
+        columns = {"second_start": list(map(len, rows)), "label": numbers.tolist()}
+    if task == "token-classification":
+        tags = [np.where(random.random(len(body)) < 0.7, random.integers(0, len(labels), len(body)), IGNORE_INDEX)
+                for body in bodies]  # fmt: skip
+        columns = {"token_labels": [[IGNORE_INDEX, *row.tolist(), IGNORE_INDEX] for row in tags]}
+    return samples(rows, **columns)
 
 
-def test_special_tokens_within_a_text_are_not_chosen(tokenizer: BertTokenizerFast) -> None:
-    rows = samples([[CLS, UNK, 7, SEP, MASK, SEP]] * 50)
-    batch = collate(mlm(tokenizer, 0.9), rows, range(50))
-    assert ((batch.targets != IGNORE_INDEX).sum(0) == torch.tensor([0, 0, 50, 0, 0, 0])).all()
+def made_logits(task: str, labels: tuple[str, ...], batch: MicroBatch) -> torch.Tensor:
+    """Logits (N, C) at the positions of a batch: of the token there, or of all tokens of the sequence."""
+    classes = len(labels) or VOCABULARY
+    table_VC = torch.from_numpy(np.random.default_rng(2).normal(size=(VOCABULARY, classes))).float()
+    if task in ("classification", "regression"):
+        return table_VC[batch.input_ids.sum(1) % VOCABULARY]
+    logits_NC = table_VC[batch.input_ids.flatten()[batch.positions_N]]
+    even_N = batch.positions_N % batch.input_ids.shape[1] % 2 == 0  # where the label gets the largest logit
+    return logits_NC + 9.0 * torch.eye(classes)[batch.targets] * even_N[:, None]
 
 
-@given(st.lists(st.integers(0, 19), min_size=1, max_size=8), st.integers(0, 3))
-@settings(max_examples=30, deadline=None)
-def test_masks_do_not_depend_on_the_company(indices: list[int], epoch: int) -> None:
-    task, rows = COMPANY
-    together = collate(task, rows, indices, epoch)
-    for row, index in enumerate(indices):
-        alone = collate(task, rows, [index], epoch)
-        length = int(rows.lengths[index])
-        assert (together.inputs["input_ids"][row, :length] == alone.inputs["input_ids"][0]).all()
-        assert (together.targets[row, :length] == alone.targets[0]).all()
-        assert (together.inputs["input_ids"][row, length:] == PAD).all()
-        assert (together.targets[row, length:] == IGNORE_INDEX).all()
-        assert together.inputs["attention_mask"][row].tolist() == [1] * length + [0] * (
-            together.targets.shape[1] - length
-        )
+@pytest.mark.parametrize(("task", "labels"), CASES)
+def test_results_of_a_sample_do_not_depend_on_the_batch(
+    task: str, labels: tuple[str, ...], tokenizer: BertTokenizerFast
+) -> None:
+    """One row per sample, exactly the same alone, among others and in any order; the losses add up to the same sum."""
+    built, rows = objective(task, tokenizer, labels), labelled_samples(task, labels, 24)
+
+    def compute(indices: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        batch = collate(built, rows, indices)
+        logits = made_logits(task, labels, batch)
+        return built.results(logits, targets_of(batch)), built.loss_sum(logits, targets_of(batch))
+
+    results, loss = compute(np.arange(24))
+    assert results.shape == (24, built.width) and results.dtype == torch.float64
+    assert len(results.unique(dim=0)) > 5  # so that a mix-up of samples would show
+    for parts in ([[i] for i in range(24)], np.array_split(np.arange(24), 5)):
+        alone = [compute(np.asarray(part)) for part in parts]
+        assert torch.equal(torch.cat([part[0] for part in alone]), results)
+        assert sum(float(part[1]) for part in alone) == pytest.approx(float(loss), rel=1e-5)
+    shuffled = np.random.default_rng(3).permutation(24)
+    assert torch.equal(compute(shuffled)[0], results[torch.from_numpy(shuffled)])
+    repeated = np.array([7, 7, 3, 7])
+    assert torch.equal(compute(repeated)[0], results[torch.from_numpy(repeated)])
 
 
-@pytest.fixture(scope="module", autouse=True)
-def company(tokenizer: BertTokenizerFast) -> None:
-    global COMPANY
-    COMPANY = mlm(tokenizer), random_samples(20)
-
-
-def test_masks_differ_by_epoch_and_seed_and_sample(tokenizer: BertTokenizerFast) -> None:
-    task, rows = mlm(tokenizer), samples([[CLS, *range(10, 50), SEP]] * 20)
-    first = collate(task, rows, range(20), epoch=0, seed=1).targets
-    assert (first == collate(task, rows, range(20), epoch=0, seed=1).targets).all()
-    for other in (
-        collate(task, rows, range(20), epoch=1, seed=1).targets,
-        collate(task, rows, range(20), epoch=0, seed=2).targets,
-        first.roll(1, 0),
-    ):
-        assert not (first == other).all(1).any()
-
-
-def test_evaluation_masks_are_of_the_sample_alone(tokenizer: BertTokenizerFast) -> None:
-    task, rows = mlm(tokenizer), random_samples(20)
-    indices = np.array([3, 19, 5])
-    first = tasks.evaluation_batch(task, rows, indices)
-    again = tasks.evaluation_batch(mlm(tokenizer), rows, indices)  # there is no seed of a run to tell it
-    assert (first.targets == again.targets).all()
-    assert (first.inputs["input_ids"] == again.inputs["input_ids"]).all()
-    for seed in range(5):
-        assert not (collate(task, rows, indices, seed=seed).targets == first.targets).all()
-
-
-def test_a_tokenizer_without_a_mask_token() -> None:
-    bare = BertTokenizerFast(vocab={"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "a": 4})
-    bare.mask_token = None
-    with pytest.raises(UserError, match="data.tokenizer: has no mask token"):
-        mlm(bare)
-
-
-# Classification
-
-
-def test_classification_batches(tokenizer: BertTokenizerFast) -> None:
-    pair = [CLS, 10, 11, SEP, 12, SEP]
-    rows = samples([pair, [CLS, 13, SEP], [CLS, SEP, 14, SEP]], first=[4, 3, 2], label=[2, 0, 1])
-    task = tasks.build_task(Config(task="classification"), SimpleNamespace(tokenizer=tokenizer, labels=("a", "b", "c")))
-    batch = collate(task, rows, [0, 1, 2])
-    assert batch.inputs["input_ids"].tolist() == [pair, [CLS, 13, SEP, PAD, PAD, PAD], [CLS, SEP, 14, SEP, PAD, PAD]]
-    assert batch.inputs["token_type_ids"].tolist() == [[0, 0, 0, 0, 1, 1], [0] * 6, [0, 0, 1, 1, 0, 0]]
-    assert batch.inputs["attention_mask"].tolist() == [[1] * 6, [1] * 3 + [0] * 3, [1] * 4 + [0] * 2]
-    assert batch.targets.tolist() == [2, 0, 1]
-    assert (batch.target_count, batch.token_count) == (3, 13)
-    assert all(tensor.dtype == torch.int64 for tensor in (*batch.inputs.values(), batch.targets))
-    assert task.labels == ("a", "b", "c")
-
-
-def test_token_types_only_where_the_tokenizer_has_them(tokenizer: BertTokenizerFast) -> None:
-    assert set(collate(mlm(tokenizer), random_samples(2), [0, 1]).inputs) == {
-        "input_ids", "attention_mask", "token_type_ids"
-    }  # fmt: skip
-    without = BertTokenizerFast(vocab=tokenizer.get_vocab())
-    without.model_input_names = ["input_ids", "attention_mask"]
-    assert set(collate(mlm(without), random_samples(2), [0, 1]).inputs) == {"input_ids", "attention_mask"}
-
-
-def test_padding_is_the_tokenizers() -> None:
-    """RoBERTa's is 1; on disk and in `take` it is 0."""
-    names = ["<s>", "[PAD]", "</s>", "[UNK]", "[MASK]", *(f"w{number}" for number in range(20))]
-    other = BertTokenizerFast(vocab={name: i for i, name in enumerate(names)}, cls_token="<s>", sep_token="</s>")
-    batch = collate(mlm(other), samples([[0, 5, 2], [0, 6, 7, 8, 2]]), [0, 1])
-    assert batch.inputs["input_ids"][0, 3:].tolist() == [1, 1]
-    assert batch.inputs["attention_mask"].tolist() == [[1, 1, 1, 0, 0], [1] * 5]
-
-
-# Regression
-
-
-def test_numbers_are_targets_as_they_are(tokenizer: BertTokenizerFast) -> None:
-    """-100 too, which is no target elsewhere."""
-    rows = samples([[CLS, 10, SEP], [CLS, 13, SEP], [CLS, 14, SEP]], first=[3, 3, 3], label=[2.5, -100.0, 0.1])
-    task = tasks.build_task(Config(task="regression"), SimpleNamespace(tokenizer=tokenizer, labels=("value",)))
-    batch = collate(task, rows, [0, 1, 2])
-    assert batch.targets.dtype == torch.float32 and batch.targets.tolist() == [2.5, -100.0, pytest.approx(0.1)]
-    assert (batch.target_count, batch.token_count) == (3, 9)
-    logits = torch.tensor([[2.0], [-98.0], [0.1]])
-    assert float(task.loss_sum(logits, batch.targets)) == pytest.approx(0.25 + 4.0, rel=1e-6)
-    assert task.loss_sum(logits.bfloat16(), batch.targets).dtype == torch.float32
-    assert task.per_sample and task.results(logits, batch.targets).tolist() == [
-        [2.0, 2.5], [-98.0, -100.0], [pytest.approx(0.1)] * 2
-    ]  # fmt: skip
-
-
-def test_a_weightless_batch_of_numbers(tokenizer: BertTokenizerFast) -> None:
-    rows = samples([[CLS, 10, SEP], [CLS, 13, SEP]], first=[3, 3], label=[-100.0, 0.0])
-    task = tasks.build_task(Config(task="regression"), SimpleNamespace(tokenizer=tokenizer, labels=("value",)))
-    batch = zero_weight(collate(task, rows, [0, 1]))
-    logits = torch.tensor([[2.0], [3.0]], requires_grad=True)
-    loss = task.loss_sum(logits, batch.targets)
+@pytest.mark.parametrize(("task", "labels"), CASES)
+def test_a_batch_of_zero_weight_counts_nothing(
+    task: str, labels: tuple[str, ...], tokenizer: BertTokenizerFast
+) -> None:
+    built, rows = objective(task, tokenizer, labels), labelled_samples(task, labels, 6)
+    batch = zero_weight(collate(built, rows, range(6)))
+    assert (batch.target_count, batch.token_count, batch.sample_count) == (0, 0, 6)
+    logits = torch.randn(len(batch.targets), len(labels) or VOCABULARY, requires_grad=True)
+    loss = built.training_loss_sum(logits, targets_of(batch)) + built.loss_sum(logits, targets_of(batch))
     loss.backward()
-    assert (float(loss.detach()), logits.grad.tolist(), batch.target_count) == (0.0, [[0.0], [0.0]], 0)
+    assert loss.item() == 0.0 and not logits.grad.any()
+    results = built.results(logits, targets_of(batch))
+    assert results.shape == (6, built.width) and not results.any()
 
 
-# Loss and metrics
-
-
-def test_the_loss_is_the_sum_of_nats() -> None:
-    logits = torch.tensor([[[0.0, 0.0], [math.log(3), 0.0]], [[5.0, -5.0], [0.0, math.log(4)]]])
-    targets = torch.tensor([[0, 1], [IGNORE_INDEX, 1]])
-    # ln 2, ln 4 and ln 5/4
-    assert float(tasks.loss_sum(logits, targets)) == pytest.approx(math.log(2) + math.log(4) + math.log(1.25), rel=1e-6)
-    assert int(tasks.correct(logits, targets)) == 2  # the first of a tie, and the last
-    assert float(tasks.loss_sum(logits[:, 0], targets[:, 0])) == pytest.approx(math.log(2), rel=1e-6)
-    assert tasks.loss_sum(logits.bfloat16(), targets).dtype == torch.float32
-    torch.manual_seed(0)
-    logits, targets = torch.randn(3, 7, 11), torch.randint(0, 11, (3, 7))
-    targets[1] = IGNORE_INDEX
-    mean = torch.nn.functional.cross_entropy(logits[[0, 2]].reshape(14, 11), targets[[0, 2]].reshape(14))
-    assert float(tasks.loss_sum(logits, targets)) == pytest.approx(14 * float(mean), rel=1e-6)
-
-
-def test_a_weightless_batch_has_no_loss_and_no_gradient(tokenizer: BertTokenizerFast) -> None:
+def test_zero_weight_has_no_loss_and_no_gradient(tokenizer: BertTokenizerFast) -> None:
     torch.manual_seed(0)
     sizes = dict(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32)
     model = BertForMaskedLM(BertConfig(vocab_size=VOCABULARY, **sizes))
@@ -221,27 +115,27 @@ def test_a_weightless_batch_has_no_loss_and_no_gradient(tokenizer: BertTokenizer
     batch = zero_weight(full)
     assert (batch.target_count, batch.token_count) == (0, 0) and full.target_count > 0
     assert batch.inputs is full.inputs and batch.targets.shape == full.targets.shape
-    loss = tasks.loss_sum(model(**batch.inputs).logits, batch.targets)
+    inputs, targets = to_device(lay_out(batch, InputLayout()), CPU)
+    logits = model(**inputs).logits
+    loss = cross_entropy_sum(logits, targets)
     loss.backward()
-    assert float(loss.detach()) == 0.0
+    assert loss.item() == 0.0
     assert all((parameter.grad == 0).all() for parameter in model.bert.parameters())  # zeros, not None: DDP waits
-    assert int(tasks.correct(model(**batch.inputs).logits, batch.targets)) == 0
-    inputs, targets = to_device(lay_out(batch, InputLayout(positions=True)), torch.device("cpu"))
-    assert inputs["positions"].tolist() == [0] and targets.tolist() == [IGNORE_INDEX]  # one row, of weight 0, not none
-    tasks.loss_sum(model(**full.inputs).logits, full.targets).backward()
+    assert not correct_and_total(logits, targets).any()
+    inputs, targets = to_device(lay_out(full, InputLayout()), CPU)
+    cross_entropy_sum(model(**inputs).logits, targets).backward()
     assert any((parameter.grad != 0).any() for parameter in model.bert.parameters())
 
 
-def test_results_of_classes_are_a_row_per_sample(tokenizer: BertTokenizerFast) -> None:
-    task = tasks.build_task(Config(task="classification"), SimpleNamespace(tokenizer=tokenizer, labels=("a", "b", "c")))
-    logits = torch.tensor([[0.0, 2.0, 1.0], [3.0, 0.0, 0.0], [0.0, 0.0, 0.5]])
-    assert task.per_sample
-    assert task.results(logits, torch.tensor([1, 2, 2])).tolist() == [[1, 1], [0, 2], [2, 2]]
-    metrics = task.metrics(6.0, torch.tensor([[1.0, 1.0], [0.0, 0.0], [1.0, 0.0]]))  # one is absent
-    assert metrics["f1"] == pytest.approx(2 / 3)  # the mean of 2/3 and 2/3
-
-
-def test_results_of_a_language_model_are_one_row(tokenizer: BertTokenizerFast) -> None:
-    logits = torch.tensor([[[0.0, 0.0], [math.log(3), 0.0]], [[5.0, -5.0], [0.0, math.log(4)]]])
-    assert not mlm(tokenizer).per_sample
-    assert mlm(tokenizer).results(logits, torch.tensor([[0, 1], [IGNORE_INDEX, 1]])).tolist() == [[2, 3]]
+def test_the_head_reads_some_position_if_there_is_no_target(tokenizer: BertTokenizerFast) -> None:
+    layout = InputLayout(logits="positions", positions_in="head")
+    full = collate(mlm(tokenizer), random_samples(4), range(4))
+    inputs, targets = to_device(lay_out(zero_weight(full), layout), CPU)
+    assert torch.equal(inputs["positions"], full.positions_N)  # all of weight 0
+    assert targets.values.tolist() == [IGNORE_INDEX] * full.target_count
+    empty = collate(mlm(tokenizer), samples([[CLS, SEP]] * 2), range(2))
+    assert empty.positions_N.tolist() == [] and empty.target_count == 0
+    inputs, targets = to_device(lay_out(empty, layout), CPU)
+    assert inputs["positions"].tolist() == [0] and targets.values.tolist() == [IGNORE_INDEX]  # weight 0, but not none
+    assert targets.sample_ids_N.tolist() == [0] and targets.sample_count == 2
+    assert torch.equal(correct_and_total(torch.zeros(1, 1, 5), targets), torch.zeros(2, 2).double())

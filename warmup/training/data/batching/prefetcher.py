@@ -1,99 +1,117 @@
-"""Each rank's share of each step, prepared in a thread while the step before it is computed."""
+"""Each rank's part of each step, prepared in a thread while the step before it is computed."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 
 from warmup.errors import UserError
-from warmup.training import tasks
+from warmup.plan import Plan
 from warmup.training.data import order
 from warmup.training.data.batching.layout import lay_out
 from warmup.training.data.batching.micro_batch import MicroBatch, pin_memory, zero_weight
-from warmup.training.data.samples import Samples, StepSamples
-from warmup.training.data.streaming.stream import Stream
+from warmup.training.data.samples import SampleSource, StepSamples
 from warmup.training.models.input_layout import InputLayout
+
+
+class Collate(Protocol):
+    """What makes a micro-batch of samples. What is random about it is keyed by (seed, epoch, sample)."""
+
+    def __call__(self, samples: SampleSource, indices: np.ndarray, epochs: np.ndarray, seed: int) -> MicroBatch: ...
 
 
 @dataclass(frozen=True)
 class RankBatch:
-    """What a rank computes of a step. drawn: samples of all ranks. own_positions: places in the step of its own.
-    slots: its micro-batches, each with the number of its slot. token_ids: those in them, each once. most_token_ids: at
-    least as many as any rank has. broken: why there is nothing of the step in it, where its samples cannot be read.
-    """
+    """What one rank computes of a step."""
 
-    drawn: StepSamples
+    step_samples: StepSamples
+    """Those of all ranks."""
     own_positions: np.ndarray
-    slots: list[tuple[int, MicroBatch]]
+    """Which of them are this rank's: positions within the step."""
+    micro_batches: list[tuple[int, MicroBatch]]
+    """This rank's, each with its index among those of all ranks."""
     token_ids: np.ndarray
-    most_token_ids: int
-    broken: str | None = None
+    """The token ids in them, each once."""
+    max_token_ids: int
+    """At least as many as any rank has: the same on all ranks."""
+    error: str | None = None
+    """Why the step's samples could not be read. Then there is nothing in it."""
 
-    def total(self, what: str) -> int:
+    def total(self, count: Callable[[MicroBatch], int]) -> int:
         """The sum of one of the micro-batches' counts."""
-        return sum(getattr(batch, what) for _, batch in self.slots)
+        return sum(count(batch) for _, batch in self.micro_batches)
 
 
 @dataclass
 class BatchPrefetcher:
-    """A rank's shares, by the position of the data stream that a step begins at: a pure function of it, so that the one
-    after can be made before it is asked for. pinned: in memory that a GPU can read while something else goes on.
+    """A rank's batches, by the position in the data stream at which their step begins.
+
+    They are a pure function of the position, so that the next one can be built before it is asked for.
     """
 
-    samples: Samples | Stream
-    task: tasks.Task
-    reading: InputLayout
+    samples: SampleSource
+    collate: Collate
+    layout: InputLayout
     seed: int
-    global_batch_size: int
-    slots: int
-    rank: int
-    world_size: int
+    plan: Plan
+    rank: int = 0
+    world_size: int = 1
+    """Ranks that there are. (The plan may be one for more ranks, which these simulate.)"""
     pinned: bool = False
-    _thread: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "shares"))
+    """Put batches into memory that a GPU can read by itself."""
+    _thread: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "prefetcher"))
     _next: tuple[int, Future[RankBatch]] | None = None
 
-    def take(self, drawn: int) -> RankBatch:
-        """The share of the step that begins at this position; that of the step after it is begun."""
-        if self._next is None or self._next[0] != drawn:
-            self._next = drawn, self._thread.submit(self.make, drawn)
-        share = self._next[1].result()
-        following = drawn + self.global_batch_size
-        self._next = following, self._thread.submit(self.make, following)
-        return share
+    def next(self, position: int) -> RankBatch:
+        """The batch of the step that begins at this position; that of the step after it is begun."""
+        if self._next is None or self._next[0] != position:
+            self._next = position, self._thread.submit(self.build, position)
+        rank_batch = self._next[1].result()
+        following = position + self.plan.global_batch_size
+        self._next = following, self._thread.submit(self.build, following)
+        return rank_batch
 
-    def make(self, drawn: int) -> RankBatch:
-        """Draw the step's samples, deal them to all slots, and read and mask those of this rank's."""
+    def build(self, position: int) -> RankBatch:
+        """Take the step's samples, deal them into micro-batches, and collate those of this rank."""
         try:
-            step = self.samples.draw(drawn, self.global_batch_size, self.seed)
-        except UserError as error:  # it is said where all ranks can hear it
-            return self._broken(str(error))
-        dealt = order.deal(step.lengths, self.slots)
+            step = self.samples.step_samples(position, self.plan.global_batch_size, self.seed)
+        except UserError as error:  # it is raised where all ranks can hear it
+            return self._failed(str(error))
+        dealt = order.deal(step.lengths, self._micro_batch_count)
         own = order.rank_micro_batches(dealt, self.rank, self.world_size)
-        slots = [(slot, self._of_slot(step, members)) for slot, members in own]
-        token_ids = np.unique(np.concatenate([batch.inputs["input_ids"].numpy().ravel() for _, batch in slots]))
-        tokens_of_slots = [step.lengths[members].sum() for members in dealt]
-        tokens_of_ranks = np.bincount(np.arange(len(dealt)) % self.world_size, tokens_of_slots)
-        most = int(tokens_of_ranks.max() + step.lengths[0]) + 1  # what has no weight, and padding
-        return RankBatch(step, np.concatenate([members for _, members in own]), slots, token_ids, most)
+        micro_batches = [(index, self._micro_batch_of(step, members)) for index, members in own]
+        token_ids = np.unique(np.concatenate([batch.input_ids.numpy().ravel() for _, batch in micro_batches]))
+        tokens_by_micro_batch = [step.lengths[members].sum() for members in dealt]
+        tokens_by_rank = np.bincount(np.arange(len(dealt)) % self.world_size, tokens_by_micro_batch)
+        max_token_ids = int(tokens_by_rank.max() + step.lengths[0]) + 1  # samples of zero weight, and padding
+        own_positions = np.concatenate([members for _, members in own])
+        return RankBatch(step, own_positions, micro_batches, token_ids, max_token_ids)
 
-    def any(self) -> MicroBatch:
-        """Some micro-batch, of one sample."""
-        return self._micro_batch(np.full(1, self.samples.first), np.zeros(1, np.int64))
+    def dummy_batch(self) -> MicroBatch:
+        """A micro-batch of one sample."""
+        return self._micro_batch(np.full(1, self.samples.first_id), np.zeros(1, np.int64))
 
-    def _broken(self, reason: str) -> RankBatch:
-        """As many micro-batches as any rank has, without weight, so that no rank waits for this one's."""
+    @property
+    def _micro_batch_count(self) -> int:
+        """Of all ranks."""
+        return self.plan.world_size * self.plan.accumulation
+
+    def _failed(self, reason: str) -> RankBatch:
+        """As many micro-batches as any rank has, of zero weight, so that no rank waits for this one's."""
         nothing = np.zeros(0, np.int64)
-        own = order.rank_micro_batches([nothing] * self.slots, self.rank, self.world_size)
-        slots = [(slot, zero_weight(self.any())) for slot, _ in own]
-        return RankBatch(StepSamples(nothing, nothing, nothing), nothing, slots, nothing, 0, reason)
+        own = order.rank_micro_batches([nothing] * self._micro_batch_count, self.rank, self.world_size)
+        micro_batches = [(index, zero_weight(self.dummy_batch())) for index, _ in own]
+        return RankBatch(StepSamples(nothing, nothing, nothing), nothing, micro_batches, nothing, 0, reason)
 
-    def _of_slot(self, step: StepSamples, members: np.ndarray) -> MicroBatch:
+    def _micro_batch_of(self, step: StepSamples, members: np.ndarray) -> MicroBatch:
         if not len(members):
             return zero_weight(self._micro_batch(step.indices[:1], step.epochs[:1]))
         return self._micro_batch(step.indices[members], step.epochs[members])
 
     def _micro_batch(self, indices: np.ndarray, epochs: np.ndarray) -> MicroBatch:
-        batch = lay_out(self.task.collate(self.samples, indices, epochs, self.seed), self.reading)
+        batch = lay_out(self.collate(self.samples, indices, epochs, self.seed), self.layout)
         return pin_memory(batch) if self.pinned else batch

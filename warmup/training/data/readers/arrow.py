@@ -5,23 +5,24 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator
 from itertools import islice
+from typing import Any
 
 import datasets
 import pyarrow.parquet
 
 from warmup.errors import UserError, one_line
-from warmup.training.data.readers.columns import BadRow, Choose, Columns, parse_row
+from warmup.training.data.readers.columns import BadRow, ChosenColumns, RowFormat
 
 ROWS = 1024  # that are in memory at once
 _UNREADABLE = (OSError, ValueError, KeyError, pyarrow.ArrowException)
 
 
-def parquet_rows(file: str, choose: Choose) -> Iterator[dict | BadRow]:
+def parquet_rows(file: str, row_format: RowFormat) -> Iterator[dict[str, Any] | BadRow]:
     try:
         with pyarrow.parquet.ParquetFile(file, page_checksum_verification=True) as parquet:
             schema = parquet.schema_arrow
-            chosen = choose(schema.names)
-            batches = parquet.iter_batches(ROWS, columns=list(chosen.names))
+            chosen = row_format.choose(file, schema.names)
+            batches = parquet.iter_batches(ROWS, columns=list(chosen.file_names))
             yield from _rows(file, batches, chosen, _features(schema, chosen))
     except UserError:
         raise
@@ -29,10 +30,10 @@ def parquet_rows(file: str, choose: Choose) -> Iterator[dict | BadRow]:
         raise UserError(f"{file}: damaged, or no parquet file ({one_line(error)})") from error
 
 
-def dataset_rows(name: str, table: datasets.Dataset, choose: Choose) -> Iterator[dict | BadRow]:
-    chosen = choose(table.column_names)
+def dataset_rows(name: str, table: datasets.Dataset, row_format: RowFormat) -> Iterator[dict[str, Any] | BadRow]:
+    chosen = row_format.choose(name, table.column_names)
     try:
-        batches = table.select_columns(list(chosen.names)).with_format("arrow").iter(ROWS)
+        batches = table.select_columns(list(chosen.file_names)).with_format("arrow").iter(ROWS)
         yield from _rows(name, batches, chosen, table.features)
     except UserError:
         raise
@@ -40,38 +41,42 @@ def dataset_rows(name: str, table: datasets.Dataset, choose: Choose) -> Iterator
         raise UserError(f"{name}: damaged data ({one_line(error)})") from error
 
 
-def shard_rows(name: str, stream: datasets.IterableDataset, shard: int, choose: Choose) -> Iterator[dict | BadRow]:
+def shard_rows(
+    name: str, stream: datasets.IterableDataset, shard: int, row_format: RowFormat
+) -> Iterator[dict[str, Any] | BadRow]:
     """Rows of one shard of a data set that is not downloaded."""
     try:
         batches = stream.shard(stream.num_shards, shard).with_format("arrow").iter(ROWS)
         first = next(batches, None)
         if first is not None:
             features = stream.features or datasets.Features.from_arrow_schema(first.schema)
-            yield from _rows(name, itertools.chain([first], batches), choose(first.column_names), features)
+            yield from _rows(
+                name, itertools.chain([first], batches), row_format.choose(name, first.column_names), features
+            )
     except UserError:
         raise
     except Exception as error:  # of the network, the hub, or whatever a damaged file leads the library to
         raise UserError(f"{name} cannot be read: {one_line(error)}") from error
 
 
-def _features(schema: pyarrow.Schema, chosen: Columns) -> datasets.Features | dict:
+def _features(schema: pyarrow.Schema, chosen: ChosenColumns) -> datasets.Features | dict:
     """What `Dataset.to_parquet` notes of the columns, such as the names of classes; {} in a file without such notes."""
     if b"huggingface" not in (schema.metadata or {}):
         return {}
-    fields = [schema.field(name) for name in chosen.names]
+    fields = [schema.field(name) for name in chosen.file_names]
     return datasets.Features.from_arrow_schema(pyarrow.schema(fields, metadata=schema.metadata))
 
 
 def _rows(
-    name: str, batches: Iterable[pyarrow.RecordBatch | pyarrow.Table], chosen: Columns, features: dict
-) -> Iterator[dict | BadRow]:
+    name: str, batches: Iterable[pyarrow.RecordBatch | pyarrow.Table], chosen: ChosenColumns, features: dict
+) -> Iterator[dict[str, Any] | BadRow]:
     number = 0
     for batch in batches:
-        columns = {column: _values(batch.column(column), features.get(column)) for column in chosen.names}
+        columns = {column: _values(batch.column(column), features.get(column)) for column in chosen.file_names}
         for values in zip(*columns.values(), strict=True):
             number += 1
             try:
-                yield parse_row(_decoded(dict(zip(columns, values, strict=True))), chosen)
+                yield chosen.parse(_decoded(dict(zip(columns, values, strict=True))))
             except ValueError as error:
                 yield BadRow(name, number, str(error), unit="row")
 

@@ -1,13 +1,17 @@
-"""Which columns of a file are read, and what can be used of a row."""
+"""Which columns of a file a task reads, and what can be used of a row."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal, NoReturn
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, Literal, NoReturn
 
+import datasets
+
+from warmup.config.data import Data
 from warmup.errors import UserError
 
 TEXT_NAMES = (
@@ -35,55 +39,166 @@ WORD_NAMES = ("tokens", "words")
 TAG_NAMES = ("ner_tags", "tags", "labels", "pos_tags", "upos")
 LABEL_NAMES = ("label", "labels", "class", "target", "category", "sentiment", "stars", "score")
 MAX_NUMBER = float(2**127)  # training computes in 32 bits
-
-
-@dataclass(frozen=True)
-class Columns:
-    """Column names; None means inferred (or, once chosen, not there). numbers: whether labels are to be numbers.
-    words: whether a text is a list of words, and its label a list of their tags.
-    """
-
-    text: str | None = None
-    pair: str | None = None
-    label: str | None = None
-    numbers: bool = False
-    words: bool = False
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(name for name in (self.text, self.pair, self.label) if name is not None))
-
-
-Choose = Callable[[list[str]], Columns]  # of the names that a file has
+STRING = datasets.Value("large_string")
 
 
 @dataclass(frozen=True)
 class BadRow:
-    """A row left out, and why. Text is counted in lines; where there are none, rows are counted, from 1 too."""
+    """A row that is skipped, and why."""
 
     file: str
     number: int
+    """Counted from 1."""
     reason: str
     unit: Literal["line", "row"] = "line"
+    """Text files are counted in lines; where there are none, in rows."""
 
     def __str__(self) -> str:
-        place = self.number if self.unit == "line" else f"row {self.number}"
-        return f"{self.file}:{place}: {self.reason}"
+        where = self.number if self.unit == "line" else f"row {self.number}"
+        return f"{self.file}:{where}: {self.reason}"
 
 
-def parse_row(record: dict, chosen: Columns) -> dict:
-    """Take the chosen columns out of a record; raises ValueError with the reason where one cannot be used."""
-    if chosen.words:
-        return _sentence(record, chosen)
-    label = _number if chosen.numbers else _label
-    return {
-        "text": _text(record.get(chosen.text), repr(chosen.text)),
-        "pair": None if chosen.pair is None else _text(record.get(chosen.pair), repr(chosen.pair)),
-        "label": None if chosen.label is None else label(record.get(chosen.label), repr(chosen.label)),
-    }
+@dataclass(frozen=True)
+class Column:
+    """One column that a task reads."""
+
+    role: str
+    """Key of its value in a parsed row. The field `data.<role>_column` of the configuration names the file's column."""
+    names: Sequence[str] | Mapping[str, Sequence[str]]
+    """Usual names; the first that the file has is taken. A mapping has them by the name of the text column."""
+    parse: Callable[[Any, str], Any]
+    """(value, quoted name of the column) -> what is used of it. Raises ValueError with the reason if nothing can be."""
+    feature: Any = field(default_factory=lambda: STRING)
+    """Type of the parsed value in a table."""
+    required: bool = True
+    """A file without it is refused; otherwise its value is None there."""
+    from_line: Callable[[str], Any] = str
+    """What a line of a .txt file is to it, before it is parsed."""
 
 
-def _text(value: object, what: str) -> str:
+@dataclass(frozen=True)
+class ChosenColumns:
+    """The columns that are read of one file."""
+
+    names: Mapping[str, str | None]
+    """The file's name of the column, by role."""
+    columns: tuple[Column, ...]
+    check: Callable[[dict[str, Any], Mapping[str, str | None]], None] | None = None
+
+    @property
+    def file_names(self) -> tuple[str, ...]:
+        """Names of the columns to read, each once."""
+        return tuple(dict.fromkeys(name for name in self.names.values() if name is not None))
+
+    def parse(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        """Take the columns out of a record. Raises ValueError with the reason where one cannot be used."""
+        row: dict[str, Any] = {}
+        for column in self.columns:
+            name = self.names[column.role]
+            row[column.role] = None if name is None else column.parse(record.get(name), repr(name))
+        if self.check is not None:
+            self.check(row, self.names)
+        return row
+
+
+@dataclass(frozen=True)
+class RowFormat:
+    """What a task reads of a row, in any kind of file."""
+
+    columns: tuple[Column, ...]
+    requested: Mapping[str, str | None] = field(default_factory=dict)
+    """Names of columns that the user gave, by role; None or missing ones are found by their usual names."""
+    check: Callable[[dict[str, Any], Mapping[str, str | None]], None] | None = None
+    """Called with a parsed row and the columns' names: raises ValueError where its values do not go together."""
+
+    @classmethod
+    def of(cls, data: Data, *columns: Column, check: Callable | None = None) -> RowFormat:
+        """These columns, by the names that the configuration gives them."""
+        requested = {column.role: getattr(data, f"{column.role}_column", None) for column in columns}
+        return cls(columns, requested, check)
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        return tuple(column.role for column in self.columns)
+
+    @property
+    def features(self) -> datasets.Features:
+        """Types of a table of parsed rows."""
+        return datasets.Features({column.role: column.feature for column in self.columns})
+
+    def without(self, role: str) -> RowFormat:
+        """The same without one of the columns: rows to predict have no labels."""
+        return replace(self, columns=tuple(column for column in self.columns if column.role != role))
+
+    def choose(self, file: str, names: Sequence[str]) -> ChosenColumns:
+        """Settle which of a file's columns are read.
+
+        Args:
+            file: to be named in errors.
+            names: the names of all its columns.
+
+        Raises:
+            UserError: a column that is needed is missing, or there are two of its name.
+        """
+        chosen: dict[str, str | None] = {}
+        for column in self.columns:
+            requested = self.requested.get(column.role)
+            usual = column.names
+            if isinstance(usual, Mapping):
+                usual = usual.get(_folded(chosen["text"] or ""), ())
+            chosen[column.role] = _find(names, requested, usual)
+            if chosen[column.role] is None and (column.required or requested is not None):
+                _raise_missing(file, names, requested, column.role)
+        result = ChosenColumns(chosen, self.columns, self.check)
+        if twice := [name for name in result.file_names if names.count(name) > 1]:
+            raise UserError(f"{file}: two columns are named {twice[0]!r}; name each column once")
+        return result
+
+    def assign(self, **names: str) -> ChosenColumns:
+        """The columns of a kind of file whose columns have no names of their own: by role."""
+        return ChosenColumns({role: names.get(role) for role in self.roles}, self.columns)
+
+
+def text_column() -> Column:
+    """The text of a row."""
+    return Column("text", TEXT_NAMES, parse_text)
+
+
+def pair_column() -> Column:
+    """The second text of a pair, None where a file has none."""
+    return Column("pair", PAIR_NAMES, parse_text, required=False)
+
+
+def label_column(parse: Callable[[Any, str], str]) -> Column:
+    """The label of a row."""
+    return Column("label", LABEL_NAMES, parse)
+
+
+def words_column() -> Column:
+    """The words of a sentence."""
+    return Column(
+        "text",
+        WORD_NAMES,
+        partial(_parse_each, what="word", parse=parse_text),
+        datasets.List(STRING),
+        from_line=str.split,
+    )
+
+
+def tags_column() -> Column:
+    """The tags of a sentence's words."""
+    return Column("label", TAG_NAMES, partial(_parse_each, what="tag", parse=parse_class), datasets.List(STRING))
+
+
+def check_tags(row: dict[str, Any], names: Mapping[str, str | None]) -> None:
+    """Raise ValueError unless each word has one tag."""
+    words, tags = row["text"], row.get("label")
+    if tags is not None and len(words) != len(tags):
+        raise ValueError(f"{names['text']!r} holds {len(words)} words and {names['label']!r} {len(tags)} tags")
+
+
+def parse_text(value: Any, what: str) -> str:
+    """A text as it stands. Raises ValueError with the reason where it cannot be used."""
     if value is None:
         raise ValueError(f"{what} is missing")
     if not isinstance(value, str):
@@ -99,19 +214,21 @@ def _text(value: object, what: str) -> str:
     return value
 
 
-def _label(value: object, what: str) -> str:
+def parse_class(value: Any, what: str) -> str:
+    """The name of a class without blanks around it: 1 and 1.0 are "1", true is "True"."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, int):
         return str(value)
     if value is not None and not isinstance(value, str):
         raise ValueError(f"{what} is neither a string nor a whole number")
-    return _text(value, what).strip()
+    return parse_text(value, what).strip()
 
 
-def _number(value: object, what: str) -> str:
+def parse_number(value: Any, what: str) -> str:
+    """What `float` reads, as its `repr`. Raises ValueError unless it is finite in 32 bits."""
     if value is None or isinstance(value, str):
-        value = _text(value, what).strip()
+        value = parse_text(value, what).strip()
     try:
         number = math.nan if isinstance(value, bool) or "_" in str(value) else float(value)
     except (TypeError, ValueError, OverflowError):  # no number; one of 400 digits
@@ -121,65 +238,41 @@ def _number(value: object, what: str) -> str:
     return repr(number)
 
 
-def _sentence(record: dict, chosen: Columns) -> dict:
-    words = _list(record.get(chosen.text), chosen.text)
-    tags = None if chosen.label is None else _list(record.get(chosen.label), chosen.label)
-    if tags is not None and len(words) != len(tags):
-        raise ValueError(f"{chosen.text!r} holds {len(words)} words and {chosen.label!r} {len(tags)} tags")
-    return {
-        "text": [_text(word, f"word {number} of {chosen.text!r}") for number, word in enumerate(words, 1)],
-        "pair": None,
-        "label": tags and [_label(tag, f"tag {number} of {chosen.label!r}") for number, tag in enumerate(tags, 1)],
-    }
+def _parse_each(value: Any, column: str, what: str, parse: Callable[[Any, str], str]) -> list[str]:
+    return [parse(part, f"{what} {number} of {column}") for number, part in enumerate(_list(value, column), 1)]
 
 
-def _list(value: object, column: str) -> list:
-    """A list as it is; of a string, what it holds: a list as JSON, or words parted by blanks."""
+def _list(value: Any, column: str) -> list[Any]:
+    """A list as it is; of a string, what it holds: a list as JSON, or words separated by blanks."""
     if isinstance(value, str):
         text = value.strip()
         try:
             value = json.loads(text) if text.startswith("[") and text.endswith("]") else text.split()
         except (ValueError, RecursionError) as error:
-            raise ValueError(f"{column!r} is neither a JSON list nor words parted by blanks") from error
+            raise ValueError(f"{column} is neither a JSON list nor words parted by blanks") from error
     if value is None:
-        raise ValueError(f"{column!r} is missing")
+        raise ValueError(f"{column} is missing")
     if not isinstance(value, list):
-        raise ValueError(f"{column!r} is not a list")
+        raise ValueError(f"{column} is not a list")
     if not value:
-        raise ValueError(f"{column!r} is empty")
+        raise ValueError(f"{column} is empty")
     return value
 
 
-def choose_columns(file: str, names: list[str], columns: Columns, labelled: bool) -> Columns:
-    """Settle which columns are read; raises UserError where one that is needed is not there, or there twice."""
-    texts, labels = (WORD_NAMES, TAG_NAMES) if columns.words else (TEXT_NAMES, LABEL_NAMES)
-    text = _find(names, columns.text, texts) or _no_column(file, names, columns.text, "text")
-    pair = _find(names, columns.pair, PAIR_NAMES.get(_folded(text), ()))
-    if pair is None and columns.pair is not None:
-        _no_column(file, names, columns.pair, "pair")
-    label = None
-    if labelled:
-        label = _find(names, columns.label, labels) or _no_column(file, names, columns.label, "label")
-    chosen = Columns(text, pair, label, columns.numbers, columns.words)
-    if twice := [name for name in chosen.names if names.count(name) > 1]:
-        raise UserError(f"{file}: two columns are named {twice[0]!r}; name each column once")
-    return chosen
-
-
-def _find(names: list[str], asked: str | None, usual: Sequence[str]) -> str | None:
-    if asked in names:
-        return asked
-    there = {_folded(name): name for name in reversed(names)}
-    wanted = usual if asked is None else (asked,)
-    return next((there[_folded(name)] for name in wanted if _folded(name) in there), None)
+def _find(names: Sequence[str], requested: str | None, usual: Sequence[str]) -> str | None:
+    if requested in names:
+        return requested
+    by_folded = {_folded(name): name for name in reversed(names)}
+    candidates = usual if requested is None else (requested,)
+    return next((by_folded[_folded(name)] for name in candidates if _folded(name) in by_folded), None)
 
 
 def _folded(name: str) -> str:
     return name.strip().lower()
 
 
-def _no_column(file: str, names: list[str], asked: str | None, kind: str) -> NoReturn:
-    # Cut short: the "names" are a whole row of data where a csv has no header.
+def _raise_missing(file: str, names: Sequence[str], requested: str | None, role: str) -> NoReturn:
+    # Shortened: the "names" are a whole row of data where a csv has no header.
     there = ", ".join(repr(name[:40]) for name in names[:20]) or "none"
-    what = f"no column known to hold the {kind}" if asked is None else f"no column {asked!r}"
-    raise UserError(f"{file}: {what}; name one with --data.{kind}_column (there are {there})")
+    what = f"no column known to hold the {role}" if requested is None else f"no column {requested!r}"
+    raise UserError(f"{file}: {what}; name one with --data.{role}_column (there are {there})")

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator
+from typing import Any
 
 from warmup.errors import UserError
 from warmup.training.data.lines import lines, why_not_text
-from warmup.training.data.readers.columns import BadRow, Choose, Columns, parse_row
+from warmup.training.data.readers.columns import BadRow, ChosenColumns, RowFormat
 
 # Bounds what a quotation mark that is never closed can draw into memory.
 MAX_FIELD = 1 << 24
 
 
-def csv_rows(file: str, choose: Choose, delimiter: str) -> Iterator[dict | BadRow]:
+def csv_rows(file: str, row_format: RowFormat, delimiter: str) -> Iterator[dict[str, Any] | BadRow]:
     """Rows of a table with a header; quotation marks mean the same in .tsv as in .csv, as spreadsheets write both."""
     records = _records(file, delimiter)
     header = next(records, None)
@@ -22,17 +23,17 @@ def csv_rows(file: str, choose: Choose, delimiter: str) -> Iterator[dict | BadRo
     if isinstance(header, BadRow):
         raise UserError(f"{header} (in the header, so that no row can be read)")
     names = header[1]
-    chosen = choose(names)
+    chosen = row_format.choose(file, names)
     for record in records:
         yield record if isinstance(record, BadRow) else _row(file, *record, names, chosen)
 
 
-def _row(file: str, line: int, fields: list[str], names: list[str], chosen: Columns) -> dict | BadRow:
+def _row(file: str, line: int, fields: list[str], names: list[str], chosen: ChosenColumns) -> dict[str, Any] | BadRow:
     try:
         if len(fields) != len(names):
             many = "few" if len(fields) < len(names) else "many"
             raise ValueError(f"too {many} fields: {len(fields)}, and the header has {len(names)}")
-        return parse_row(dict(zip(names, fields, strict=True)), chosen)
+        return chosen.parse(dict(zip(names, fields, strict=True)))
     except ValueError as error:
         return BadRow(file, line, str(error))
 

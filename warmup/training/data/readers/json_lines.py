@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from typing import Any
 
 from warmup.errors import UserError
 from warmup.training.data.lines import lines, why_not_text
-from warmup.training.data.readers.columns import BadRow, Choose, Columns, parse_row
+from warmup.training.data.readers.columns import BadRow, ChosenColumns, RowFormat
 
 _ENDLESS = "JSON with a number too long or nested too deeply"
 _WRONG_BYTE = re.compile("[\udc80-\udcff]")  # what decoding with surrogateescape makes of one
 
 
-def jsonl_rows(file: str, choose: Choose) -> Iterator[dict | BadRow]:
+def jsonl_rows(file: str, row_format: RowFormat) -> Iterator[dict[str, Any] | BadRow]:
     """One object per line."""
     chosen = None
     for number, line in enumerate(lines(file), 1):
@@ -22,8 +23,8 @@ def jsonl_rows(file: str, choose: Choose) -> Iterator[dict | BadRow]:
             continue
         try:
             record = _object(line)
-            chosen = chosen or choose(list(record))
-            row = parse_row(record, chosen)
+            chosen = chosen or row_format.choose(file, list(record))
+            row = chosen.parse(record)
         except UserError:  # of the file as a whole
             raise
         except ValueError as error:
@@ -47,10 +48,10 @@ def _object(line: bytes) -> dict:
     return record
 
 
-def json_rows(file: str, choose: Choose) -> Iterator[dict | BadRow]:
+def json_rows(file: str, row_format: RowFormat) -> Iterator[dict[str, Any] | BadRow]:
     """A list of objects, alone or as "data" of an object, read as a whole; or what many call .json: one per line."""
     if _is_one_per_line(file):
-        yield from jsonl_rows(file, choose)
+        yield from jsonl_rows(file, row_format)
         return
     text = b"".join(lines(file)).decode("utf-8", "surrogateescape")
     undecodable = not text.isascii() and _WRONG_BYTE.search(text) is not None
@@ -59,10 +60,10 @@ def json_rows(file: str, choose: Choose) -> Iterator[dict | BadRow]:
         try:
             if not isinstance(record, dict):
                 raise ValueError("not a JSON object")
-            chosen = chosen or choose(list(record))
+            chosen = chosen or row_format.choose(file, list(record))
             if undecodable:
-                _refuse_wrong_bytes(record, chosen)
-            row = parse_row(record, chosen)
+                _check_bytes(record, chosen)
+            row = chosen.parse(record)
         except UserError:
             raise
         except ValueError as error:
@@ -99,8 +100,8 @@ def _list(file: str, text: str) -> list:
     return found
 
 
-def _refuse_wrong_bytes(record: dict, chosen: Columns) -> None:
-    for column in chosen.names:
+def _check_bytes(record: dict, chosen: ChosenColumns) -> None:
+    for column in chosen.file_names:
         value = record.get(column)
         for text in value if isinstance(value, list) else [value]:
             if isinstance(text, str) and (wrong := _WRONG_BYTE.search(text)):

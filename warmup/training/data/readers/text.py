@@ -1,18 +1,20 @@
-"""Rows of .txt files: one document per line."""
+"""Rows of .txt files: one text per line."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from warmup.training.data.lines import lines, why_not_text
-from warmup.training.data.readers.columns import BadRow
+from warmup.training.data.readers.columns import BadRow, RowFormat
 
 
-def txt_rows(file: str, words: bool) -> Iterator[dict | BadRow]:
-    """A text per line; words: as the list of its words, which are parted by blanks."""
+def txt_rows(file: str, row_format: RowFormat) -> Iterator[dict[str, Any] | BadRow]:
+    """A row for each line that is not blank. (Where a text is a list of words, they are separated by blanks.)"""
+    chosen = row_format.assign(text="text")
+    (from_line,) = (column.from_line for column in row_format.columns if column.role == "text")
     for number, line in enumerate(lines(file), 1):
         if reason := why_not_text(line):
             yield BadRow(file, number, reason)
         elif line.decode("utf-8").strip():
-            text = line.decode("utf-8").rstrip("\r\n")
-            yield {"text": text.split() if words else text, "pair": None, "label": None}
+            yield chosen.parse({"text": from_line(line.decode("utf-8").rstrip("\r\n"))})

@@ -1,4 +1,4 @@
-"""Tokenised chunks of a stream on disk, shared by the ranks of a machine."""
+"""Tokenized chunks of a stream on disk, shared by the ranks of a machine."""
 
 from __future__ import annotations
 
@@ -15,55 +15,68 @@ from filelock import FileLock
 
 from warmup.errors import UserError
 from warmup.training.data.samples import Samples
+from warmup.training.files import staged_file
 
-TOKENIZE_BATCH = 1000  # documents that are tokenised at once
-STALE_SECONDS = 3600.0  # seconds after which a file is one that a killed run left behind
+TOKENIZE_BATCH = 1000  # documents that are tokenized at once
+STALE_SECONDS = 3600.0  # a file that is older than this was left behind by a killed run
 
 
 @dataclass(frozen=True)
 class ChunkCache:
-    """Where the samples of blocks lie while they are needed, each under a hash of its texts.
-
-    cut, features: as `tokens.cutter` gives them.
-    """
+    """The samples of each chunk, in a file named by a hash of the chunk's texts."""
 
     folder: Path
-    cut: Callable[[dict], dict]
+    """Where the files are. Its parent must exist."""
+
+    tokenize: Callable[[dict], dict]
+    """Turns a batch of rows, with a column `text`, into a batch of samples."""
+
     features: datasets.Features
+    """The columns of the samples and their types."""
 
     def samples(self, texts: Sequence[str]) -> tuple[Samples, Path]:
-        """The samples of these texts, tokenised unless another process has done it, and their file."""
+        """The samples of a chunk. Its texts are tokenized unless another process has done so.
+
+        Args:
+            texts: The documents of the chunk.
+
+        Returns:
+            The samples, and the file that holds them.
+
+        Raises:
+            UserError: The file cannot be written or read.
+        """
         digest = hashlib.blake2b("\0".join(texts).encode(), digest_size=10).hexdigest()
         file = self.folder / f"{digest}.arrow"
         try:
             self.folder.mkdir(exist_ok=True)
-            while (found := load_chunk(file)) is None:
+            while (samples := load_chunk(file)) is None:
                 with FileLock(self.folder / "lock"):
                     if load_chunk(file) is None:
-                        self._sweep()
+                        self._remove_leftovers()
                         self._write(texts, file)
         except OSError as error:
             raise UserError(f"data.cache_dir: {error.filename or file}: {error.strerror or error}") from error
-        return found, file
+        return samples, file
 
-    def _sweep(self) -> None:
-        """Remove what a run that was killed left behind."""
-        for left in (*self.folder.glob("*.arrow"), *self.folder.glob("*.stage")):
+    def _remove_leftovers(self) -> None:
+        """Remove the files of runs that were killed."""
+        for leftover in (*self.folder.glob("*.arrow"), *self.folder.glob("*.stage")):
             with contextlib.suppress(OSError):
-                if time.time() - left.stat().st_mtime > STALE_SECONDS:
-                    left.unlink()
+                if time.time() - leftover.stat().st_mtime > STALE_SECONDS:
+                    leftover.unlink()
 
     def _write(self, texts: Sequence[str], file: Path) -> None:
-        stage = file.with_suffix(".stage")
         schema = self.features.arrow_schema
-        with pyarrow.OSFile(str(stage), "wb") as sink, pyarrow.ipc.new_stream(sink, schema) as writer:
-            for start in range(0, len(texts), TOKENIZE_BATCH):
-                writer.write_table(pyarrow.table(self.cut({"text": texts[start : start + TOKENIZE_BATCH]}), schema))
-        stage.replace(file)
+        with staged_file(file) as stage, pyarrow.OSFile(str(stage), "wb") as sink:
+            with pyarrow.ipc.new_stream(sink, schema) as writer:
+                for start in range(0, len(texts), TOKENIZE_BATCH):
+                    batch = self.tokenize({"text": texts[start : start + TOKENIZE_BATCH]})
+                    writer.write_table(pyarrow.table(batch, schema))
 
 
 def load_chunk(file: Path) -> Samples | None:
-    """A block's samples, None where there is no whole file of them."""
+    """The samples in a chunk's file, or None if there is no complete file."""
     try:
         table = datasets.Dataset.from_file(str(file))
     except (FileNotFoundError, pyarrow.ArrowInvalid):
@@ -72,6 +85,6 @@ def load_chunk(file: Path) -> Samples | None:
 
 
 def remove_chunk(file: Path) -> None:
-    """Whoever has it open keeps it; one that came late makes it again."""
+    """Remove a chunk's file. Ranks that have it open keep its content; a rank that opens it later writes it again."""
     with contextlib.suppress(OSError):
         file.unlink()

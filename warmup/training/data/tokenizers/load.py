@@ -3,24 +3,37 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import Any, Literal, cast
 
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from warmup.errors import UserError
-from warmup.training.models.build import _first_line, check_folder, max_positions
+from warmup.training.models.build import check_folder, first_line, max_positions
+
+TokenizerNeeds = Literal["cls_sep_pad", "eos"]
+"""Special tokens that a task needs: those of an encoder, or one that ends a text, for causal language modelling."""
 
 
-def load_tokenizer(name: str, flag: str, goes_on: bool = False, **options: Any) -> PreTrainedTokenizerBase:
-    """The tokenizer of a folder or hub name; `goes_on`: of a model that goes on with a text (task: clm).
-    Raises UserError, naming `flag`, where there is none to use.
+def load_tokenizer(
+    name: str, flag: str, needs: TokenizerNeeds = "cls_sep_pad", **options: Any
+) -> PreTrainedTokenizerBase:
+    """Load a tokenizer and check that it is a fast one with the special tokens that are needed.
+
+    Args:
+        name: A folder or a hub name.
+        flag: The option that named it, for error messages.
+        needs: Which special tokens it must have.
+        **options: Passed on to AutoTokenizer.from_pretrained.
+
+    Raises:
+        UserError: There is no such tokenizer, or it lacks what is needed.
     """
     check_folder(name, flag)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, **options)
+        tokenizer = cast(PreTrainedTokenizerBase, AutoTokenizer.from_pretrained(name, **options))
     except Exception as error:  # transformers raises whatever its parts raise
-        raise UserError(f"{flag}: {name} has no tokenizer that can be loaded: {_first_line(error)}") from error
-    if goes_on:
+        raise UserError(f"{flag}: {name} has no tokenizer that can be loaded: {first_line(error)}") from error
+    if needs == "eos":
         if not tokenizer.is_fast or tokenizer.eos_token_id is None:
             raise UserError(f"{flag}: the tokenizer of {name} is not a fast one with a token that ends a text (eos)")
     elif not tokenizer.is_fast or None in (tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id):
@@ -29,18 +42,27 @@ def load_tokenizer(name: str, flag: str, goes_on: bool = False, **options: Any) 
 
 
 def load_word_tokenizer(name: str, flag: str) -> PreTrainedTokenizerBase:
-    """A tokenizer to which a word by itself is what it is in a text. Byte-level ones (RoBERTa's, ModernBERT's) know the
-    beginning of a word by the blank before it, which they are made to think of.
+    """Load a tokenizer that splits a single word into the same tokens as within a text.
+
+    Byte-level tokenizers (RoBERTa's, ModernBERT's) mark the beginning of a word by the space before it. They are loaded
+    with add_prefix_space, so that single words get this mark too.
+
+    Args:
+        name: A folder or a hub name.
+        flag: The option that named it, for error messages.
+
+    Raises:
+        UserError: As `load_tokenizer`, or if single words are split differently all the same.
     """
     tokenizer = load_tokenizer(name, flag)
     if not _keeps_words(tokenizer):
         tokenizer = load_tokenizer(name, flag, add_prefix_space=True)
-        parts = tokenizer.backend_tokenizer.pre_tokenizer
-        if getattr(parts, "add_prefix_space", True) is False:  # the library passes it on for some kinds alone
-            parts.add_prefix_space = True
+        pre_tokenizer = tokenizer.backend_tokenizer.pre_tokenizer
+        if getattr(pre_tokenizer, "add_prefix_space", True) is False:  # transformers sets it for some classes only
+            pre_tokenizer.add_prefix_space = True
     if not _keeps_words(tokenizer):
         raise UserError(
-            f"{flag}: the tokenizer of {name} reads a word by itself as another than in a text, even with "
+            f"{flag}: the tokenizer of {name} splits a single word differently than within a text, even with "
             "add_prefix_space, so that task: token-classification cannot use it; give another one"
         )
     return tokenizer
@@ -48,15 +70,20 @@ def load_word_tokenizer(name: str, flag: str) -> PreTrainedTokenizerBase:
 
 def _keeps_words(tokenizer: PreTrainedTokenizerBase) -> bool:
     options = {"add_special_tokens": False, "verbose": False}
-    alone = tokenizer(["in", "in"], is_split_into_words=True, **options)
-    return alone["input_ids"] == tokenizer("in in", **options)["input_ids"]
+    single_words = tokenizer(["in", "in"], is_split_into_words=True, **options)
+    return single_words["input_ids"] == tokenizer("in in", **options)["input_ids"]
 
 
 def with_model_max_length(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> PreTrainedTokenizerBase:
-    """A tokenizer that knows where the model's positions end, so that truncation=True truncates."""
-    longest = max_positions(model.config)
-    if longest is None or tokenizer.model_max_length <= longest:
+    """The tokenizer with model_max_length at most the model's positions, so that truncation=True truncates to them.
+
+    Args:
+        tokenizer: Not changed; a copy is returned if its model_max_length is too large.
+        model: The model that it is saved with.
+    """
+    positions = max_positions(model.config)
+    if positions is None or tokenizer.model_max_length <= positions:
         return tokenizer
     tokenizer = copy.deepcopy(tokenizer)
-    tokenizer.model_max_length = longest
+    tokenizer.model_max_length = positions
     return tokenizer

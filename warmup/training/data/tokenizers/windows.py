@@ -1,4 +1,7 @@
-"""Documents cut into windows, the samples of a language model. No tail is dropped, and no documents are joined."""
+"""Splitting documents into windows, the samples of a language model.
+
+No tail of a document is dropped, and documents are not joined.
+"""
 
 from __future__ import annotations
 
@@ -11,62 +14,76 @@ from warmup.errors import UserError
 from warmup.training.models import gpt2
 
 TokenizeBatch = Callable[[dict[str, Sequence]], dict[str, list]]
-"""A batch of rows, columns of which `text` is one -> a batch of samples: ids, length and, for whole words, word."""
+"""Turns a batch of rows, with a column `text`, into samples: {ids, length} and, for whole words, {token_words}."""
 
 
-def window_tokenizer(
-    task: str, tokenizer: PreTrainedTokenizerBase, limit: int, whole_words: bool = False
-) -> TokenizeBatch:
-    """How the documents of a language model are cut, into windows of at most `limit` tokens."""
-    if task == "clm":
-        return _causal_windows(tokenizer, limit)
-    if whole_words:
-        _check_words(tokenizer)
-    return _masked_windows(tokenizer, limit, whole_words)
+def causal_windows(tokenizer: PreTrainedTokenizerBase, max_length: int) -> TokenizeBatch:
+    """Windows for causal language modelling.
 
+    Each window but a document's first begins with the last token of the window before. So every token of a document,
+    and the token that ends it, is a next token to predict exactly once.
 
-def _causal_windows(tokenizer: PreTrainedTokenizerBase, limit: int) -> TokenizeBatch:
-    """For causal language modelling: each window after the first begins with the last token of the one before, so that
-    of each document every token, and its end, is the one after another exactly once.
+    Args:
+        tokenizer: A fast tokenizer with a token that ends a text.
+        max_length: The most tokens of a window.
     """
-    first, last = gpt2.boundary_tokens(tokenizer)
+    bos, eos = gpt2.boundary_tokens(tokenizer)
 
-    def cut(batch: dict[str, Sequence]) -> dict[str, list]:
+    def tokenize(batch: dict[str, Sequence]) -> dict[str, list]:
         documents = tokenizer(list(batch["text"]), add_special_tokens=False, verbose=False)["input_ids"]
-        whole = [[first, *document, last] for document in documents if document]
-        ids = [document[at : at + limit] for document in whole for at in range(0, len(document) - 1, limit - 1)]
+        bounded = [[bos, *document, eos] for document in documents if document]
+        stride = max_length - 1
+        ids = [
+            document[start : start + max_length]
+            for document in bounded
+            for start in range(0, len(document) - 1, stride)
+        ]
         return {"ids": ids, "length": [len(window) for window in ids]}
 
-    return cut
+    return tokenize
 
 
-def _masked_windows(tokenizer: PreTrainedTokenizerBase, limit: int, whole_words: bool) -> TokenizeBatch:
-    """For masked language modelling: each window between [CLS] and [SEP]. With `whole_words`, `word` is the number of
-    each token's word within its window; of a word that is cut, each part is one.
+def masked_windows(tokenizer: PreTrainedTokenizerBase, max_length: int, whole_words: bool = False) -> TokenizeBatch:
+    """Windows for masked language modelling, each between [CLS] and [SEP].
+
+    Args:
+        tokenizer: A fast tokenizer with [CLS] and [SEP].
+        max_length: The most tokens of a window.
+        whole_words: Whether samples have a column `token_words`: for each token the index of its word within the
+            window. The two parts of a word that a window's end splits count as words of their own.
+
+    Raises:
+        UserError: `whole_words` is set and the tokenizer does not split texts into words.
     """
-    first, last, body = tokenizer.cls_token_id, tokenizer.sep_token_id, limit - 2
+    if whole_words:
+        _check_splits_words(tokenizer)
+    cls, sep, body_length = tokenizer.cls_token_id, tokenizer.sep_token_id, max_length - 2
 
-    def cut(batch: dict[str, Sequence]) -> dict[str, list]:
+    def tokenize(batch: dict[str, Sequence]) -> dict[str, list]:
         encoded = tokenizer(list(batch["text"]), add_special_tokens=False, verbose=False)
         documents = encoded["input_ids"]
-        places = [(row, at) for row, document in enumerate(documents) for at in range(0, len(document), body)]
-        ids = [[first, *documents[row][at : at + body], last] for row, at in places]
+        windows = [
+            (row, slice(start, start + body_length))
+            for row, document in enumerate(documents)
+            for start in range(0, len(document), body_length)
+        ]
+        ids = [[cls, *documents[row][body], sep] for row, body in windows]
         samples = {"ids": ids, "length": [len(window) for window in ids]}
         if whole_words:
-            words = [encoded.word_ids(row) for row in range(len(documents))]
-            samples["word"] = [_numbered([None, *words[row][at : at + body], None]) for row, at in places]
+            word_ids = [encoded.word_ids(row) for row in range(len(documents))]
+            samples["token_words"] = [_word_indices([None, *word_ids[row][body], None]) for row, body in windows]
         return samples
 
-    return cut
+    return tokenize
 
 
-def _numbered(words: list[int | None]) -> list[int]:
-    """Words by number from 0, without gaps; what is of no word is one of its own."""
-    numbers = np.array([-1 if word is None else word for word in words])
-    begins = (numbers[1:] != numbers[:-1]) | (numbers[1:] < 0)
-    return [0, *np.cumsum(begins).tolist()]
+def _word_indices(word_ids: list[int | None]) -> list[int]:
+    """Number the words from 0 without gaps; each token that belongs to no word gets a number of its own."""
+    ids = np.array([-1 if word is None else word for word in word_ids])
+    begins_word = (ids[1:] != ids[:-1]) | (ids[1:] < 0)
+    return [0, *np.cumsum(begins_word).tolist()]
 
 
-def _check_words(tokenizer: PreTrainedTokenizerBase) -> None:
+def _check_splits_words(tokenizer: PreTrainedTokenizerBase) -> None:
     if len(set(tokenizer("one two", add_special_tokens=False).word_ids())) < 2:
         raise UserError("data.whole_words: the tokenizer does not tell words apart; leave it out")

@@ -1,4 +1,4 @@
-"""Sentences of words: tokenised word by word, and cut into windows between words."""
+"""Tokenizing sentences that are given as words, and splitting them between words into samples."""
 
 from __future__ import annotations
 
@@ -10,70 +10,102 @@ from transformers import PreTrainedTokenizerBase
 from warmup.training.data.samples import IGNORE_INDEX
 
 
+class WordTokens(NamedTuple):
+    """A word and its tokens, those from `start` to `end` (exclusive) of its sentence."""
+
+    word: int
+    start: int
+    end: int
+
+
 class SentencePart(NamedTuple):
-    """What of a sentence is read at once. row: which sentence. first: whether it is its first part. words: for each of
-    the ids the number of a word, from 1, at its first piece, and 0 at all else. cut: whether its last word goes on.
-    """
+    """A sentence, or a part of one that is too long for one sample."""
 
     row: int
-    first: bool
+    """Index of the sentence."""
+
+    is_first: bool
+    """Whether this is the first part of its sentence."""
+
     ids: list[int]
+    """Token ids, between [CLS] and [SEP]."""
+
     words: list[int]
-    cut: bool
+    """For each id: the number of a word in the sentence, from 1, at the word's first token; 0 at all other tokens."""
+
+    truncated: bool
+    """Whether the end of the last word is cut off, because the word alone is too long."""
 
 
-def tokenize_tagged(batch: dict, tokenizer: PreTrainedTokenizerBase, limit: int, numbers: Mapping[str, int]) -> dict:
-    """Tagged sentences -> samples {ids, length, label}: `label` holds the number of a word's tag at the word's first
-    piece, and IGNORED at all else. What has no place to be asked at is left out.
+def tokenize_tagged(
+    batch: dict, tokenizer: PreTrainedTokenizerBase, max_length: int, label_ids: Mapping[str, int]
+) -> dict:
+    """Turn tagged sentences into samples. Parts of which no token begins a word are dropped.
+
+    Args:
+        batch: Columns `text`, the words of each sentence, and `label`, their tags.
+        tokenizer: A fast tokenizer with [CLS] and [SEP] that keeps single words as they are in a text.
+        max_length: The most tokens of a sample.
+        label_ids: The id of each tag.
+
+    Returns:
+        Columns {ids, length, token_labels}: `token_labels` has the id of a word's tag at the word's first token, and
+        IGNORE_INDEX at all other tokens.
     """
     ids: list[list[int]] = []
     labels: list[list[int]] = []
-    for part in sentence_parts(batch["text"], tokenizer, limit):
+    for part in sentence_parts(batch["text"], tokenizer, max_length):
         if any(part.words):
             tags = batch["label"][part.row]
             ids.append(part.ids)
-            labels.append([numbers[tags[word - 1]] if word else IGNORE_INDEX for word in part.words])
-    return {"ids": ids, "length": [len(row) for row in ids], "label": labels}
+            labels.append([label_ids[tags[word - 1]] if word else IGNORE_INDEX for word in part.words])
+    return {"ids": ids, "length": [len(row) for row in ids], "token_labels": labels}
 
 
 def sentence_parts(
-    texts: Sequence[list[str]], tokenizer: PreTrainedTokenizerBase, limit: int
+    texts: Sequence[list[str]], tokenizer: PreTrainedTokenizerBase, max_length: int
 ) -> Iterator[SentencePart]:
-    """Sentences, given as their words, in parts of at most `limit` tokens; at least one of each sentence.
+    """Tokenize sentences and split them between words. A word without tokens (a control character, say) is left out.
 
-    A word of no piece (a control character, say) has no place to be asked at.
+    Args:
+        texts: The words of each sentence.
+        tokenizer: A fast tokenizer with [CLS] and [SEP].
+        max_length: The most tokens of a part.
+
+    Yields:
+        The parts of each sentence in order, at least one per sentence.
     """
     encoded = tokenizer(texts, is_split_into_words=True, add_special_tokens=False, verbose=False)
-    for row, pieces in enumerate(encoded["input_ids"]):
+    for row, tokens in enumerate(encoded["input_ids"]):
         word_ids = encoded.word_ids(row)
-        for number, window in enumerate(list(split_words(_words(word_ids), limit - 2)) or [[]]):
+        for index, window in enumerate(list(split_words(_words(word_ids), max_length - 2)) or [[]]):
             ids, words = [tokenizer.cls_token_id], [0]
             for word, start, end in window:
-                ids += pieces[start:end]
+                ids += tokens[start:end]
                 words += [word + 1] + [0] * (end - start - 1)
-            cut = bool(window) and word_ids[end : end + 1] == [word]
-            yield SentencePart(row, number == 0, [*ids, tokenizer.sep_token_id], [*words, 0], cut)
+            truncated = bool(window) and word_ids[window[-1].end : window[-1].end + 1] == [window[-1].word]
+            yield SentencePart(row, index == 0, [*ids, tokenizer.sep_token_id], [*words, 0], truncated)
 
 
-def _words(word_ids: Sequence[int]) -> Iterator[tuple[int, int, int]]:
-    """(word, its first piece, the piece behind its last) of each word that has pieces."""
+def _words(word_ids: Sequence[int]) -> Iterator[WordTokens]:
+    """Yield each word that has tokens."""
     start = 0
     for end in range(1, len(word_ids) + 1):
         if end == len(word_ids) or word_ids[end] != word_ids[start]:
-            yield word_ids[start], start, end
+            yield WordTokens(word_ids[start], start, end)
             start = end
 
 
-def split_words(words: Iterator[tuple[int, int, int]], body: int) -> Iterator[list[tuple[int, int, int]]]:
-    """Words, in parts of at most `body` pieces; of a word that is longer by itself the rest is cut off."""
-    window: list[tuple[int, int, int]] = []
+def split_words(words: Iterator[WordTokens], body_length: int) -> Iterator[list[WordTokens]]:
+    """Group words into windows of at most `body_length` tokens. A single word that is longer is truncated."""
+    window: list[WordTokens] = []
     used = 0
     for word, start, end in words:
-        end = min(end, start + body)
-        if used + end - start > body:
+        end = min(end, start + body_length)
+        if used + end - start > body_length:
             yield window
             window, used = [], 0
-        window.append((word, start, end))
+        window.append(WordTokens(word, start, end))
         used += end - start
     if window:
         yield window

@@ -1,96 +1,128 @@
-"""A rank's share of a step: a pure function of the position, made one step ahead."""
+"""A rank's batches: a pure function of the position in the data stream, built one step ahead."""
 
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
+from operator import attrgetter
 
 import numpy as np
 import pytest
 import torch
 
-from warmup.training import tasks
+from warmup.config.recipe import Recipe
+from warmup.errors import UserError
+from warmup.plan import Topology
+from warmup.planning import make_plan
 from warmup.training.data import order
-from warmup.training.data.batching.micro_batch import MicroBatch
-from warmup.training.data.batching.prefetcher import BatchPrefetcher, RankBatch
-from warmup.training.data.samples import IGNORE_INDEX, Samples
-from warmup.training.models.input_layout import UNPACKED
+from warmup.training.data.batching.micro_batch import MicroBatch, sequence_targets
+from warmup.training.data.batching.prefetcher import BatchPrefetcher, Collate, RankBatch
+from warmup.training.data.samples import IGNORE_INDEX, Samples, StepSamples
+from warmup.training.models.input_layout import InputLayout
 
 LENGTHS = np.random.default_rng(0).integers(3, 40, 101)
 
 
+LAYOUT = InputLayout(head="sequence")
+
+
 def collate(samples: Samples, indices: np.ndarray, epochs: np.ndarray, seed: int) -> MicroBatch:
-    """Ids tell sample and epoch."""
+    """One token per sample, whose id tells sample and epoch."""
     ids = torch.from_numpy(indices * 10 + epochs)[:, None]
-    return MicroBatch(
-        {"input_ids": ids}, torch.ones(len(ids), dtype=torch.int64), len(ids), int(samples.lengths[indices].sum())
-    )
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    batch = sequence_targets(inputs, np.ones(len(ids), np.int64))
+    return replace(batch, token_count=int(samples.lengths[indices].sum()))
 
 
-def shares(rank: int = 0, world_size: int = 1, slots: int = 1, batch: int = 8, collate_=collate) -> BatchPrefetcher:
-    task = tasks.Task(
-        object, (), collate_, tasks.loss_sum, per_sample=False, results=torch.stack, metrics=lambda *parts: {}
-    )
-    return BatchPrefetcher(Samples(table=None, lengths=LENGTHS), task, UNPACKED, 3, batch, slots, rank, world_size)
+def prefetcher(
+    rank: int = 0, world_size: int = 1, micro_batches: int = 1, size: int = 8, collate_: Collate = collate
+) -> BatchPrefetcher:
+    """A rank's prefetcher for steps of `size` samples in so many micro-batches of all ranks."""
+    plan_ranks = min(world_size, size)
+    topology = Topology(plan_ranks, size, micro_batches // plan_ranks, size)
+    plan = make_plan(Recipe(scaling="none", duration="1 epoch", warmup="0 steps"), topology, len(LENGTHS))
+    return BatchPrefetcher(Samples(table=None, lengths=LENGTHS), collate_, LAYOUT, 3, plan, rank, world_size)
 
 
-def ids(share: RankBatch) -> list[int]:
-    return [number for _, batch in share.slots for number in batch.inputs["input_ids"].flatten().tolist()]
+def ids(rank_batch: RankBatch) -> list[int]:
+    return [number for _, batch in rank_batch.micro_batches for number in batch.inputs["input_ids"].flatten().tolist()]
 
 
-@pytest.mark.parametrize(("world_size", "slots"), [(1, 1), (2, 2), (2, 4), (3, 3), (3, 6)])
-def test_all_ranks_together_take_the_streams_next_samples(world_size: int, slots: int) -> None:
-    ranks = [shares(rank, world_size, slots) for rank in range(world_size)]
-    for drawn in range(0, 240, 8):  # over two ends of epochs
-        indices, epochs = order.step_samples(drawn, 8, 101, 3)
-        taken = [rank.take(drawn) for rank in ranks]
-        assert sorted(number for share in taken for number in ids(share)) == sorted((indices * 10 + epochs).tolist())
-        assert sorted(place for share in taken for place in share.own_positions) == list(range(8))
-        for share in taken:
-            assert share.drawn.indices.tolist() == indices.tolist()
-            assert ids(share) == (indices * 10 + epochs)[share.own_positions].tolist()
-        assert sum(share.total("target_count") for share in taken) == 8
-        assert sum(share.total("token_count") for share in taken) == LENGTHS[indices].sum()
+@pytest.mark.parametrize(("world_size", "micro_batches"), [(1, 1), (2, 2), (2, 4), (3, 3), (3, 6)])
+def test_all_ranks_together_take_the_streams_next_samples(world_size: int, micro_batches: int) -> None:
+    ranks = [prefetcher(rank, world_size, micro_batches) for rank in range(world_size)]
+    for position in range(0, 240, 8):  # over two ends of epochs
+        indices, epochs = order.step_samples(position, 8, 101, 3)
+        rank_batches = [rank.next(position) for rank in ranks]
+        assert sorted(number for one in rank_batches for number in ids(one)) == sorted((indices * 10 + epochs).tolist())
+        assert sorted(member for one in rank_batches for member in one.own_positions) == list(range(8))
+        numbers = [number for one in rank_batches for number, _ in one.micro_batches]
+        assert sorted(numbers) == list(range(micro_batches))
+        for one in rank_batches:
+            assert one.step_samples.indices.tolist() == indices.tolist()
+            assert ids(one) == (indices * 10 + epochs)[one.own_positions].tolist()
+            assert one.token_ids.tolist() == sorted(set(ids(one))) and one.error is None
+            assert one.max_token_ids == rank_batches[0].max_token_ids >= len(one.token_ids)
+        assert sum(one.total(attrgetter("target_count")) for one in rank_batches) == 8
+        assert sum(one.total(attrgetter("token_count")) for one in rank_batches) == LENGTHS[indices].sum()
 
 
-def test_a_rank_without_samples_computes_one_that_counts_nothing() -> None:
-    share = shares(rank=1, world_size=2, slots=2, batch=1).take(0)
-    assert len(share.own_positions) == 0 and [slot for slot, _ in share.slots] == [1]
-    (batch,) = [batch for _, batch in share.slots]
-    assert (batch.target_count, batch.token_count, batch.place_count) == (0, 0, 1)
+def test_a_rank_without_samples_computes_one_of_zero_weight() -> None:
+    rank_batch = prefetcher(rank=1, world_size=2, micro_batches=2, size=1).next(0)
+    assert len(rank_batch.own_positions) == 0 and [index for index, _ in rank_batch.micro_batches] == [1]
+    (batch,) = [batch for _, batch in rank_batch.micro_batches]
+    assert (batch.target_count, batch.token_count, batch.padded_tokens) == (0, 0, 1)
     assert batch.targets.tolist() == [IGNORE_INDEX]
 
 
-def test_the_next_step_is_made_while_this_one_is_computed() -> None:
-    made = []
+def test_the_next_step_is_built_while_this_one_is_computed() -> None:
+    built = []
     two = threading.Semaphore(0)
 
-    def noted(samples: Samples, indices: np.ndarray, *rest: object) -> MicroBatch:
-        made.append((indices.tolist(), threading.current_thread() is threading.main_thread()))
+    def recording(samples: Samples, indices: np.ndarray, *rest: object) -> MicroBatch:
+        built.append((indices.tolist(), threading.current_thread() is threading.main_thread()))
         two.release()
         return collate(samples, indices, *rest)
 
-    ahead = shares(collate_=noted)
-    ahead.take(0)
+    ahead = prefetcher(collate_=recording)
+    ahead.next(0)
     for _ in range(2):
-        assert two.acquire(timeout=10)  # nobody asked for the second
-    assert [sorted(indices) for indices, _ in made] == [
-        sorted(order.step_samples(at, 8, 101, 3)[0].tolist()) for at in (0, 8)
+        assert two.acquire(timeout=10)  # nobody requested the second
+    assert [sorted(indices) for indices, _ in built] == [
+        sorted(order.step_samples(position, 8, 101, 3)[0].tolist()) for position in (0, 8)
     ]
-    assert not any(in_main for _, in_main in made)
-    ahead.take(8)
+    assert not any(in_main for _, in_main in built)
+    ahead.next(8)
     assert two.acquire(timeout=10)
-    assert len(made) == 3  # the second was not made again
+    assert len(built) == 3  # the second was not built again
 
 
-def test_it_may_go_anywhere() -> None:
-    ahead = shares()
-    for drawn in (0, 80, 16, 16, 24):
-        assert ids(ahead.take(drawn)) == ids(shares().take(drawn))
+def test_it_may_go_to_any_position() -> None:
+    ahead = prefetcher()
+    for position in (0, 80, 16, 16, 24):
+        assert ids(ahead.next(position)) == ids(prefetcher().next(position)) == ids(prefetcher().build(position))
 
 
-def test_what_goes_wrong_while_making_is_raised_where_it_is_asked_for() -> None:
+def test_an_error_while_building_is_raised_where_the_batch_is_requested() -> None:
     def broken(samples: Samples, indices: np.ndarray, *rest: object) -> MicroBatch:
         raise OSError("the disk is gone")
 
     with pytest.raises(OSError, match="the disk is gone"):
-        shares(collate_=broken).take(0)
+        prefetcher(collate_=broken).next(0)
+
+
+def test_samples_that_cannot_be_read_give_batches_of_zero_weight() -> None:
+    """As many as without the error, so that no rank waits for another; the reason goes along."""
+
+    class Unreadable(Samples):
+        def step_samples(self, *arguments: object) -> StepSamples:
+            raise UserError("data.train_files: gone")
+
+    ahead = prefetcher(rank=1, world_size=2, micro_batches=4)
+    ahead.samples = Unreadable(table=None, lengths=LENGTHS)
+    rank_batch = ahead.next(0)
+    assert rank_batch.error == "data.train_files: gone" and len(rank_batch.own_positions) == 0
+    assert [index for index, _ in rank_batch.micro_batches] == [1, 3]
+    for count in ("target_count", "token_count"):
+        assert rank_batch.total(attrgetter(count)) == 0
+    assert all(batch.targets.tolist() == [IGNORE_INDEX] for _, batch in rank_batch.micro_batches)

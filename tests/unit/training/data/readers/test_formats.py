@@ -11,19 +11,21 @@ import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
+from made_rows import prepared, row_format
 
 from warmup.config import Config
 from warmup.config.data import Data
+from warmup.config.tasks import TASKS
 from warmup.errors import UserError
-from warmup.training.data.prepare import prepare_data
 from warmup.training.data.readers import read_rows
-from warmup.training.data.readers.columns import BadRow, Columns
+from warmup.training.data.readers.columns import BadRow
 from warmup.training.data.sources import resolve
 
 # What a format could spoil: delimiters, quotation marks, line ends, blanks, long and wide characters.
@@ -121,17 +123,19 @@ def made(folder: Path, name: str) -> str:
     return str(path)
 
 
-def read(*entries: str, labelled: bool = False, columns: Columns | None = None, max_bad_rows: int = 100):
-    """The rows, and the bad ones as they are shown, less the folder."""
+def read(
+    *entries: str, task: str = "mlm", max_bad_rows: int = 100, **columns: str
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """The rows that a task reads, and the bad ones as they are shown, without the folder."""
     bad: list[BadRow] = []
-    rows = list(read_rows(resolve(entries, (), labelled)[0], columns or Columns(), labelled, bad, max_bad_rows))
+    rows = list(read_rows(resolve(entries, (), TASKS[task])[0], row_format(task, **columns), bad, max_bad_rows))
     return rows, [str(row).removeprefix(os.path.dirname(entries[0]) + "/") for row in bad]
 
 
-def refusal(*entries: str, validation: Sequence[str] = (), **options: object) -> str:
+def refusal(*entries: str, task: str = "mlm", validation: Sequence[str] = (), **options: Any) -> str:
     with pytest.raises(UserError) as caught:
-        resolve(entries, validation, bool(options.get("labelled")))
-        read(*entries, **options)
+        resolve(entries, validation, TASKS[task])
+        read(*entries, task=task, **options)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -139,10 +143,10 @@ def refusal(*entries: str, validation: Sequence[str] = (), **options: object) ->
 def samples(folder: Path, *entries: str, **data: object) -> tuple[str, list]:
     """The cache key; and tokens, labels and vocabulary of all samples, held out or not."""
     given = Data(train_files=entries, vocab_size=150, max_length=24, cache_dir=str(folder / "cache"), **data)
-    prepared = prepare_data(Config(task="classification", data=given))
-    parts = [part.take(np.arange(len(part))) for part in (prepared.train, prepared.validation)]
+    made = prepared(Config(task="classification", data=given))
+    parts = [part.gather(np.arange(len(part))) for part in (made.train, made.validation)]
     tokens = [(ids_BT.tolist(), columns["label"].tolist()) for ids_BT, _, columns in parts]
-    return prepared.key, [tokens, prepared.labels, sorted(prepared.tokenizer.get_vocab().items())]
+    return made.key, [tokens, made.labels, sorted(made.tokenizer.get_vocab().items())]
 
 
 EXPECTED = [{"text": row["text"], "pair": None, "label": row["label"]} for row in ROWS]
@@ -153,7 +157,7 @@ EXPECTED = [{"text": row["text"], "pair": None, "label": row["label"]} for row i
 
 @pytest.mark.parametrize("name", [*WRITERS, *COMPRESSED])
 def test_rows_are_the_same_from_every_format(name: str, tmp_path: Path) -> None:
-    assert read(made(tmp_path, name), labelled=True) == (EXPECTED, [])
+    assert read(made(tmp_path, name), task="classification") == (EXPECTED, [])
 
 
 @pytest.mark.parametrize("name", ["list.json", "rows.parquet", "saved"])
@@ -167,28 +171,30 @@ def test_labels_that_are_numbers(name: str, tmp_path: Path) -> None:
         dump(path, rows)  # as Infinity, which Python writes and reads
     else:
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
-    found, bad = read(str(path), labelled=True, columns=Columns(numbers=True))
+    found, bad = read(str(path), task="regression")
     assert [row["label"] for row in found] == ["0.5", "-2.0"]
     (row,) = bad
     assert row == f"{name}:row 3: 'label' is not a finite number: 'inf'"
 
 
 def test_rows_of_the_hub(hub: str) -> None:
-    assert read(f"{hub}:words:train", labelled=True) == (EXPECTED, [])
-    assert read(f"{hub}:few:train", labelled=True) == (EXPECTED[:4], [])
-    assert read(f"{hub}:words:train[5:7]", f"{hub}:words:train[:2]", labelled=True)[0] == EXPECTED[5:7] + EXPECTED[:2]
+    assert read(f"{hub}:words:train", task="classification") == (EXPECTED, [])
+    assert read(f"{hub}:few:train", task="classification") == (EXPECTED[:4], [])
+    rows, _ = read(f"{hub}:words:train[5:7]", f"{hub}:words:train[:2]", task="classification")
+    assert rows == EXPECTED[5:7] + EXPECTED[:2]
 
 
-def test_what_load_dataset_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
+def test_arguments_of_load_dataset(monkeypatch: pytest.MonkeyPatch) -> None:
+    requested = []
 
     def load(name: str, configuration: str | None, split: str) -> datasets.Dataset:
-        asked.append((name, configuration, split))
-        return datasets.Dataset.from_list([{**row, "number": len(asked)} for row in ROWS])
+        requested.append((name, configuration, split))
+        return datasets.Dataset.from_list([{**row, "number": len(requested)} for row in ROWS])
 
     monkeypatch.setattr(datasets, "load_dataset", load)
-    resolve(["hub:imdb:train"], ["hub:nyu-mll/glue:sst2:train[:10%]", "hub:imdb:train[90%:]+test"], False)
-    assert asked == [
+    held_out = ["hub:nyu-mll/glue:sst2:train[:10%]", "hub:imdb:train[90%:]+test"]
+    resolve(["hub:imdb:train"], held_out, TASKS["mlm"])
+    assert requested == [
         ("imdb", None, "train"), ("nyu-mll/glue", "sst2", "train[:10%]"), ("imdb", None, "train[90%:]+test"),
     ]  # fmt: skip
 
@@ -223,7 +229,7 @@ def test_samples_are_the_same_from_every_format(tmp_path: Path, hub: str) -> Non
 
 
 @pytest.mark.parametrize("name", ["rows.tsv", "list.json", "rows.csv.gz", "rows.parquet", "saved"])
-def test_keys_follow_the_content_and_not_the_place(name: str, tmp_path: Path) -> None:
+def test_keys_follow_the_content_and_not_the_path(name: str, tmp_path: Path) -> None:
     path = made(tmp_path, name)
     key = samples(tmp_path, path)[0]
     elsewhere = tmp_path / "other.place" / ("moved" + name.removeprefix("rows").removeprefix("list"))
@@ -241,7 +247,7 @@ def test_keys_follow_the_content_and_not_the_place(name: str, tmp_path: Path) ->
 
 def test_a_key_follows_the_data_and_the_class_names_of_a_saved_data_set(tmp_path: Path) -> None:
     def content(folder: str) -> str:
-        return resolve([str(tmp_path / folder)], (), True)[0][0].content()
+        return resolve([str(tmp_path / folder)], (), TASKS["classification"])[0][0].content()
 
     numbers = datasets.Dataset.from_dict({"text": ["one", "two"], "label": [0, 1]})
     for folder, names in (("a", ["x", "y"]), ("b", ["y", "x"]), ("c", ["x", "y"])):
@@ -270,7 +276,7 @@ def test_bad_rows_of_a_json_list(tmp_path: Path) -> None:
     ]  # fmt: skip
     path = tmp_path / "a.json"
     path.write_bytes(b"\xef\xbb\xbf[" + b",\n".join(rows) + b"]")
-    found, bad = read(str(path), labelled=True)
+    found, bad = read(str(path), task="classification")
     assert [(row["text"], row["label"]) for row in found] == [("fine", "1"), ("caf\u00e9", "1")]
     assert bad == [
         "a.json:row 2: 'text' is blank",
@@ -301,7 +307,7 @@ def test_bad_rows_of_arrow_tables(name: str, tmp_path: Path) -> None:
         datasets.Dataset(spoiled()).save_to_disk(path)
     else:
         pyarrow.parquet.write_table(spoiled(), path, row_group_size=4)
-    found, bad = read(str(path), labelled=True)
+    found, bad = read(str(path), task="classification")
     assert [(row["text"], row["label"]) for row in found] == [("fine", "1"), ("caf\u00e9", "0")]
     assert bad == [
         f"{name}:row 2: not UTF-8 (byte 0xe9 at position 4 of 'text')",
@@ -312,7 +318,7 @@ def test_bad_rows_of_arrow_tables(name: str, tmp_path: Path) -> None:
         f"{name}:row 8: 'text' is missing",
         f"{name}:row 9: 'label' is neither a string nor a whole number",
     ]
-    message = refusal(str(path), labelled=True, max_bad_rows=2)
+    message = refusal(str(path), task="classification", max_bad_rows=2)
     assert message.startswith("3 bad rows so far") and f"{path}:row 2: not UTF-8" in message
 
 
@@ -329,7 +335,7 @@ def test_a_class_without_a_number_is_a_row_without_a_label(tmp_path: Path) -> No
     features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["n", "y"])})
     rows = {"text": ["a", "b", "c", "d"], "label": [1, -1, None, 0]}
     datasets.Dataset.from_dict(rows, features=features).save_to_disk(tmp_path / "saved")
-    found, bad = read(str(tmp_path / "saved"), labelled=True)
+    found, bad = read(str(tmp_path / "saved"), task="classification")
     assert [row["label"] for row in found] == ["y", "n"]
     assert bad == ["saved:row 2: 'label' is missing", "saved:row 3: 'label' is missing"]
 
@@ -347,7 +353,7 @@ def test_a_parquet_column_that_is_no_text(values: list, reason: str, tmp_path: P
 def test_tsv_bad_rows_are_named_by_line(tmp_path: Path) -> None:
     path = tmp_path / "a.tsv"
     path.write_bytes(b'text\tlabel\none, two\ta\nfew\nmany\ta\tb\ncaf\xe9\ta\n"junk"after\ta\n"never\tclosed\n')
-    rows, bad = read(str(path), labelled=True)
+    rows, bad = read(str(path), task="classification")
     assert [row["text"] for row in rows] == ["one, two"]
     assert [reason.split(":")[1] for reason in bad] == ["3", "4", "5", "6", "7"]
     assert "not valid tsv" in bad[3] and "never closed" in bad[4]
@@ -425,7 +431,7 @@ def test_json_that_is_no_list_of_rows(content: str, message: str, tmp_path: Path
 @pytest.mark.parametrize("name", ["rows.tsv", "list.json", "rows.csv.gz", "rows.parquet", "saved"])
 def test_a_column_that_is_not_there(name: str, tmp_path: Path) -> None:
     path = made(tmp_path, name)
-    message = refusal(path, columns=Columns(text="nope"))
+    message = refusal(path, text_column="nope")
     assert message == f"{path}: no column 'nope'; name one with --data.text_column (there are 'text', 'label')"
 
 
@@ -443,9 +449,10 @@ def test_a_saved_data_set_that_is_damaged(damage: str, how: str, tmp_path: Path)
     folder = made(tmp_path, "saved")
     (path,) = Path(folder).glob(damage)
     path.unlink() if how == "gone" else path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    wanted = "is a folder" if (how, damage) == ("gone", "state.json") else ""
+    no_data_set = (how, damage) == ("gone", "state.json")
     message = refusal(folder)
-    assert message.startswith(folder) and (wanted or "cannot be loaded as a saved data set") in message
+    assert message.startswith(folder)
+    assert ("is a folder" if no_data_set else "cannot be loaded as a saved data set") in message
 
 
 def test_a_saved_data_set_whose_texts_lie_outside_of_it(tmp_path: Path) -> None:
@@ -462,7 +469,7 @@ def test_a_folder_that_is_no_saved_data_set_or_lacks_the_split(tmp_path: Path) -
     datasets.DatasetDict(test=datasets.Dataset.from_list(ROWS)).save_to_disk(tmp_path / "saved")
     message = refusal(str(tmp_path / "saved"))
     assert "saved has no split named train (there are test)" in message
-    assert read(str(tmp_path / "saved" / "test"), labelled=True)[0] == EXPECTED
+    assert read(str(tmp_path / "saved" / "test"), task="classification")[0] == EXPECTED
 
 
 @pytest.mark.parametrize("entry", ["hub:", "hub:imdb", "hub:a:b:c:d", "hub::train", "hub:imdb:"])
@@ -514,7 +521,7 @@ def test_no_row_is_read_twice(tmp_path: Path, hub: str) -> None:
         f"data.validation_files: {a} (by {a!r}) is read already, for data.train_files (by {pattern!r}); give it once"
     )
     splits = made(tmp_path, "saved_splits")
-    train, validation = resolve([splits], [splits], True)
+    train, validation = resolve([splits], [splits], TASKS["classification"])
     assert [Path(part[0].name).name for part in (train, validation)] == ["train", "validation"]
     assert "is read already" in refusal(splits, validation=(f"{splits}/train",))
     assert "is read already" in refusal(f"{hub}:words:train", f"{hub}:words:train")

@@ -6,11 +6,13 @@ import os
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_rows import row_format
 
+from warmup.config.tasks import TASKS
 from warmup.errors import UserError
 from warmup.training.data.readers import read_rows
-from warmup.training.data.readers.columns import BadRow, Columns
-from warmup.training.data.sources import resolve
+from warmup.training.data.readers.columns import BadRow
+from warmup.training.data.sources import resolve, resolve_part
 
 
 def write(folder, name, content):
@@ -19,11 +21,15 @@ def write(folder, name, content):
     return str(path)
 
 
-def read(*files, columns=None, labelled=False, max_bad_rows=100):
-    """Return the rows, and (line, reason) of the bad ones."""
+def read(*files, task="mlm", predict=False, max_bad_rows=100, **columns):
+    """Return the rows that a task reads, to train on or to predict, and (line, reason) of the bad ones."""
     bad: list[BadRow] = []
-    sources, _ = resolve(files, (), labelled)
-    rows = list(read_rows(sources, columns or Columns(), labelled, bad, max_bad_rows))
+    expected = row_format(task, **columns)
+    if predict:
+        sources, expected = resolve_part(files, "--predict", "test", TASKS[task]), expected.without("label")
+    else:
+        sources, _ = resolve(files, (), TASKS[task])
+    rows = list(read_rows(sources, expected, bad, max_bad_rows))
     return rows, [(row.number, row.reason) for row in bad]
 
 
@@ -43,10 +49,10 @@ def refusal(*files, **options):
 
 def test_txt_is_one_document_per_line_and_blank_lines_are_no_rows(tmp_path):
     file = write(tmp_path, "a.txt", "one\r\n\n  \ntwo words\nthree\u2028still three")
-    assert read(file) == (
-        [{"text": t, "pair": None, "label": None} for t in ("one", "two words", "three\u2028still three")],
-        [],
-    )
+    documents = ("one", "two words", "three\u2028still three")
+    assert read(file) == ([{"text": text} for text in documents], [])
+    # Where rows may have a second text and need no label, a line has only the first.
+    assert read(file, task="classification", predict=True) == ([{"text": text, "pair": None} for text in documents], [])
 
 
 def test_txt_names_the_lines_that_are_no_text(tmp_path):
@@ -57,8 +63,12 @@ def test_txt_names_the_lines_that_are_no_text(tmp_path):
 
 
 def test_txt_holds_no_labels(tmp_path):
-    message = refusal(write(tmp_path, "a.txt", "one\n"), labelled=True)
-    assert "a.txt" in message and ".csv or .jsonl" in message
+    for task in ("classification", "regression"):
+        file = write(tmp_path, "a.txt", "one\n")
+        assert refusal(file, task=task) == (
+            f"{file}: a .txt file holds texts without labels, for task mlm or clm; "
+            f"task: {task} reads .csv, .tsv, .jsonl, .json, .parquet"
+        )
 
 
 # csv
@@ -66,15 +76,19 @@ def test_txt_holds_no_labels(tmp_path):
 
 def test_csv_rows_with_labels(tmp_path):
     file = write(tmp_path, "a.csv", b"\xef\xbb\xbf Text ,extra,LABEL\nfine,x, 1 \n\nbad,y,0\n")
-    assert read(file, labelled=True)[0] == [
+    assert read(file, task="classification")[0] == [
         {"text": "fine", "pair": None, "label": "1"},
         {"text": "bad", "pair": None, "label": "0"},
     ]
 
 
-def test_labels_are_read_only_where_asked_for(tmp_path):
-    assert read(write(tmp_path, "a.csv", "text,label\nfine,1\n"))[0][0]["label"] is None
-    assert texts(write(tmp_path, "b.csv", "text\nfine\n")) == ["fine"]
+def test_labels_are_read_only_where_the_task_needs_them(tmp_path):
+    file = write(tmp_path, "a.csv", "text,label\nfine,1\n")
+    assert read(file)[0] == [{"text": "fine"}]
+    assert read(file, task="classification", predict=True)[0] == [{"text": "fine", "pair": None}]
+    assert read(file, task="classification")[0] == [{"text": "fine", "pair": None, "label": "1"}]
+    without_labels = write(tmp_path, "b.csv", "text\nfine\n")
+    assert texts(without_labels) == texts(without_labels, task="classification", predict=True) == ["fine"]
 
 
 def test_csv_bad_rows_are_named_by_the_line_they_start_on(tmp_path):
@@ -91,7 +105,7 @@ def test_csv_bad_rows_are_named_by_the_line_they_start_on(tmp_path):
         b"good,b\n"  # 13
         b'"never closed,a\nswallowed,b\n'  # 14-15
     )
-    rows, bad = read(write(tmp_path, "a.csv", content), labelled=True)
+    rows, bad = read(write(tmp_path, "a.csv", content), task="classification")
     assert [(row["text"], row["label"]) for row in rows] == [("two\nlines", "a"), ("good", "b")]
     assert bad == [
         (4, "too few fields: 1, and the header has 2"),
@@ -155,7 +169,7 @@ def test_any_bytes_give_rows_or_bad_rows_or_a_user_error(tmp_path_factory, conte
 @pytest.mark.parametrize("suffix", ["jsonl", "json", "JSONL"])
 def test_json_rows(tmp_path, suffix):
     file = write(tmp_path, f"a.{suffix}", '{"label": "x", "text": " a\\nb "}\n\n{"text": "\u00e9", "label": "y"}')
-    assert read(file, labelled=True)[0] == [
+    assert read(file, task="classification")[0] == [
         {"text": " a\nb ", "pair": None, "label": "x"},
         {"text": "\u00e9", "pair": None, "label": "y"},
     ]
@@ -167,7 +181,7 @@ def test_json_rows(tmp_path, suffix):
 )
 def test_json_labels_become_text(tmp_path, value, label):
     file = write(tmp_path, "a.jsonl", json.dumps({"text": "x", "label": value}))
-    assert read(file, labelled=True)[0][0]["label"] == label
+    assert read(file, task="classification")[0][0]["label"] == label
 
 
 def test_json_bad_rows_are_named(tmp_path):
@@ -193,7 +207,7 @@ def test_json_bad_rows_are_named(tmp_path):
         (b'{"text": "a", "label": ' + b"1" * 5000 + b"}", "JSON with a number too long or nested too deeply"),
     ]
     file = write(tmp_path, "a.jsonl", b"\n".join(line for line, _ in cases))
-    rows, bad = read(file, labelled=True)
+    rows, bad = read(file, task="classification")
     assert rows == [{"text": "fine", "pair": None, "label": "1"}]
     assert bad == [(line, reason) for line, (_, reason) in enumerate(cases, 1) if reason]
 
@@ -214,9 +228,9 @@ def test_labels_that_are_to_be_numbers(tmp_path, kind):
         plain = ("3", "2.5", "true", "[1]", "NaN", "Infinity", "1" + "0" * 400)
         lines += [f'{{"text": "a", "label": {label}}}' for label in plain]
         file = write(tmp_path, "a.jsonl", "\n".join(lines))
-    rows, bad = read(file, columns=Columns(numbers=True), labelled=True)
-    wanted = [number for _, number in fine] + ([3.0, 2.5] if kind == "jsonl" else [])
-    assert [float(row["label"]) for row in rows] == wanted
+    rows, bad = read(file, task="regression")
+    expected = [number for _, number in fine] + ([3.0, 2.5] if kind == "jsonl" else [])
+    assert [float(row["label"]) for row in rows] == expected
     first = len(fine) + (2 if kind == "csv" else 1)
     lines = [
         *range(first, first + len(odd)),
@@ -250,50 +264,51 @@ def test_columns_are_inferred(tmp_path, header, text, pair, label):
     in_csv = write(tmp_path, "a.csv", f"{header}\n{header}\n")
     in_json = write(tmp_path, "a.jsonl", json.dumps({name: name for name in names}))
     for file in (in_csv, in_json):
-        rows, bad = read(file, labelled=True)
+        rows, bad = read(file, task="classification")
         assert (rows, bad) == ([expected], [])
 
 
 def test_named_columns_are_taken(tmp_path):
     file = write(tmp_path, "a.csv", "text,A,b,label,kind\n1,2,3,4,5\n")
-    assert read(file, columns=Columns("a", "B", " kind"), labelled=True)[0] == [
+    assert read(file, task="classification", text_column="a", pair_column="B", label_column=" kind")[0] == [
         {"text": "2", "pair": "3", "label": "5"}
     ]
 
 
 def test_an_exact_name_goes_before_one_that_differs_in_case(tmp_path):
     file = write(tmp_path, "a.csv", "Text,text\n1,2\n")
-    assert texts(file, columns=Columns(text="text")) == ["2"]
-    assert texts(file, columns=Columns(text="Text")) == ["1"]
+    assert texts(file, text_column="text") == ["2"]
+    assert texts(file, text_column="Text") == ["1"]
 
 
 @pytest.mark.parametrize(
     ("columns", "flag", "wrong"),
     [
-        (Columns(), "--data.text_column", "no column known to hold the text"),
-        (Columns(text="nope"), "--data.text_column", "no column 'nope'"),
-        (Columns(text="id"), "--data.label_column", "no column known to hold the label"),
-        (Columns(text="id", label="nope"), "--data.label_column", "no column 'nope'"),
-        (Columns(text="id", pair="nope", label="val"), "--data.pair_column", "no column 'nope'"),
+        ({}, "--data.text_column", "no column known to hold the text"),
+        ({"text_column": "nope"}, "--data.text_column", "no column 'nope'"),
+        ({"text_column": "id"}, "--data.label_column", "no column known to hold the label"),
+        ({"text_column": "id", "label_column": "nope"}, "--data.label_column", "no column 'nope'"),
+        ({"text_column": "id", "pair_column": "nope", "label_column": "val"}, "--data.pair_column", "no column 'nope'"),
     ],
 )
 @pytest.mark.parametrize(("name", "content"), [("a.csv", "id,val\n1,2\n"), ("a.jsonl", '{"id": "1", "val": "2"}\n')])
 def test_columns_that_are_not_there(tmp_path, columns, flag, wrong, name, content):
-    message = refusal(write(tmp_path, name, content), columns=columns, labelled=True)
+    message = refusal(write(tmp_path, name, content), task="classification", **columns)
     assert name in message and wrong in message and flag in message and "'id', 'val'" in message
 
 
 def test_a_pair_that_is_missing_makes_a_bad_row(tmp_path):
     file = write(tmp_path, "a.jsonl", '{"text": "a", "text_pair": "b"}\n{"text": "a", "text_pair": null}')
-    rows, bad = read(file)
+    rows, bad = read(file, task="classification", predict=True)
     assert [row["pair"] for row in rows] == ["b"]
     assert bad == [(2, "'text_pair' is missing")]
+    assert read(file) == ([{"text": "a"}] * 2, [])  # a task that reads one text does not look at it
 
 
 # The limit of bad rows
 
 
-def test_bad_rows_up_to_the_limit_are_left_out_and_one_more_is_refused(tmp_path):
+def test_bad_rows_up_to_the_limit_are_skipped_and_one_more_is_refused(tmp_path):
     first = write(tmp_path, "a.txt", b"one\n\xff\n")
     second = write(tmp_path, "b.txt", b"two\n\xff\n")
     assert texts(first, second, max_bad_rows=2) == ["one", "two"]
@@ -340,9 +355,9 @@ def test_a_missing_file_and_the_nearest_name(tmp_path):
 
 def test_a_later_file_is_missed_before_the_first_is_read(tmp_path):
     with pytest.raises(UserError, match="does not exist"):
-        resolve([write(tmp_path, "a.txt", "x"), str(tmp_path / "b.txt")], (), False)
+        resolve([write(tmp_path, "a.txt", "x"), str(tmp_path / "b.txt")], (), TASKS["mlm"])
     with pytest.raises(UserError, match="does not exist"):
-        resolve([str(tmp_path / "a.txt")], [str(tmp_path / "c.txt")], False)
+        resolve([str(tmp_path / "a.txt")], [str(tmp_path / "c.txt")], TASKS["mlm"])
 
 
 def test_a_folder(tmp_path):

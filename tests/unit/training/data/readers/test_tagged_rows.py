@@ -11,12 +11,14 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 from conftest import write_csv
+from made_rows import row_format
 
+from warmup.config.tasks import TASKS
 from warmup.errors import UserError
 from warmup.training.data.readers import read_rows
 from warmup.training.data.readers.arrow import _values
-from warmup.training.data.readers.columns import BadRow, Columns
-from warmup.training.data.sources import resolve
+from warmup.training.data.readers.columns import BadRow
+from warmup.training.data.sources import resolve, resolve_part
 
 SENTENCES = [
     (["EU", "rejects", "German", "call", "."], ["B-ORG", "O", "B-MISC", "O", "O"]),
@@ -24,17 +26,22 @@ SENTENCES = [
     (["日本", '"', "#", "[", "café", "a,b"], ["B-LOC", "O", "O", "O", "O", "O"]),
     (["["], ["O"]),
 ]
-EXPECTED = [{"text": words, "pair": None, "label": tags} for words, tags in SENTENCES]
+EXPECTED = [{"text": words, "label": tags} for words, tags in SENTENCES]
 NAMES = ("O", "B-ORG", "B-MISC", "B-PER", "I-PER", "B-LOC")
 
 
-def read(
-    *entries: object, text: str | None = None, label: str | None = None, labelled: bool = True
-) -> tuple[list[dict], list[str]]:
-    """The rows, and the bad ones in words, less the folder."""
+FACTS = TASKS["token-classification"]
+
+
+def read(*entries: object, predict: bool = False, **columns: str) -> tuple[list[dict], list[str]]:
+    """The rows, to train on or to predict, and the bad ones as they are shown, without the folder."""
     bad: list[BadRow] = []
-    sources, _ = resolve(list(map(str, entries)), (), labelled, tagged=True)
-    rows = list(read_rows(sources, Columns(text, None, label, words=True), labelled, bad, 100))
+    files, expected = list(map(str, entries)), row_format(FACTS.name, **columns)
+    if predict:
+        sources, expected = resolve_part(files, "--predict", "test", FACTS), expected.without("label")
+    else:
+        sources, _ = resolve(files, (), FACTS)
+    rows = list(read_rows(sources, expected, bad, 100))
     return rows, [str(row).rpartition("/")[2] for row in bad]
 
 
@@ -100,15 +107,15 @@ WORDS_ALONE = {
 def test_words_without_tags(name: str, tmp_path: Path) -> None:
     """Those that are there are not read, whatever they are."""
     (MADE | WORDS_ALONE)[name](tmp_path / name)
-    expected = [{"text": words, "pair": None, "label": None} for words, _ in SENTENCES]
-    assert read(tmp_path / name, labelled=False) == (expected, [])
+    expected = [{"text": words} for words, _ in SENTENCES]
+    assert read(tmp_path / name, predict=True) == (expected, [])
 
 
 def test_bad_rows_of_words_without_tags(tmp_path: Path) -> None:
     (tmp_path / "a.conll").write_bytes(b"a\nb\n\nc\n\tO\n\ncaf\xe9\n\nd O")
     (tmp_path / "b.txt").write_bytes(b"a b\ncaf\xe9 b\n\x00\n")
     (tmp_path / "c.jsonl").write_text('{"tokens": ["a", " "]}\n{"tokens": []}\n{"tokens": "a b"}\n{"tags": ["O"]}\n')
-    found, bad = read(tmp_path / "a.conll", tmp_path / "b.txt", tmp_path / "c.jsonl", labelled=False)
+    found, bad = read(tmp_path / "a.conll", tmp_path / "b.txt", tmp_path / "c.jsonl", predict=True)
     assert [row["text"] for row in found] == [["a", "b"], ["d"], ["a", "b"], ["a", "b"]]
     assert bad == [
         "a.conll:5: no word in the first column; columns are parted by tabs or blanks",
@@ -122,23 +129,23 @@ def test_bad_rows_of_words_without_tags(tmp_path: Path) -> None:
 
 
 def test_a_parquet_file_with_class_names_and_other_columns(tmp_path: Path) -> None:
-    """Of named entities and parts of speech the first are taken, unless the other ones are asked for."""
+    """Of named entities and parts of speech the first are taken, unless the other ones are named."""
     saved(tmp_path / "saved", datasets.ClassLabel(names=list(NAMES)))
     table = datasets.load_from_disk(str(tmp_path / "saved")).rename_columns({"words": "Tokens", "tags": "NER_tags"})
     table = table.add_column("pos_tags", [[7] * len(words) for words, _ in SENTENCES])
     table.to_parquet(tmp_path / "a.parquet")
     assert read(tmp_path / "a.parquet") == (EXPECTED, [])
     numbers = [row | {"label": ["7"] * len(row["text"])} for row in EXPECTED]  # no names: the numbers are names
-    assert read(tmp_path / "a.parquet", label="pos_tags") == (numbers, [])
+    assert read(tmp_path / "a.parquet", label_column="pos_tags") == (numbers, [])
 
 
 def test_columns_that_are_not_there(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text(json.dumps({"text": ["a"], "tokens": ["b"], "mood": ["O"]}) + "\n")
     assert "no column known to hold the label; name one with --data.label_column" in refusal(path)
-    assert read(path, label="mood") == ([{"text": ["b"], "pair": None, "label": ["O"]}], [])
-    assert read(path, text="text", label="mood")[0][0]["text"] == ["a"]
-    assert "no column 'nope'" in refusal(path, text="nope")
+    assert read(path, label_column="mood") == ([{"text": ["b"], "label": ["O"]}], [])
+    assert read(path, text_column="text", label_column="mood")[0][0]["text"] == ["a"]
+    assert "no column 'nope'" in refusal(path, text_column="nope")
 
 
 BAD = [  # tokens, tags, reason
@@ -166,7 +173,7 @@ def test_bad_rows_are_named_by_line(tmp_path: Path) -> None:
     rows = [{"tokens": ["fine"], "tags": [0]}, *({"tokens": words, "tags": tags} for words, tags, _ in BAD)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     found, bad = read(path)
-    assert found == [{"text": ["fine"], "pair": None, "label": ["0"]}]
+    assert found == [{"text": ["fine"], "label": ["0"]}]
     assert bad == [f"a.jsonl:{line}: {reason}" for line, (_, _, reason) in enumerate(BAD, 2)]
 
 
@@ -208,7 +215,7 @@ def test_a_word_without_a_class_is_a_bad_row(tmp_path: Path) -> None:
     datasets.Dataset.from_dict(rows, features=features).save_to_disk(tmp_path / "saved")
     found, bad = read(tmp_path / "saved")
     assert (found, bad) == (
-        [{"text": ["c"], "pair": None, "label": ["O"]}],
+        [{"text": ["c"], "label": ["O"]}],
         ["saved:row 1: tag 2 of 'tags' is missing"],
     )
 
@@ -231,7 +238,7 @@ def test_bad_lines_of_a_conll_file_cost_their_sentence(tmp_path: Path) -> None:
     ]
     (tmp_path / "a.conll").write_bytes(b"\n".join(lines))  # the last line has no end
     found, bad = read(tmp_path / "a.conll")
-    assert found == [{"text": ["New York", "f"], "pair": None, "label": ["B-LOC", "O"]}]
+    assert found == [{"text": ["New York", "f"], "label": ["B-LOC", "O"]}]
     not_two = "not a word and its tag; a line has at least two columns, parted by tabs or blanks"
     assert bad == [
         f"a.conll:2: {not_two}",
@@ -245,11 +252,18 @@ def test_what_cannot_be_read_as_sentences(tmp_path: Path) -> None:
     (tmp_path / "a.conll").write_text("-DOCSTART- O\n\n")
     assert refusal(tmp_path / "a.conll").endswith("a.conll holds no usable row")
     (tmp_path / "a.txt").write_text("words\n")
-    assert "a .txt file holds no labels" in refusal(tmp_path / "a.txt")
+    assert refusal(tmp_path / "a.txt") == (
+        f"{tmp_path / 'a.txt'}: a .txt file holds texts without labels, for task mlm or clm; "
+        "task: token-classification reads .csv, .tsv, .jsonl, .json, .parquet, .conll, .bio, .iob2"
+    )
     (tmp_path / "b.bio").write_text("a O\n")
-    for labelled in (True, False):
-        with pytest.raises(UserError, match=r"a \.bio file holds words and their tags, for task: token-classification"):
-            resolve([str(tmp_path / "b.bio")], (), labelled)
+    tables = ".csv, .tsv, .jsonl, .json, .parquet"
+    for task, kinds in (("classification", tables), ("regression", tables), ("mlm", f"{tables}, .txt")):
+        reason = "a .bio file holds words and their tags, for task token-classification"
+        for split, kinds_ in (("train", kinds), ("test", f"{tables}, .txt")):  # predictions are made for lines too
+            with pytest.raises(UserError) as caught:
+                resolve_part([str(tmp_path / "b.bio")], "data.train_files", split, TASKS[task])
+            assert str(caught.value) == f"{tmp_path / 'b.bio'}: {reason}; task: {task} reads {kinds_}"
 
 
 def test_lists_that_lie_outside_of_their_values() -> None:

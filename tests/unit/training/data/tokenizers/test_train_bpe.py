@@ -1,4 +1,4 @@
-"""A byte-level BPE tokenizer that is trained on a text writes any text, and is the same in every process."""
+"""A trained byte-level BPE tokenizer can represent any text, and is the same in every process."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ def test_the_same_in_every_process(tmp_path: Path) -> None:
     ]
     rows = datasets.Dataset.from_dict({"text": file.read_text().splitlines()})
     ours = [train_bpe(rows, size).backend_tokenizer.to_str() for size in (300, 1000)]
-    found = [process.communicate(timeout=60)[0].split() for process in others]
-    assert found == [[hashlib.sha256(text.encode()).hexdigest() for text in ours]] * 2
+    hashes = [process.communicate(timeout=60)[0].split() for process in others]
+    assert hashes == [[hashlib.sha256(text.encode()).hexdigest() for text in ours]] * 2
 
 
-def test_it_writes_any_text_and_ends_it(tmp_path: Path) -> None:
+def test_it_represents_any_text_and_its_end(tmp_path: Path) -> None:
     rows = datasets.Dataset.from_dict({"text": ["the cat the cat sat", "the mat"] * 9})
     tokenizer = train_bpe(rows, 262)
     tokenizer.save_pretrained(tmp_path)

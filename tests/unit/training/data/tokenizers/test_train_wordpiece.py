@@ -1,4 +1,4 @@
-"""A WordPiece tokenizer that is trained on a text is the same in every process."""
+"""A trained WordPiece tokenizer is the same in every process."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from warmup.training.data.tokenizers import train as tokenizer_training
 from warmup.training.data.tokenizers.train import SPECIAL_TOKENS, train_wordpiece
 
 
-def test_the_alphabet_is_of_the_most_frequent_characters(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_alphabet_is_the_most_frequent_characters(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tokenizer_training, "ALPHABET", 3)
     rows = datasets.Dataset.from_dict({"text": ["aab abe", "c c d!a", "bad"], "pair": [None, "b", None]})
-    # a 5, b 4, then c and d 2 each: of a tie, the first in the alphabet
+    # a 5 times, b 4 times, then c and d 2 times each: ties go to the smaller code point
     vocabulary = train_wordpiece(rows, 10).get_vocab()
     assert sorted(vocabulary, key=vocabulary.get)[:11] == [
         *SPECIAL_TOKENS,
@@ -45,7 +45,7 @@ for size in (100, 400):
 
 
 def test_the_trained_tokenizer_is_the_same_in_every_process(tmp_path: Path) -> None:
-    """The trainer alone gives other ids in each process and other merges in one of three."""
+    """The trainer by itself gives different ids in each process, and different merges in one of three."""
     random = np.random.default_rng(5)
     letters = list("abcdefghij!")
     words = ["".join(random.choice(letters, 6)) for _ in range(300)]  # many ties

@@ -1,0 +1,79 @@
+"""Regression: a number for a text or for a pair of texts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import datasets
+import numpy as np
+from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
+
+from warmup.config import Config
+from warmup.config.tasks import TASKS
+from warmup.training.data.readers.columns import parse_number
+from warmup.training.data.tokenizers.load import load_tokenizer
+from warmup.training.data.tokenizers.train import train_wordpiece
+from warmup.training.data.tokenizers.windows import TokenizeBatch
+from warmup.training.models.build import ProblemType
+from warmup.training.models.input_layout import Head
+from warmup.training.tasks import text_pairs
+from warmup.training.tasks.losses import squared_error_sum
+from warmup.training.tasks.metrics import prediction_and_label, regression_metrics
+from warmup.training.tasks.task import Objective, Predictor, significant
+
+VALUE = "value"
+"""The name of the head's one output."""
+
+
+class Regression:
+    """Predicts a number for each text or pair of texts."""
+
+    facts = TASKS["regression"]
+    auto_class: Any = AutoModelForSequenceClassification
+    head: Head = "sequence"
+    problem_type: ProblemType | None = "regression"
+    causal: bool = False
+    features: Mapping[str, Any] = {**text_pairs.FEATURES, "label": datasets.Value("float64")}
+
+    def __init__(self, config: Config):
+        self._data = config.data
+        self.row_format = text_pairs.row_format(config.data, parse_number)
+
+    def load_tokenizer(self, name: str, flag: str) -> PreTrainedTokenizerBase:
+        return load_tokenizer(name, flag)
+
+    def train_tokenizer(self, rows: datasets.Dataset) -> PreTrainedTokenizerBase:
+        return train_wordpiece(rows, self._data.vocab_size)
+
+    def tokenizer_facts(self, tokenizer: PreTrainedTokenizerBase) -> list[Any]:
+        return []
+
+    def find_labels(self, train: datasets.Dataset, validation: datasets.Dataset, known: list[str]) -> list[str]:
+        text_pairs.check_pairs(train, validation)
+        return [VALUE]
+
+    def tokenize(self, tokenizer: PreTrainedTokenizerBase, labels: Sequence[str]) -> TokenizeBatch:
+        return text_pairs.tokenize_labelled(tokenizer, self._data.max_length, float)
+
+    def objective(self, tokenizer: PreTrainedTokenizerBase, labels: Sequence[str], train: Any) -> Objective:
+        return Objective(
+            collate=text_pairs.collate_labelled(tokenizer, np.float32),
+            loss_sum=squared_error_sum,
+            training_loss_sum=squared_error_sum,
+            results=lambda logits, targets: prediction_and_label(logits.flatten().float(), targets),
+            width=2,
+            metrics=regression_metrics,
+        )
+
+    def predictor(self, tokenizer: PreTrainedTokenizerBase, labels: Sequence[str]) -> Predictor:
+        return Predictor(
+            row_format=self.row_format.without("label"),
+            tokenize=text_pairs.tokenize_rows(tokenizer, self._data.max_length),
+            features=text_pairs.FEATURES,
+            check_rows=text_pairs.check_pairs,
+            width=1,
+            postprocess=lambda logits_n1: logits_n1,
+            to_record=lambda values, samples: {"value": significant(values[0, 0])},
+            csv_columns=("value",),
+        )

@@ -1,0 +1,153 @@
+"""What a task is: the protocol that every file in this folder meets, and the two things that it makes.
+
+A sample predicts targets at positions of its tokens. There are four kinds, and batching, packing, the partial forward
+pass, evaluation and exactness over ranks are the same code for all of them:
+
+| what is predicted                             | head     | positions                | loss                    |
+|-----------------------------------------------|----------|--------------------------|-------------------------|
+| one thing for the whole sample                | sequence | its first token          | per position            |
+| something for some tokens                     | token    | those tokens             | per position            |
+| something for all tokens                      | token    | all that have a target   | per position            |
+| which one of a group of positions is the right| either   | all of the sample's      | one softmax per sample: |
+|                                               |          | group                    | losses.group_cross_entropy_sum |
+
+`data/batching/micro_batch.py` has a function for each: sequence_targets, token_targets, group_targets. The step divides
+the sum of the losses by the number of targets, and a group counts as one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import datasets
+import numpy as np
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from warmup.config.tasks import TaskFacts
+from warmup.training.data.batching.micro_batch import Targets
+from warmup.training.data.batching.prefetcher import Collate
+from warmup.training.data.readers.columns import RowFormat
+from warmup.training.data.samples import Samples
+from warmup.training.data.tokenizers.windows import TokenizeBatch
+from warmup.training.models.build import ProblemType
+from warmup.training.models.input_layout import Head
+
+Loss = Callable[[torch.Tensor, Targets], torch.Tensor]
+"""(logits, targets) -> the sum of the losses of all targets, a scalar."""
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What is trained and measured, for one tokenizer and one set of labels."""
+
+    collate: Collate
+    loss_sum: Loss
+    """What is measured."""
+    training_loss_sum: Loss
+    """What is minimised, where that is not the same: smoothed or weighted classes."""
+    results: Callable[[torch.Tensor, Targets], torch.Tensor]
+    """(logits, targets) -> (samples, width): what the metrics need of each sample, such as counts."""
+    width: int
+    metrics: Callable[[float, torch.Tensor], dict[str, float]]
+    """(sum of the losses, results of all samples) -> metrics by name."""
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """How rows become predictions, for one tokenizer and one set of labels."""
+
+    row_format: RowFormat
+    tokenize: Callable[[dict[str, Any], list[int]], dict[str, list]]
+    """(batch of rows, their numbers) -> samples. Columns: `row`; `ids`; `length`; `token_targets`, not 0 for tokens
+    where something is predicted; `truncated`, whether a text was too long; and those of `features`."""
+    features: Mapping[str, Any]
+    """Types of further columns."""
+    width: int
+    postprocess: Callable[[torch.Tensor], torch.Tensor]
+    """Logits (n, C) at target positions -> (n, width), what is kept of them."""
+    to_record: Callable[[np.ndarray, Sequence[dict[str, Any]]], dict[str, Any]]
+    """(values (n, width) of a row's samples, those samples) -> the prediction as JSON."""
+    no_target_message: str = ""
+    """Why a row may have nothing to predict."""
+    check_rows: Callable[[datasets.Dataset], None] = lambda rows: None
+    """Raises UserError where the rows do not go together."""
+    csv_columns: tuple[str, ...] = ()
+    """What a .csv file holds of a record; () if it cannot hold one."""
+
+
+class Task(Protocol):
+    """One task, configured."""
+
+    facts: TaskFacts
+    auto_class: Any
+    """transformers' Auto class of its models."""
+    head: Head
+    problem_type: ProblemType | None
+    causal: bool
+    """Whether its models must not see later tokens."""
+    row_format: RowFormat
+    """What it reads of a row of training data."""
+    features: Mapping[str, Any]
+    """Types of the columns of its tokenised samples, besides ids and length."""
+
+    def load_tokenizer(self, name: str, flag: str) -> PreTrainedTokenizerBase:
+        """The tokenizer of a folder or hub name. Raises UserError, naming `flag`, if it does not suit the task."""
+        ...
+
+    def train_tokenizer(self, rows: datasets.Dataset) -> PreTrainedTokenizerBase:
+        """A tokenizer for a new model, trained on the rows' texts."""
+        ...
+
+    def tokenizer_facts(self, tokenizer: PreTrainedTokenizerBase) -> list[Any]:
+        """What of a tokenizer, besides its backend, decides how texts are tokenised."""
+        ...
+
+    def find_labels(self, train: datasets.Dataset, validation: datasets.Dataset, known: list[str]) -> list[str]:
+        """Names of the outputs of the model's head, none for language models. Raises UserError on bad labels.
+
+        Args:
+            train: training rows.
+            validation: held-out rows.
+            known: names of the classes of the model that training starts from.
+        """
+        ...
+
+    def tokenize(self, tokenizer: PreTrainedTokenizerBase, labels: Sequence[str]) -> TokenizeBatch:
+        """What turns a batch of rows into samples."""
+        ...
+
+    def objective(self, tokenizer: PreTrainedTokenizerBase, labels: Sequence[str], train: Any) -> Objective:
+        """What is trained and measured.
+
+        Args:
+            tokenizer: of the samples.
+            labels: what `find_labels` gave.
+            train: training samples, to count classes in.
+        """
+        ...
+
+    def predictor(self, tokenizer: PreTrainedTokenizerBase, labels: Sequence[str]) -> Predictor:
+        """How rows become predictions. Raises UserError if this task has none."""
+        ...
+
+
+def evaluation_batch(objective: Objective, samples: Samples, indices: np.ndarray) -> Any:
+    """A micro-batch for evaluation, in which what is random depends on the sample only: the same in every run."""
+    return objective.collate(samples, indices, np.zeros_like(indices), _EVALUATION_SEED)
+
+
+_EVALUATION_SEED = 0xE7A1
+
+
+def significant(value: float) -> float:
+    """A score rounded to six digits; the seventh depends on how many samples and threads were computed together."""
+    return float(f"{value:.6g}")
+
+
+def best_index(logits_nC: torch.Tensor) -> torch.Tensor:
+    """The index of the largest logit, (n, 1); NaN where that is not finite."""
+    best_n1, indices_n1 = logits_nC.max(-1, keepdim=True)
+    return indices_n1.float().where(best_n1.isfinite(), torch.nan)

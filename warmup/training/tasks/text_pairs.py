@@ -1,0 +1,81 @@
+"""What tasks share that predict one thing for a text or for a pair of texts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import datasets
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from warmup.config.data import Data
+from warmup.errors import UserError
+from warmup.training.data.batching.micro_batch import MicroBatch, padded_inputs, sequence_targets
+from warmup.training.data.batching.prefetcher import Collate
+from warmup.training.data.readers.columns import RowFormat, label_column, pair_column, text_column
+from warmup.training.data.samples import SampleSource
+from warmup.training.data.tokenizers.texts import encode_texts, tokenize_for_prediction
+from warmup.training.data.tokenizers.windows import TokenizeBatch
+
+FEATURES = {"second_start": datasets.Value("int32")}
+"""Columns of tokenised texts: the position of the second text of a pair, or the length of a single one."""
+
+
+def row_format(data: Data, parse_label: Callable[[Any, str], str]) -> RowFormat:
+    """A text, a second one where files have pairs, and a label."""
+    return RowFormat.of(data, text_column(), pair_column(), label_column(parse_label))
+
+
+def tokenize_labelled(
+    tokenizer: PreTrainedTokenizerBase, max_length: int, label_value: Callable[[str], float]
+) -> TokenizeBatch:
+    """What turns rows into samples with the columns ids, length, second_start and label.
+
+    Args:
+        tokenizer: of the task.
+        max_length: the most tokens of a sample.
+        label_value: the number that stands for a row's label.
+    """
+
+    def tokenize(batch: dict[str, Any]) -> dict[str, list]:
+        _, columns = encode_texts(batch, tokenizer, max_length)
+        return columns | {"label": [label_value(label) for label in batch["label"]]}
+
+    return tokenize
+
+
+def collate_labelled(tokenizer: PreTrainedTokenizerBase, label_type: type) -> Collate:
+    """What makes micro-batches of these samples, whose targets are their labels."""
+
+    def collate(samples: SampleSource, indices: np.ndarray, epochs: np.ndarray, seed: int) -> MicroBatch:
+        ids_BT, mask_BT, columns = samples.gather(indices)
+        inputs = padded_inputs(ids_BT, mask_BT, tokenizer, columns["second_start"])
+        return sequence_targets(inputs, columns["label"].astype(label_type))
+
+    return collate
+
+
+def tokenize_rows(
+    tokenizer: PreTrainedTokenizerBase, max_length: int
+) -> Callable[[dict[str, Any], list[int]], dict[str, list]]:
+    """What turns rows to be predicted into samples, one each, whose target is at the first token."""
+
+    def tokenize(batch: dict[str, Any], rows: list[int]) -> dict[str, list]:
+        columns = tokenize_for_prediction(batch, rows, tokenizer, max_length)
+        return columns | {"token_targets": [[1, *[0] * (length - 1)] for length in columns["length"]]}
+
+    return tokenize
+
+
+def check_pairs(*tables: datasets.Dataset) -> None:
+    """Raise UserError where some rows are pairs and others single texts."""
+    columns = [table.data.column("pair") for table in tables]  # of all rows, also where a table is a selection of them
+    single = sum(column.null_count for column in columns)
+    if 0 < single < sum(map(len, columns)):
+        raise UserError("data: some files have a second text and some have none; name it with --data.pair_column")
+
+
+def class_scores(labels: Sequence[str], values_C: np.ndarray) -> dict[str, float]:
+    """Scores by class, to six digits."""
+    return {label: float(f"{value:.6g}") for label, value in zip(labels, values_C, strict=True)}

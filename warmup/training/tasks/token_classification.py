@@ -1,0 +1,110 @@
+"""Token classification: the tag of each word, such as named entities or parts of speech."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import datasets
+import numpy as np
+from transformers import AutoModelForTokenClassification, PreTrainedTokenizerBase
+
+from warmup.config import Config
+from warmup.config.tasks import TASKS
+from warmup.training.data.batching.micro_batch import MicroBatch, padded_inputs, token_targets
+from warmup.training.data.readers.columns import STRING, RowFormat, check_tags, tags_column, words_column
+from warmup.training.data.samples import IGNORE_INDEX, SampleSource
+from warmup.training.data.tokenizers.load import load_word_tokenizer
+from warmup.training.data.tokenizers.train import train_wordpiece
+from warmup.training.data.tokenizers.windows import TokenizeBatch
+from warmup.training.data.tokenizers.words import sentence_parts, tokenize_tagged
+from warmup.training.models.build import ProblemType
+from warmup.training.models.input_layout import Head
+from warmup.training.tasks.entity_f1 import entity_counts, parse_scheme
+from warmup.training.tasks.labels import find_classes
+from warmup.training.tasks.losses import classification_loss, cross_entropy_sum
+from warmup.training.tasks.metrics import entity_metrics, tag_counts, tag_metrics
+from warmup.training.tasks.task import Objective, Predictor, best_index
+
+
+class TokenClassification:
+    """Predicts the tag of each word of a sentence, at the word's first token."""
+
+    facts = TASKS["token-classification"]
+    auto_class: Any = AutoModelForTokenClassification
+    head: Head = "token"
+    problem_type: ProblemType | None = "single_label_classification"
+    causal: bool = False
+    features: Mapping[str, Any] = {"token_labels": datasets.List(datasets.Value("int32"))}
+
+    def __init__(self, config: Config):
+        self._data, self._recipe = config.data, config.recipe
+        self.row_format = RowFormat.of(config.data, words_column(), tags_column(), check=check_tags)
+
+    def load_tokenizer(self, name: str, flag: str) -> PreTrainedTokenizerBase:
+        return load_word_tokenizer(name, flag)
+
+    def train_tokenizer(self, rows: datasets.Dataset) -> PreTrainedTokenizerBase:
+        return train_wordpiece(rows, self._data.vocab_size)
+
+    def tokenizer_facts(self, tokenizer: PreTrainedTokenizerBase) -> list[Any]:
+        return []
+
+    def find_labels(self, train: datasets.Dataset, validation: datasets.Dataset, known: list[str]) -> list[str]:
+        return find_classes(train, validation, known)
+
+    def tokenize(self, tokenizer: PreTrainedTokenizerBase, labels: Sequence[str]) -> TokenizeBatch:
+        label_ids = {label: index for index, label in enumerate(labels)}
+        return partial(tokenize_tagged, tokenizer=tokenizer, max_length=self._data.max_length, label_ids=label_ids)
+
+    def objective(self, tokenizer: PreTrainedTokenizerBase, labels: Sequence[str], train: Any) -> Objective:
+        """Metrics are of entities if all tags are of some (B-PER, I-PER, O), otherwise of tags."""
+
+        def collate(samples: SampleSource, indices: np.ndarray, epochs: np.ndarray, seed: int) -> MicroBatch:
+            ids_BT, mask_BT, columns = samples.gather(indices)
+            labels_BT = columns["token_labels"]
+            predicted_BT = mask_BT & (labels_BT != IGNORE_INDEX)
+            return token_targets(padded_inputs(ids_BT, mask_BT, tokenizer), predicted_BT, labels_BT)
+
+        scheme = parse_scheme(labels)
+        return Objective(
+            collate=collate,
+            loss_sum=cross_entropy_sum,
+            training_loss_sum=classification_loss(self._recipe, labels, train, "token_labels"),
+            results=partial(entity_counts, scheme=scheme) if scheme else tag_counts,
+            width=5 if scheme else 3 * len(labels),
+            metrics=entity_metrics if scheme else tag_metrics,
+        )
+
+    def predictor(self, tokenizer: PreTrainedTokenizerBase, labels: Sequence[str]) -> Predictor:
+        """The likeliest tag of each word by itself; None for a word of which the tokenizer leaves nothing."""
+
+        def tokenize(batch: dict[str, Any], rows: list[int]) -> dict[str, list]:
+            parts = list(sentence_parts(batch["text"], tokenizer, self._data.max_length))
+            return {
+                "row": [rows[part.row] for part in parts],
+                "ids": [part.ids for part in parts],
+                "length": [len(part.ids) for part in parts],
+                "token_targets": [part.words for part in parts],
+                "truncated": [part.truncated for part in parts],
+                "words": [batch["text"][part.row] if part.is_first else [] for part in parts],
+            }
+
+        def to_record(values: np.ndarray, samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+            words = samples[0]["words"]
+            targets = [word for sample in samples for word in sample["token_targets"] if word]
+            tags: list[str | None] = [None] * len(words)
+            for word, best in zip(targets, values[:, 0], strict=True):
+                tags[word - 1] = labels[int(best)]
+            return {"tokens": words, "tags": tags}
+
+        return Predictor(
+            row_format=self.row_format.without("label"),
+            tokenize=tokenize,
+            features={"words": datasets.List(STRING)},
+            width=1,
+            postprocess=best_index,
+            to_record=to_record,
+            no_target_message="holds no word of which the tokenizer leaves anything",
+        )
