@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -33,7 +34,11 @@ class WarmupScheduler(LRScheduler):
     gradient scaler skips do not count.
 
     The learning rate of a parameter group is that of the function times `group["lr_multiplier"]`. A group without one
-    gets its own lr / the optimizer's default lr, as they were when the scheduler was made.
+    gets its own lr / the optimizer's default lr, as they were when the scheduler was made. A group that is added later
+    gets 1, whatever its lr.
+
+    Multipliers and rates are never taken from a loaded state: make the scheduler first, then load the optimizer's state
+    and the scheduler's in any order.
     """
 
     def __init__(self, optimizer: Optimizer, lr_function: LRFunction, counts: bool = True):
@@ -48,8 +53,13 @@ class WarmupScheduler(LRScheduler):
         optimizer = _unwrap(optimizer)
         self.lr_function = lr_function
         self.samples = 0
-        self._lr_multipliers = [_lr_multiplier(optimizer, group) for group in optimizer.param_groups]
+        self._groups = list(optimizer.param_groups)  # as they were when the rates were last set
+        for group in self._groups:
+            group["lr_multiplier"] = _lr_multiplier(optimizer, group)
+        _separate_tensors(self._groups)
+        optimizer.register_load_state_dict_post_hook(lambda loaded: self.step())
         if counts:
+            optimizer.register_step_pre_hook(self._prepare)
             optimizer.register_step_post_hook(self._count)
         super().__init__(optimizer)
 
@@ -65,14 +75,9 @@ class WarmupScheduler(LRScheduler):
 
     def get_lr(self) -> list[float | Tensor]:
         """The learning rate of the next step for each parameter group, as floats."""
+        self._adopt_groups()
         groups = self.optimizer.param_groups
-        added = groups[len(self._lr_multipliers) :]  # by add_param_group, since the scheduler was made
-        self._lr_multipliers += [_lr_multiplier(self.optimizer, group) for group in added]
-        return [
-            # Set again each time: loading a state that was saved without it removes it from the group.
-            self.lr_function.lr_at(self.samples, group.setdefault("lr_multiplier", lr_multiplier))
-            for group, lr_multiplier in zip(groups, self._lr_multipliers, strict=True)
-        ]
+        return [self.lr_function.lr_at(self.samples, group["lr_multiplier"]) for group in groups]
 
     def seek(self, samples: int) -> None:
         """Go to a position: `samples` samples of applied steps."""
@@ -87,6 +92,44 @@ class WarmupScheduler(LRScheduler):
         """Go to the position of a state that `state_dict` returned."""
         self.seek(state_dict["samples"])
 
+    def _adopt_groups(self) -> None:
+        """Give groups that were loaded or added since the rates were last set their multipliers."""
+        groups, before = self.optimizer.param_groups, self._groups
+        if _same(groups, before):
+            return
+        self._groups = list(groups)
+        added = [group for group in groups if not any(group is other for other in before)]
+        if len(added) == len(groups) == len(before):  # loading a state replaces all groups
+            for group, old in zip(groups, before, strict=True):
+                group["lr_multiplier"] = old["lr_multiplier"]
+        else:
+            for group in added:
+                self._adopt_added(group, before)
+        _separate_tensors(groups)
+
+    def _adopt_added(self, group: dict[str, Any], others: list[dict[str, Any]]) -> None:
+        """Set the multiplier of a group that was added to `others`, unless it names one.
+
+        Its lr says nothing: one that was given none has the optimizer's default, and one that is the current rate of
+        the other groups would otherwise keep that share of the peak for good.
+        """
+        if "lr_multiplier" in group:
+            return
+        group["lr_multiplier"] = 1.0
+        lr = float(group["lr"])
+        usual = {float(other["lr"]) for other in others} | {float(self.optimizer.defaults.get("lr", lr))}
+        if lr not in usual:
+            warnings.warn(
+                f"a parameter group was added with lr {lr:g}, which is not used: it follows the plan's rate; to scale "
+                "that, give it an lr_multiplier",
+                stacklevel=2,
+            )
+
+    def _prepare(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Before a step: set the rates of groups that are new."""
+        if not _same(optimizer.param_groups, self._groups):
+            self.step()
+
     def _count(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         # A gradient scaler calls a fused optimizer for skipped steps too; its kernel then does nothing.
         found_inf = getattr(optimizer, "found_inf", None)
@@ -99,6 +142,21 @@ def _unwrap(optimizer: Optimizer) -> Optimizer:
     while isinstance(inner := getattr(optimizer, "optimizer", None), Optimizer):
         optimizer = inner
     return optimizer
+
+
+def _same(groups: list[dict[str, Any]], others: list[dict[str, Any]]) -> bool:
+    """True if both lists hold the same objects."""
+    return len(groups) == len(others) and all(a is b for a, b in zip(groups, others, strict=True))
+
+
+def _separate_tensors(groups: list[dict[str, Any]]) -> None:
+    """Give each group a tensor of its own as its rate: torch gives all groups the optimizer's default."""
+    seen: list[Tensor] = []
+    for group in groups:
+        if isinstance(group["lr"], Tensor):
+            if any(group["lr"] is tensor for tensor in seen):
+                group["lr"] = group["lr"].clone()
+            seen.append(group["lr"])
 
 
 def _lr_multiplier(optimizer: Optimizer, group: dict[str, Any]) -> float:

@@ -335,10 +335,10 @@ def test_a_scheduler_prepared_together_with_everything_else(accelerator):
     assert scheduler.state_dict() == {"samples": PLAN.total_samples}
 
 
-def test_a_multiplier_survives_a_state_that_was_saved_without_it_and_a_group_that_is_added_later() -> None:
+def test_a_multiplier_survives_a_state_that_was_saved_without_it() -> None:
     plan = make_plan(Recipe(lr=0.1, scaling="none", duration="10 steps"), Topology(1, 4))
-    weights = [torch.nn.Parameter(torch.ones(2)) for _ in range(3)]
-    groups = [{"params": weights[:1]}, {"params": weights[1:2], "lr": 0.01}]
+    weights = [torch.nn.Parameter(torch.ones(2)) for _ in range(2)]
+    groups = [{"params": weights[:1]}, {"params": weights[1:], "lr": 0.01}]
     optimizer = torch.optim.SGD(groups, lr=0.1)
     saved = optimizer.state_dict()
     saved = {
@@ -347,9 +347,168 @@ def test_a_multiplier_survives_a_state_that_was_saved_without_it_and_a_group_tha
     }
     scheduler = WarmupScheduler(optimizer, plan)
     optimizer.load_state_dict(saved)
-    optimizer.add_param_group({"params": weights[2:], "lr": 0.05})
     scheduler.seek(20)  # half of the linear decay to 0
-    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.05, 0.005, 0.025])
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.05, 0.005])
+
+
+# Groups that are added, and states that are loaded
+
+VARIANTS = [
+    (SGD, {}), (Adam, {}), (RMSprop, {}), (SGD, {"fused": True}), (Adam, {"fused": True}), (AdamW, {"fused": True}),
+    (SGD, {"lr": torch.tensor(0.5)}), (Adam, {"lr": torch.tensor(0.5)}), (RMSprop, {"lr": torch.tensor(0.5)}),
+]  # fmt: skip
+OPTIMIZERS = pytest.mark.parametrize(
+    ("make", "options"),
+    VARIANTS,
+    ids=[f"{make.__name__}-{'-'.join(options) or 'float'}" for make, options in VARIANTS],
+)
+
+
+def optimizer_of(make, options, *groups):
+    """An optimizer whose own rate is 0.5, which no step may have. A tensor is its own in each test."""
+    rate = options.get("lr", 0.5)
+    return make(list(groups), **options | {"lr": rate.clone() if isinstance(rate, torch.Tensor) else rate})
+
+
+def scaled(rates):
+    return pytest.approx(rates, rel=1e-6)  # tensor rates are float32
+
+
+@OPTIMIZERS
+@pytest.mark.parametrize("calls", [0, 1])
+def test_a_group_that_is_added_takes_the_rate_of_the_plan_from_its_first_step(make, options, calls):
+    """Without a rate, at the current rate, and at the peak; named multipliers hold."""
+    first, bare, current, peak, named = parameters = [parameter() for _ in range(5)]
+    optimizer = optimizer_of(make, options, {"params": [first]})
+    scheduler = WarmupScheduler(optimizer, PLAN)
+    rates = recorded(optimizer)
+    after = (lambda: scheduler.step()) if calls else (lambda: None)
+    train(optimizer, [first], 2, after)
+    optimizer.add_param_group({"params": [bare]})
+    optimizer.add_param_group({"params": [current], "lr": optimizer.param_groups[0]["lr"]})
+    optimizer.add_param_group({"params": [peak], "lr": PLAN.peak_lr})
+    optimizer.add_param_group({"params": [named], "lr_multiplier": 0.1})
+    train(optimizer, parameters, STEPS - 2, after)
+    assert rates[:2] == [scaled([rate]) for rate in EXPECTED[:2]]
+    assert rates[2:] == [scaled([rate] * 4 + [0.1 * rate]) for rate in EXPECTED[2:]]
+    assert scheduler.samples == PLAN.total_samples and len(scheduler.get_last_lr()) == 5
+
+
+def test_a_group_that_is_added_at_a_rate_of_its_own_is_warned_about():
+    """Its rate says nothing: it may be meant as a share of the current rate or of the peak."""
+    optimizer = SGD([parameter()], lr=PLAN.peak_lr)
+    scheduler = WarmupScheduler(optimizer, PLAN)
+    optimizer.add_param_group({"params": [parameter()], "lr": optimizer.param_groups[0]["lr"] / 10})
+    with pytest.warns(UserWarning, match="^a parameter group was added with lr 0.0005, .* give it an lr_multiplier"):
+        scheduler.step()
+    assert [group["lr"] for group in optimizer.param_groups] == [EXPECTED[0]] * 2
+
+
+def test_the_other_groups_keep_their_multipliers_when_groups_are_removed_and_added():
+    first, second, third = parameter(), parameter(), parameter()
+    optimizer = SGD([{"params": [first], "lr_multiplier": 0.5}, {"params": [second], "lr_multiplier": 0.25}], lr=0.1)
+    WarmupScheduler(optimizer, PLAN)
+    rates = recorded(optimizer)
+    del optimizer.param_groups[0]
+    optimizer.add_param_group({"params": [third]})
+    train(optimizer, [second, third], 2)
+    assert rates == [scaled([0.25 * rate, rate]) for rate in EXPECTED[:2]]
+
+
+def test_a_multiplier_that_is_changed_on_the_way_holds_also_after_loading():
+    weights = parameter()
+    optimizer = SGD([weights], lr=0.1)
+    WarmupScheduler(optimizer, PLAN)
+    rates = recorded(optimizer)
+    state = copy.deepcopy(optimizer.state_dict())
+    train(optimizer, [weights], 1)
+    optimizer.param_groups[0]["lr_multiplier"] = 0.5
+    train(optimizer, [weights], 2)
+    optimizer.load_state_dict(state)
+    train(optimizer, [weights], 1)
+    assert rates == [scaled([rate]) for rate in (EXPECTED[0], EXPECTED[1], 0.5 * EXPECTED[2], 0.5 * EXPECTED[3])]
+
+
+@OPTIMIZERS
+@pytest.mark.parametrize("order", ["optimizer-first", "scheduler-first"])
+def test_a_state_changes_neither_multipliers_nor_rates_in_whichever_order_it_is_loaded(make, options, order):
+    """Saved with multipliers 1 and 0.1, loaded where they are 1 and 0.5, under a plan with half the peak."""
+
+    def made(multiplier, plan):
+        parameters = [parameter(), parameter()]
+        groups = {"params": parameters[:1]}, {"params": parameters[1:], "lr_multiplier": multiplier}
+        optimizer = optimizer_of(make, options, *groups)
+        return parameters, optimizer, WarmupScheduler(optimizer, plan)
+
+    parameters, optimizer, scheduler = made(0.1, PLAN)
+    rates = recorded(optimizer)
+    train(optimizer, parameters, 3)
+    assert rates == [scaled([rate, 0.1 * rate]) for rate in EXPECTED[:3]]
+    states = copy.deepcopy(optimizer.state_dict()), scheduler.state_dict()
+    half = plan_at(lr=5e-3)
+    parameters, optimizer, scheduler = made(0.5, half)
+    loads = [lambda: optimizer.load_state_dict(states[0]), lambda: scheduler.load_state_dict(states[1])]
+    for load in loads if order == "optimizer-first" else reversed(loads):
+        load()
+    rates = recorded(optimizer)
+    train(optimizer, parameters, 3)
+    assert rates == [scaled([0.5 * rate, 0.25 * rate]) for rate in EXPECTED[3:6]]
+    assert scheduler.get_last_lr() == pytest.approx([0.5 * EXPECTED[6], 0.25 * EXPECTED[6]])
+
+
+class HooklessSGD(SGD):
+    """Loads its state without torch's hooks, as some 8-bit optimizers do."""
+
+    def load_state_dict(self, state_dict):
+        groups = [
+            {**saved, "params": group["params"]}
+            for saved, group in zip(state_dict["param_groups"], self.param_groups, strict=True)
+        ]
+        self.__setstate__({"state": {}, "param_groups": groups})
+
+
+def test_an_optimizer_that_loads_without_hooks_steps_at_the_rate_of_the_plan():
+    weights = parameter()
+    optimizer = HooklessSGD([{"params": [weights], "lr_multiplier": 0.5}], lr=0.1)
+    WarmupScheduler(optimizer, PLAN)
+    rates = recorded(optimizer)
+    state = copy.deepcopy(optimizer.state_dict())
+    state["param_groups"][0].update(lr=7.0, lr_multiplier=0.25)
+    train(optimizer, [weights], 2)
+    optimizer.load_state_dict(state)
+    train(optimizer, [weights], 1)
+    assert rates == [scaled([0.5 * rate]) for rate in EXPECTED[:3]]
+
+
+def test_groups_do_not_share_the_tensor_of_their_rate():
+    """torch gives every group the tensor that the optimizer was made with."""
+    parameters = [parameter(), parameter()]
+    groups = [{"params": parameters[:1]}, {"params": parameters[1:], "lr_multiplier": 0.1}]
+    optimizer = Adam(groups, lr=torch.tensor(1.0))
+    assert optimizer.param_groups[0]["lr"] is optimizer.param_groups[1]["lr"]
+    held = optimizer.param_groups[0]["lr"]
+    WarmupScheduler(optimizer, PLAN)
+    rates = recorded(optimizer)
+    train(optimizer, parameters, STEPS)
+    assert rates == [scaled([rate, 0.1 * rate]) for rate in EXPECTED]
+    assert optimizer.param_groups[0]["lr"] is held
+
+
+def test_deepspeed_steps_one_group_at_a_time_which_changes_nothing():
+    """Its ZeRO leaves only one group in the optimizer during a step."""
+    parameters = [parameter(), parameter()]
+    groups = [{"params": parameters[:1]}, {"params": parameters[1:], "lr_multiplier": 0.1}]
+    optimizer = SGD(groups, lr=0.1)
+    scheduler = WarmupScheduler(optimizer, PLAN, counts=False)
+    rates = recorded(optimizer)
+    for step in range(3):
+        scheduler.seek(8 * step)
+        both = optimizer.param_groups
+        for group in both:
+            optimizer.param_groups = [group]
+            train(optimizer, group["params"], 1)
+        optimizer.param_groups = both
+    assert rates == [row for rate in EXPECTED[:3] for row in (scaled([rate]), scaled([0.1 * rate]))]
 
 
 def test_a_multiplier_is_from_the_initial_rate_if_the_optimizer_was_scheduled_before() -> None:
