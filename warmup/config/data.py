@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from warmup.config.checks import expand_home, require
 from warmup.errors import UserError
@@ -31,6 +32,13 @@ class Data:
     """Column of the second text of a pair (default: found by its name, if there is one)."""
     label_column: str | None = None
     """Column of the label, or of the words' tags (default: found by its name)."""
+    quoting: Literal["auto", "standard", "none"] = "auto"
+    """What quotation marks are in .csv and .tsv files: standard (fields may be enclosed in them), none (characters like
+    any other), or auto: decided for each file by whether they come in pairs that the format explains."""
+    delimiter: str | None = None
+    """What separates the fields of .csv and .tsv files (default: a comma, or a tab)."""
+    column_names: Sequence[str] = ()
+    """Names of the columns of .csv and .tsv files without a header, in order."""
     max_length: int = 128
     """Maximum length of a sample in tokens, special tokens included. mlm, clm and token-classification split longer
     texts into windows; other tasks truncate them."""
@@ -58,6 +66,17 @@ class Data:
         for name in ("train_files", "validation_files"):
             object.__setattr__(self, name, tuple(map(os.path.expanduser, getattr(self, name))))
         expand_home(self, "tokenizer", "cache_dir")
+        object.__setattr__(self, "column_names", tuple(self.column_names))
+        if self.delimiter is not None:
+            object.__setattr__(self, "delimiter", self.delimiter.replace("\\t", "\t"))
+            require(
+                len(self.delimiter) == 1 and self.delimiter not in '"\r\n',
+                "data.delimiter",
+                self.delimiter,
+                "one character",
+            )
+        twice = [name for name in self.column_names if self.column_names.count(name) > 1]
+        require(not twice, "data.column_names", twice[:1], "named once")
         require(0 < self.validation_fraction < 1, "data.validation_fraction", self.validation_fraction, "in 0 < x < 1")
         require(0 < self.mask_rate < 1, "data.mask_rate", self.mask_rate, "in 0 < x < 1")
         require(self.max_length >= 4, "data.max_length", self.max_length, "4 or above")

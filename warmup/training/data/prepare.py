@@ -29,6 +29,8 @@ from warmup.errors import UserError
 from warmup.training.data.default_corpus import docstring_files
 from warmup.training.data.readers import read_rows
 from warmup.training.data.readers.columns import BadRow, RowFormat
+from warmup.training.data.readers.delimited import DELIMITERS
+from warmup.training.data.readers.quoting import find_quoting
 from warmup.training.data.samples import Samples, SampleSource, load_samples, table_features
 from warmup.training.data.sources import Source, resolve
 from warmup.training.data.splits import hold_out
@@ -209,9 +211,23 @@ def _key(config: Config, sources: Sources, known_labels: list[str], tokenizer_id
         "streaming": not config.data.streaming,
         "shuffle_buffer": not config.data.streaming,
     }
+    added = {"quoting": "auto", "delimiter": None, "column_names": ()}  # fields that older versions did not have
+    irrelevant |= {name: getattr(config.data, name) == default for name, default in added.items()}
     data = {name: value for name, value in data.items() if not irrelevant.get(name)}
+    if quotation_marks := [
+        reading for part in sources for source in part if (reading := _reading(source, config.data))
+    ]:
+        data["quotation_marks"] = quotation_marks
     parts = [KEY_FORMAT, config.task, known_labels, data, *tokenizer_identity]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:20]
+
+
+def _reading(source: Source, data: Data) -> str | None:
+    """How a file is read, if older versions read it otherwise."""
+    if source.table is None and source.kind in DELIMITERS and data.quoting == "auto":
+        decision = find_quoting(source.name, data.delimiter or DELIMITERS[source.kind], len(data.column_names))
+        return None if decision.plain else decision.quoting
+    return None
 
 
 @dataclass(frozen=True)

@@ -11,15 +11,14 @@ from warmup.errors import UserError
 from warmup.training.data.readers.arrow import dataset_rows, parquet_rows, shard_rows
 from warmup.training.data.readers.columns import BadRow, RowFormat
 from warmup.training.data.readers.conll import conll_rows
-from warmup.training.data.readers.delimited import csv_rows
+from warmup.training.data.readers.delimited import DELIMITERS, csv_rows
 from warmup.training.data.readers.json_lines import json_rows, jsonl_rows
 from warmup.training.data.readers.text import txt_rows
 from warmup.training.data.sources import Source
 
 SHOWN = 5
 _READERS: dict[str, Callable[[str, RowFormat], Iterator[dict[str, Any] | BadRow]]] = {
-    ".csv": partial(csv_rows, delimiter=","),
-    ".tsv": partial(csv_rows, delimiter="\t"),
+    **{kind: partial(csv_rows, delimiter=delimiter) for kind, delimiter in DELIMITERS.items()},
     ".jsonl": jsonl_rows,
     ".json": json_rows,
     ".parquet": parquet_rows,

@@ -108,6 +108,8 @@ class RowFormat:
     columns: tuple[Column, ...]
     requested: Mapping[str, str | None] = field(default_factory=dict)
     """Names of columns that the user gave, by role; None or missing ones are found by their usual names."""
+    options: Data = field(default_factory=Data)
+    """How files are written."""
     check: Callable[[dict[str, Any], Mapping[str, str | None]], None] | None = None
     """Called with a parsed row and the columns' names: raises ValueError where its values do not go together."""
 
@@ -115,7 +117,7 @@ class RowFormat:
     def of(cls, data: Data, *columns: Column, check: Callable | None = None) -> RowFormat:
         """These columns, by the names that the configuration gives them."""
         requested = {column.role: getattr(data, f"{column.role}_column", None) for column in columns}
-        return cls(columns, requested, check)
+        return cls(columns, requested, data, check)
 
     @property
     def roles(self) -> tuple[str, ...]:

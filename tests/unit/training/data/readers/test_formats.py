@@ -353,7 +353,7 @@ def test_a_parquet_column_that_is_no_text(values: list, reason: str, tmp_path: P
 def test_tsv_bad_rows_are_named_by_line(tmp_path: Path) -> None:
     path = tmp_path / "a.tsv"
     path.write_bytes(b'text\tlabel\none, two\ta\nfew\nmany\ta\tb\ncaf\xe9\ta\n"junk"after\ta\n"never\tclosed\n')
-    rows, bad = read(str(path), task="classification")
+    rows, bad = read(str(path), task="classification", quoting="standard")
     assert [row["text"] for row in rows] == ["one, two"]
     assert [reason.split(":")[1] for reason in bad] == ["3", "4", "5", "6", "7"]
     assert "not valid tsv" in bad[3] and "never closed" in bad[4]
