@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
@@ -33,7 +33,7 @@ from warmup.training.data.readers.delimited import DELIMITERS
 from warmup.training.data.readers.quoting import find_quoting
 from warmup.training.data.samples import Samples, SampleSource, load_samples, table_features
 from warmup.training.data.sources import Source, resolve
-from warmup.training.data.splits import hold_out
+from warmup.training.data.splits import hold_out, label_counts
 from warmup.training.data.streaming.chunk_cache import ChunkCache
 from warmup.training.data.streaming.documents import Corpus
 from warmup.training.data.streaming.stream import open_stream
@@ -82,6 +82,8 @@ class Prepared:
     bad_rows: tuple[str, ...]
     """Rows that were skipped, and why."""
     tokenizer: PreTrainedTokenizerBase
+    notes: Mapping[str, str] = field(default_factory=dict)
+    """What a user should know of the data, by a word for it."""
 
     @property
     def amount(self) -> str:
@@ -122,6 +124,7 @@ def prepare_data(config: Config, task: Preprocessing) -> Prepared:
         labels=tuple(facts["labels"]),
         bad_rows=tuple(facts["bad_rows"]),
         tokenizer=tokenizer or task.load_tokenizer(str(folder / "tokenizer"), "data.cache_dir"),
+        notes=facts.get("notes", {}),
     )
 
 
@@ -230,6 +233,23 @@ def _reading(source: Source, data: Data) -> str | None:
     return None
 
 
+def _source_notes(sources: Sources, data: Data) -> dict[str, str]:
+    """How files are read, where that was decided by looking at them."""
+    files = [source.name for part in sources for source in part if _reading(source, data) == "none"]
+    return {"quotation marks": f"characters of the texts in {_few(files)} (data.quoting)"} if files else {}
+
+
+def _label_notes(train: datasets.Dataset, task: Preprocessing) -> dict[str, str]:
+    """Labels that only one training row has: a header among the rows, a slip of the pen."""
+    counts = label_counts(train) if task.facts.label == "class" else {}
+    once = sorted(repr(label) for label, count in counts.items() if count == 1)
+    return {"labels seen once": f"{_few(once)}; is it meant as one?"} if once else {}
+
+
+def _few(names: Sequence[str], limit: int = 3) -> str:
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
+
+
 @dataclass(frozen=True)
 class _Builder:
     """Makes the tokenised data of one configuration."""
@@ -251,7 +271,8 @@ class _Builder:
                 tokenizer.save_pretrained(stage / "tokenizer")
             for name, rows in (("train", train), ("validation", validation)):
                 tokenize_rows(rows, self.task, tokenizer, labels, name).save_to_disk(stage / name)
-            facts = {"labels": labels, "bad_rows": [str(row) for row in bad]}
+            notes = _source_notes(sources, self.config.data) | _label_notes(train, self.task)
+            facts = {"labels": labels, "bad_rows": [str(row) for row in bad], "notes": notes}
             (stage / "facts.json").write_text(json.dumps(facts))
             shutil.rmtree(stage / "rows", ignore_errors=True)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import datasets
 import numpy as np
 import pyarrow
@@ -41,8 +43,14 @@ def _as_list(label: str | list[str]) -> list[str]:
 
 def distinct_labels(rows: datasets.Dataset) -> set[str]:
     """Each label of the rows once; of rows with a list of labels, each that is in a list."""
-    found: set[str] = set()
+    return set(label_counts(rows))
+
+
+def label_counts(rows: datasets.Dataset) -> Counter[str]:
+    """How often each label occurs; of rows with a list of labels, each that is in a list."""
+    found: Counter[str] = Counter()
     for batch in rows.select_columns("label").with_format("arrow").iter(_ROWS):
         labels = batch["label"].combine_chunks()
-        found.update((labels.flatten() if pyarrow.types.is_list(labels.type) else labels).unique().to_pylist())
+        labels = labels.flatten() if pyarrow.types.is_list(labels.type) else labels
+        found.update({entry["values"]: entry["counts"] for entry in labels.value_counts().to_pylist()})
     return found

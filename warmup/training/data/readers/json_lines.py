@@ -23,7 +23,9 @@ def jsonl_rows(file: str, row_format: RowFormat) -> Iterator[dict[str, Any] | Ba
             continue
         try:
             record = _object(line)
-            chosen = chosen or row_format.choose(file, list(record))
+            if chosen is None:
+                _check_rows(file, record)
+                chosen = row_format.choose(file, list(record))
             row = chosen.parse(record)
         except UserError:  # of the file as a whole
             raise
@@ -94,10 +96,26 @@ def _list(file: str, text: str) -> list:
         raise UserError(f"{file}:{error.lineno}: {what}; {wanted}") from error
     except (ValueError, RecursionError) as error:
         raise UserError(f"{file}: {_ENDLESS}") from error
+    if isinstance(document, dict):
+        _check_rows(file, document)
     found = document.get("data") if isinstance(document, dict) else document
     if not isinstance(found, list):
         raise UserError(f"{file}: no list of rows; {wanted}")
     return found
+
+
+def _check_rows(file: str, record: dict) -> None:
+    """Raise UserError where an object is a whole table, as pandas writes one that is not asked for rows."""
+    outer, inner = list(record), list(record.values())
+    by_index = inner and all(isinstance(value, dict) and value for value in inner)
+    if by_index:
+        by_index = all(map(str.isdigit, outer)) or all(key.isdigit() for value in inner for key in value)
+    split = {"columns", "data"} <= set(outer) and isinstance(record["data"], list) and record["data"][:1]
+    if by_index or (split and isinstance(split[0], list)):
+        raise UserError(
+            f"{file}: a table by columns, as pandas writes it by default; write rows instead: "
+            'to_json(FILE, orient="records", lines=True), as .jsonl'
+        )
 
 
 def _check_bytes(record: dict, chosen: ChosenColumns) -> None:
