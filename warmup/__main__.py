@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import json
-import math
 import sys
+import warnings
 from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any, NamedTuple
 
 from warmup import commandline
 from warmup.config import Config
-from warmup.errors import PlanError, UserError
+from warmup.config.checks import LARGEST_COUNT
+from warmup.errors import PlanError, UserError, one_line
 from warmup.lint import Finding, examine
 from warmup.plan import Plan, Topology
 from warmup.presets import PRESETS
 
 CURVE_POINTS = 200
+MOST_CURVE_POINTS = 100_000
 
 
 class Result(NamedTuple):
@@ -44,8 +46,11 @@ def plan(argv: Sequence[str]) -> int:
     config, options = commandline.parse(_parser(), argv)
     sizes = options.world_sizes or ([config.launch.world_size] if config.launch.world_size else [1, 2, 4, 8])
     given = (options.every, options.num_samples, options.tokens_per_sample)
-    if not all(1 <= number < math.inf for number in [*sizes, *(number for number in given if number is not None)]):
-        raise UserError("--world-sizes, --every, --num-samples, --tokens-per-sample: numbers must be 1 or above")
+    numbers = [*sizes, *(number for number in given if number is not None)]
+    if not all(1 <= number <= LARGEST_COUNT for number in numbers):
+        raise UserError(
+            "--world-sizes, --every, --num-samples, --tokens-per-sample: numbers must be 1 or above, and at most 1e30"
+        )
     num_samples = options.num_samples or (PRESETS[options.preset].num_samples if options.preset else None)
     tokens_per_sample = options.tokens_per_sample and Fraction(str(options.tokens_per_sample))
     results = [_examine(config, size, num_samples, tokens_per_sample) for size in sizes]
@@ -79,8 +84,17 @@ def _examine(config: Config, world_size: int, num_samples: int | None, tokens_pe
 
 
 def curve(plan: Plan, every: int | None = None) -> list[tuple[int, float]]:
-    """(step, learning rate) of every `every`-th step, counted from 0, and of the last one."""
+    """(step, learning rate) of every `every`-th step, counted from 0, and of the last one.
+
+    Raises UserError if those are too many.
+    """
     every = every or max(1, round(plan.total_steps / CURVE_POINTS))
+    if plan.total_steps > MOST_CURVE_POINTS * every:
+        least = -(-plan.total_steps // MOST_CURVE_POINTS)
+        raise UserError(
+            f"--every: every {every} of {plan.total_steps} steps are more than {MOST_CURVE_POINTS} points of a curve; "
+            f"give {least} or above"
+        )
     steps = sorted({*range(0, plan.total_steps, every), plan.total_steps - 1})
     return [(step, plan.lr_at_step(step)) for step in steps]
 
@@ -150,16 +164,18 @@ def _plot(path: str, plans: list[Plan]) -> None:
     for plan in plans:
         corners = {step for step in (plan.warmup_steps - 1, plan.warmup_steps) if 0 <= step < plan.total_steps}
         points = sorted({*curve(plan), *((step, plan.lr_at_step(step)) for step in corners)})
-        samples = [step * plan.global_batch_size for step, _ in points]
+        samples = [float(step * plan.global_batch_size) for step, _ in points]
         label = f"{plan.world_size} ranks, batch {plan.global_batch_size}, {plan.total_steps} steps"
         axes.plot(samples, [lr for _, lr in points], label=label)
     axes.set(xlabel="samples", ylabel="learning rate", title="The plan at each world size")
     axes.legend()
     axes.grid(alpha=0.3)
     try:
-        figure.savefig(path, dpi=150)
-    except (OSError, ValueError) as error:
-        raise UserError(f"--plot: cannot write {path}: {error}") from None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of numbers that matplotlib cannot draw, which it then raises as well
+            figure.savefig(path, dpi=150)
+    except Exception as error:  # matplotlib cannot draw all numbers that floats have
+        raise UserError(f"--plot: cannot write {path}: {one_line(error)}") from None
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from jsonargparse import SUPPRESS, ArgumentError, ArgumentParser, DefaultHelpFor
 
 from warmup.config import Config
 from warmup.config.tasks import TASKS
-from warmup.errors import UserError
+from warmup.errors import UserError, one_line
 from warmup.presets import PRESETS
 
 
@@ -145,8 +145,10 @@ def _parse(arg_parser: ArgumentParser, tokens: list[str]) -> Namespace:
     try:
         return arg_parser.parse_args(tokens)
     except ArgumentError as error:
-        text = re.sub(r"Expected a typing.Literal\[([^]]*)\]", r"Expected one of \1", re.sub(r"\s+", " ", str(error)))
+        text = re.sub(r"Expected a typing.Literal\[([^]]*)\]", r"Expected one of \1", one_line(error, 400))
         raise UserError(re.sub(r'^Parser key "([^"]+)":', r"\1:", text).replace("argument --", "")) from None
+    except Exception as error:  # values are YAML, of which jsonargparse reads not all that can be written
+        raise UserError(f"the arguments cannot be read: {type(error).__name__}: {one_line(error)}") from None
 
 
 def _build(arg_parser: ArgumentParser, namespace: Namespace) -> Config:
@@ -229,7 +231,7 @@ def _yaml_tokens(arg_parser: ArgumentParser, path: str, known: Sequence[str]) ->
         known: all option names.
     """
     tokens = []
-    for name, value in leaves(_read_yaml(path)):
+    for name, value in _read_yaml(path):
         if value is None and name in _SECTIONS:  # a heading with nothing under it
             continue
         _check_name(name, [field for field in known if field in FIELDS], f"{path}: ")
@@ -237,6 +239,8 @@ def _yaml_tokens(arg_parser: ArgumentParser, path: str, known: Sequence[str]) ->
             raise UserError(f"{path}: {name}: needs a value; remove the line to use its default")
         if isinstance(value, list) and name not in _LISTS:
             raise UserError(f"{path}: {name}: takes one value, not a list")
+        if isinstance(value, list) and not all(isinstance(item, str) for item in value):
+            raise UserError(f"{path}: {name}: takes a list of plain values")
         if name in _LISTS:
             value = json.dumps(value if isinstance(value, list) else [value])
         tokens.append(f"--{name}={'null' if value is None else value}")
@@ -247,16 +251,22 @@ def _yaml_tokens(arg_parser: ArgumentParser, path: str, known: Sequence[str]) ->
     return tokens
 
 
-def _read_yaml(path: str) -> dict[str, Any]:
+def _read_yaml(path: str) -> list[tuple[str, Any]]:
+    """(dotted name, value) of everything in a YAML file. Raises UserError if it is not a YAML file of fields."""
     try:
         content = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_StringLoader)
     except OSError as error:
         raise UserError(f"--config: cannot read {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"--config: {path} is not YAML: {' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise UserError(f"--config: {path} is nested too deeply; write fields as section: {{name: value}}") from None
+    except Exception as error:  # for a value that is not what its tag says, PyYAML raises what comes
+        raise UserError(f"--config: {path} is not YAML: {one_line(error)}") from None
     if not isinstance(content, dict | None):
         raise UserError(f"--config: {path} does not hold fields (name: value)")
-    return content or {}
+    try:
+        return list(leaves(content or {}))
+    except RecursionError:
+        raise UserError(f"--config: {path} has a section that contains itself") from None
 
 
 def _preset_tokens(name: str) -> list[str]:

@@ -6,11 +6,12 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
-from warmup.errors import PlanError, UserError
+from warmup.errors import PlanError, UserError, shorten
 
 UNITS = ("steps", "epochs", "samples", "tokens", "%")
 _MULTIPLIERS = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "G": 10**9, "B": 10**9}
 _PATTERN = re.compile(r"\s*([0-9_]*\.?[0-9]+(?:[eE][+-]?[0-9]{1,2})?)\s*([kKMGB]?)\s*([a-zA-Z%]+)\s*")
+_MOST_CHARACTERS = 100
 _HELP = 'write it like "10000 steps", "5 epochs", "2.56M samples", "2B tokens" or "6%"'
 
 
@@ -45,8 +46,8 @@ class Duration:
             UserError: `text` is not a duration.
         """
         match = _PATTERN.fullmatch(str(text))
-        if not match:
-            raise UserError(f"{flag}: {text!r} is not a duration; {_HELP}")
+        if not match or len(str(text)) > _MOST_CHARACTERS:
+            raise UserError(f"{flag}: {shorten(text)} is not a duration; {_HELP}")
         number, multiplier, unit = match.groups()
         unit = unit + "s" if unit in ("step", "epoch", "sample", "token") else unit
         if unit not in UNITS:

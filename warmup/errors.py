@@ -20,6 +20,12 @@ class PlanError(UserError):
         self.code = code
 
 
+def shorten(value: object, limit: int = 80) -> str:
+    """How a value is written in Python, with the middle left out if that is longer than `limit` characters."""
+    text = repr(value)
+    return text if len(text) <= limit else f"{text[: limit // 2]}...{text[-limit // 4 :]}"
+
+
 def one_line(error: BaseException, limit: int = 300) -> str:
     """The error's text without line breaks, at most `limit` characters; the name of its type if it has no text."""
     return " ".join(str(error).split())[:limit] or type(error).__name__

@@ -138,7 +138,8 @@ class Plan:
             return self._ramp(start, peak, Fraction(samples + self.global_batch_size, self.warmup_samples))
         decay_samples = self.total_samples - self.warmup_samples
         fraction = Fraction(samples - self.warmup_samples, decay_samples) if decay_samples > 0 else Fraction(1)
-        return self._decay(peak, end, min(fraction, Fraction(1)), Fraction(self.warmup_samples, self.total_samples))
+        warmup_fraction = Fraction(min(self.warmup_samples, self.total_samples), self.total_samples)
+        return self._decay(peak, end, min(fraction, Fraction(1)), warmup_fraction)
 
     def lr_at_step(self, step: int) -> float:
         """The learning rate of step `step`, counted from 0, at this plan's batch size."""

@@ -7,6 +7,7 @@ from fractions import Fraction
 from typing import Any
 
 from warmup import scaling
+from warmup.config.checks import LARGEST_COUNT
 from warmup.config.recipe import Recipe
 from warmup.duration import DataSize, Duration, round_half_up
 from warmup.errors import PlanError
@@ -26,9 +27,10 @@ def make_plan(
 
     Raises:
         PlanError: there is no such plan: the reference batch size is missing, a length's unit cannot be converted, the
-            start is above the peak, an exponential ramp starts at 0, a beta leaves its range.
+            start is above the peak, an exponential ramp starts at 0, a beta leaves its range, a length is too large.
     """
     size = topology.global_batch_size
+    _check_count("batch: the samples of a step", size)
     reference = _reference_batch_size(recipe, size)
     k = Fraction(size, reference)
     data_size = DataSize(num_samples, tokens_per_sample)
@@ -95,16 +97,29 @@ def _resolve_lengths(recipe: Recipe, reference: int, size: int, data_size: DataS
     length = recipe.decay_length or ("10%" if recipe.decay == "wsd" else None)
     if length is None and recipe.decay == "step":
         raise PlanError("length-unknown", 'recipe.decay_length: a step decay needs it, e.g. "30 epochs"')
-    milestones = (samples(text, "recipe.decay_milestones", duration) for text in recipe.decay_milestones)
+    length_samples = length and max(1, round_half_up(samples(length, "recipe.decay_length", duration)))
+    milestones = tuple(
+        round_half_up(samples(text, "recipe.decay_milestones", duration)) for text in recipe.decay_milestones
+    )
+    _check_count("recipe.duration: its samples", total_steps * size)
+    _check_count("recipe.warmup: its samples", warmup_steps * size)
+    _check_count("recipe.decay_length: its samples", length_samples or 0)
+    _check_count("recipe.decay_milestones: their samples", max(milestones, default=0))
     return {
         "warmup_steps": warmup_steps,
         "warmup_samples": warmup_steps * size,
         "total_steps": total_steps,
         "total_samples": total_steps * size,
         "duration_samples": math.ceil(duration),
-        "decay_length_samples": length and max(1, round_half_up(samples(length, "recipe.decay_length", duration))),
-        "decay_milestones_samples": tuple(round_half_up(milestone) for milestone in milestones),
+        "decay_length_samples": length_samples,
+        "decay_milestones_samples": milestones,
     }
+
+
+def _check_count(what: str, samples: int) -> None:
+    """Raise PlanError if there are too many `samples` to count exactly. `what` begins with the field."""
+    if samples > LARGEST_COUNT:
+        raise PlanError("too-large", f"{what} are more than 1e30, the most that can be planned")
 
 
 def _resolve_rates(recipe: Recipe, k: Fraction) -> dict[str, Any]:
@@ -128,7 +143,7 @@ def _scaled_lr(recipe: Recipe, k: Fraction) -> float:
         valid = 0 < scaled < math.inf
     except PlanError:
         raise
-    except (ValueError, TypeError) as error:  # in the user's own function, or from what it returned
+    except (ValueError, ArithmeticError) as error:
         raise PlanError("shape", f"recipe.scaling: {error}") from None
     if not valid:
         raise PlanError("shape", f"recipe.scaling: {recipe.scaling!r} makes the peak {scaled} at k = {float(k):g}")
@@ -152,7 +167,16 @@ def _resolve_moments(recipe: Recipe, k: Fraction) -> dict[str, Any]:
             moments[name] = tuple(scaling.scale_beta(beta, k, rule) for beta in recipe.betas)
         else:
             moments[name] = scaling.scale_beta(moments[name], k, rule)
-    return {**moments, "eps": scaling.scale_eps(recipe.eps, k, rule)}
+    moments["eps"] = scaling.scale_eps(recipe.eps, k, rule)
+    for name in (*used, "eps"):
+        for value in moments[name] if name == "betas" else (moments[name],):
+            if not (0 < value < math.inf if name == "eps" else 0 <= value < 1):
+                raise PlanError(
+                    "beta-range",
+                    f"recipe.beta_scaling: {rule} changes {name} to {value:g} at k = {float(k):g}, which is not in its "
+                    "range; use none, or a batch nearer to the reference",
+                )
+    return moments
 
 
 def _check_shapes(plan: Plan) -> None:
@@ -173,5 +197,5 @@ def _check_shapes(plan: Plan) -> None:
                 raise ValueError(f"the learning rate of step {step} would be {rate}")
     except PlanError:
         raise
-    except (ValueError, TypeError) as error:  # in the user's own function, or from what it returned
+    except (ValueError, ArithmeticError) as error:
         raise PlanError("shape", f"recipe.ramp, recipe.decay: {error}") from None

@@ -15,7 +15,7 @@ from fractions import Fraction
 from functools import partial
 from typing import Any
 
-from warmup.errors import PlanError
+from warmup.errors import PlanError, one_line
 
 Number = float | Fraction
 Ramp = Callable[[float, float, Number], float]
@@ -87,7 +87,7 @@ def step_decay(
     peak: float, end: float, fraction: Number, warmup_fraction: Number, length: Number, gamma: float
 ) -> float:
     """peak * gamma^n after n whole lengths, counted from step 0, never below end. `length` is a fraction of the run."""
-    return max(end, peak * gamma ** int(_position(fraction, warmup_fraction) // length))
+    return max(end, peak * _power(gamma, int(_position(fraction, warmup_fraction) // length)))
 
 
 def multistep_decay(
@@ -95,7 +95,7 @@ def multistep_decay(
 ) -> float:
     """peak * gamma^n after n milestones, which are fractions of the run counted from step 0, never below end."""
     position = _position(fraction, warmup_fraction)
-    return max(end, peak * gamma ** sum(position >= milestone for milestone in milestones))
+    return max(end, peak * _power(gamma, sum(position >= milestone for milestone in milestones)))
 
 
 def exponential_decay(
@@ -107,7 +107,7 @@ def exponential_decay(
     """
     if length is None:
         return exponential_ramp(peak, end, fraction)
-    return max(end, peak * gamma ** float(clamp(fraction) * (1 - warmup_fraction) / length))
+    return max(end, peak * _power(gamma, float(clamp(fraction) * (1 - warmup_fraction) / length)))
 
 
 def inverse_sqrt_decay(
@@ -129,6 +129,14 @@ def warmup_stable_decay(peak: float, end: float, fraction: Number, warmup_fracti
     start = 1 - length
     position = _position(fraction, warmup_fraction)
     return linear_ramp(peak, end, (position - start) / length if position > start else 0)
+
+
+def _power(base: float, exponent: float) -> float:
+    """base^exponent, infinite if that is too large for a float (Python raises OverflowError instead)."""
+    try:
+        return base**exponent
+    except OverflowError:
+        return math.inf
 
 
 def _position(fraction: Number, warmup_fraction: Number) -> Number:
@@ -166,6 +174,10 @@ def find(name: str, table: dict[str, Callable[..., Any]], flag: str) -> Callable
         table: the built-in functions by name.
         flag: the field that the name was given for, named in the error.
 
+    Returns:
+        The function. The user's own raises PlanError, whatever it raised itself, and if it returns anything but a
+        finite number of 0 or above.
+
     Raises:
         PlanError: there is no such function.
     """
@@ -173,11 +185,51 @@ def find(name: str, table: dict[str, Callable[..., Any]], flag: str) -> Callable
         if name not in table:
             raise PlanError("shape", f"{flag}: {name!r} is none of {', '.join(table)}, nor module:function")
         return table[name]
-    module, _, function = name.partition(":")
+    module, _, attribute = name.partition(":")
     try:
-        return getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
-        raise PlanError("shape", f"{flag}: {name!r} cannot be imported: {error}") from error
+        function = getattr(importlib.import_module(module), attribute)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # importing a module of the user's runs it
+        raise PlanError("shape", f"{flag}: {name!r} cannot be imported: {one_line(error)}") from error
+    if not callable(function):
+        raise PlanError("shape", f"{flag}: {name!r} is not a function")
+    return partial(_call, function, f"{flag}: {name!r}")
+
+
+def _call(function: Callable[..., Any], name: str, *args: Number) -> float:
+    """Call a user's function.
+
+    Args:
+        function: what the user named.
+        name: the field and the name that it has there, for the error.
+        *args: the function's arguments.
+
+    Raises:
+        PlanError: it raised anything, even SystemExit, or returned no rate or factor.
+    """
+    try:
+        value = function(*args)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        raise PlanError("shape", f"{name} failed: {type(error).__name__}: {one_line(error)}") from error
+    try:
+        number = math.nan if isinstance(value, str | bytes | bool) else float(value)
+    except Exception:  # anything that is no number
+        number = math.nan
+    if not 0 <= number < math.inf:
+        text = one_line(ValueError(_text_of(value)), 80)
+        raise PlanError("shape", f"{name} returned {text}, not a finite number of 0 or above")
+    return number
+
+
+def _text_of(value: object) -> str:
+    """How a value is written in Python; the name of its type if it cannot be written."""
+    try:
+        return repr(value)
+    except Exception:
+        return type(value).__name__
 
 
 def ramp(name: str, power: float) -> Ramp:

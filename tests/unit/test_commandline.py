@@ -183,6 +183,11 @@ def test_a_mistake_in_a_file_is_answered_with_the_file_and_the_field(text, messa
     ("content", "message"),
     [
         ("a: [1", "is not YAML: while parsing"),
+        ("recipe: " + "[" * 3000 + "]" * 3000, "is nested too deeply; write fields as section: {name: value}"),
+        ("{recipe: " * 3000 + "}" * 3000, "is nested too deeply"),
+        ("recipe: &section\n  lr: *section\n", "has a section that contains itself"),
+        ("recipe: {lr: !!int many}", "is not YAML: invalid literal for int"),
+        ("recipe: {lr: !!timestamp x}", "is not YAML: 'NoneType' object has no attribute"),
         (b"\xff\xfe\x00", "is not YAML: 'utf-8'"),
         ("- a", "does not hold fields"),
     ],
@@ -361,3 +366,10 @@ def test_help_explains_every_field(capsys):
 )
 def test_names_a_job(argv, says):
     assert commandline.names_a_job(argv) is says
+
+
+@pytest.mark.parametrize("value", ["&list [*list]", "[!!set {a}]", "[[1]]", "[{a: 1}]"])
+def test_a_list_of_anything_but_plain_values_is_refused(value, tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(f"recipe: {{decay_milestones: {value}}}\n")
+    assert refusal("--config", str(path)) == f"{path}: recipe.decay_milestones: takes a list of plain values"

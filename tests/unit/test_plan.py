@@ -125,6 +125,33 @@ def test_large_numbers_stay_exact(decay):
     assert plan.lr_at(0) == pytest.approx(3 / plan.warmup_samples, rel=1e-15)
 
 
+@pytest.mark.parametrize(("recipe", "message"), [
+    ({"duration": "1e31 samples"}, "recipe.duration: its samples are more than 1e30"),
+    ({"warmup": "1e31 samples"}, "recipe.warmup: its samples are more than 1e30"),
+    ({"decay": "step", "decay_length": "1e31 samples"}, "recipe.decay_length: its samples are more than 1e30"),
+    ({"decay": "multistep", "decay_milestones": ("1e31 samples",)}, "recipe.decay_milestones: their samples are more"),
+])  # fmt: skip
+def test_lengths_beyond_all_measure_are_refused(recipe, message):
+    assert message in refusal("too-large", **recipe)
+    assert "batch: the samples of a step are more than 1e30" in refusal("too-large", Topology(10**20, 10**20))
+
+
+def test_moments_that_leave_their_range_are_refused():
+    """At 1e-20 of the reference batch, a float of 1 - 1e-22 is 1."""
+    for rule in ("sde", "half-life"):
+        text = refusal("beta-range", optimizer="adam", scaling="none", beta_scaling=rule, reference_batch_size=10**20)
+        assert f"recipe.beta_scaling: {rule} changes betas to 1 at k = 1e-20, which is not in its range" in text
+
+
+@pytest.mark.parametrize("decay", ["exponential", "inverse_sqrt", "step", "linear"])
+def test_after_a_warmup_that_is_longer_than_the_run_the_decay_is_at_its_start_or_end(decay):
+    """No part of the run is left for the decay, and none less than none."""
+    plan = plan_of(decay=decay, warmup="30 steps", duration="10 steps", decay_length="1 samples", decay_gamma=0.5)
+    after = {"exponential": 1.0, "inverse_sqrt": 1.0, "step": 0.5**10, "linear": 0.0}[decay]
+    assert plan.lr_at(30) == plan.lr_at(40) == after
+    assert rates(plan, 10) == pytest.approx([(step + 1) / 30 for step in range(10)])
+
+
 def test_a_billion_steps_do_not_drift():
     plan = plan_of(warmup="0 steps", duration="1G steps")
     for step in (1, 123_456_789, 10**9 - 1):
@@ -433,20 +460,35 @@ def test_exponentials_from_and_to_zero():
         ({"decay": "linaer"}, "recipe.decay: 'linaer' is none of constant, "),
         ({"scaling": "linaer"}, "recipe.scaling: 'linaer' is none of linear, sqrt, none"),
         ({"ramp": "math:sqrt"}, "takes exactly one argument (3 given)"),
-        ({"decay": "os:name"}, "not callable"),
+        ({"decay": "os:name"}, "recipe.decay: 'os:name' is not a function"),
         ({"decay": "operator:no_such"}, "recipe.decay: 'operator:no_such' cannot be imported"),
-        ({"ramp": "bad_shapes:infinite"}, "the learning rate of step 0 would be inf"),
-        ({"decay": "bad_shapes:negative"}, "would be -1"),
-        ({"ramp": "bad_shapes:refuses"}, "recipe.ramp, recipe.decay: not today"),
+        ({"ramp": "bad_shapes:infinite"}, "recipe.ramp: 'bad_shapes:infinite' returned inf, not a finite number of 0"),
+        ({"decay": "bad_shapes:negative"}, "recipe.decay: 'bad_shapes:negative' returned -1, not a finite number of 0"),
+        ({"ramp": "bad_shapes:refuses"}, "recipe.ramp: 'bad_shapes:refuses' failed: ValueError: not today"),
         ({"scaling": "bad_shapes:nothing"}, "recipe.scaling: 'bad_shapes:nothing' makes the peak 0.0 at k = 1"),
-        ({"scaling": "bad_shapes:none"}, "NoneType"),
+        ({"scaling": "bad_shapes:none"}, "recipe.scaling: 'bad_shapes:none' returned None, not a finite number of 0"),
+        ({"scaling": "sys:exit"}, "recipe.scaling: 'sys:exit' failed: SystemExit: 1"),
+        ({"ramp": "sys:exit"}, "recipe.ramp: 'sys:exit' failed: TypeError: exit expected at most 1 argument, got 3"),
+        ({"decay": "bad_shapes:leaves"}, "recipe.decay: 'bad_shapes:leaves' failed: SystemExit: 0"),
+        ({"decay": "bad_shapes:bare"}, "recipe.decay: 'bad_shapes:bare' failed: KeyError: 'two lines'"),
+        ({"scaling": "bad_shapes:text"}, "recipe.scaling: 'bad_shapes:text' returned '2', not a finite number of 0"),
+        ({"scaling": "bad_shapes:huge"}, "recipe.scaling: 'bad_shapes:huge' returned 1000"),
+        ({"scaling": "exits_when_imported:f"}, "recipe.scaling: 'exits_when_imported:f' cannot be imported: 3"),
+        ({"scaling": "no_python:f"}, "recipe.scaling: 'no_python:f' cannot be imported: "),
+        ({"scaling": ":f"}, "recipe.scaling: ':f' cannot be imported: Empty module name"),
+        ({"decay": "exponential", "decay_length": "1 samples", "decay_gamma": 1e300}, "step 9 would be inf"),
+        ({"decay": "step", "decay_length": "1 samples", "decay_gamma": 1e300}, "of step 9 would be inf"),
     ],
 )
 def test_shapes_and_rules_that_cannot_be_computed(recipe, message, tmp_path, monkeypatch):
     (tmp_path / "bad_shapes.py").write_text(
         "def infinite(*_): return float('inf')\ndef negative(*_): return -1\ndef nothing(*_): return 0\n"
         "def none(*_): pass\ndef refuses(*_): raise ValueError('not today')\n"
+        "def leaves(*_): raise SystemExit(0)\ndef bare(*_): raise KeyError('two lines')\ndef text(*_): return '2'\n"
+        "def huge(*_): return 10**400\n"
     )
+    (tmp_path / "exits_when_imported.py").write_text("raise SystemExit(3)\n")
+    (tmp_path / "no_python.py").write_text("def f(:\n")
     monkeypatch.syspath_prepend(tmp_path)
     assert message in refusal("shape", **recipe)
 

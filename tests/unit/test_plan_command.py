@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from fuzz_plans import fuzz
 from harness import ROOT
 
 from warmup.__main__ import main
@@ -127,7 +128,8 @@ def test_errors_end_in_1_and_warnings_in_0(argv, code, expected, capsys):
     assert [finding["code"] for finding in plan["findings"]] == [expected]
 
 
-FROM_1 = "--world-sizes, --every, --num-samples, --tokens-per-sample: numbers must be 1 or above"
+FROM_1 = "--world-sizes, --every, --num-samples, --tokens-per-sample: numbers must be 1 or above, and at most 1e30\n"
+LONG = "9" * 400
 
 
 @pytest.mark.parametrize(
@@ -141,6 +143,19 @@ FROM_1 = "--world-sizes, --every, --num-samples, --tokens-per-sample: numbers mu
         (("--num-samples", "0"), f"error: {FROM_1}"),
         (("--tokens-per-sample", "0.5"), f"error: {FROM_1}"),
         (("--tokens-per-sample", ".inf"), f"error: {FROM_1}"),
+        (("--world-sizes", LONG), f"error: {FROM_1}"),
+        (("--every", LONG), f"error: {FROM_1}"),
+        (
+            ("--batch.per_device", LONG),
+            f"error: batch.per_device: {'9' * 40}...{'9' * 20} is not 1 or above, and at most",
+        ),
+        (
+            ("--recipe.duration", f"{LONG} steps"),
+            f"error: recipe.duration: '{'9' * 39}...{'9' * 13} steps' is not a dura",
+        ),
+        (("--recipe.lr", "[" * 3000), "error: recipe.lr: Expected a <class 'float'>. Got value: [[["),
+        (("--recipe.betas", "[" * 3000 + "]" * 3000), "error: the arguments cannot be read: RecursionError: "),
+        (("--recipe.lr", "!!timestamp x"), "error: the arguments cannot be read: AttributeError: "),
         (("--world-sizes", "many"), "error: world_sizes: "),
         (("--config", "no.yaml"), "error: --config: cannot read no.yaml: No such file or directory"),
         (("--preset", "bert"), "error: --preset: 'bert' is none of bert-base, "),
@@ -203,6 +218,47 @@ def test_plot_writes_a_png(source, capsys, tmp_path):
 def test_a_plot_that_cannot_be_written(name, capsys, tmp_path):
     code, _, err = command(capsys, *RECIPE, "--plot", str(tmp_path / name))
     assert code == 2 and err.startswith(f"error: --plot: cannot write {tmp_path / name}: ") and err.count("\n") == 1
+
+
+def test_random_commands_end_in_plans_or_in_one_line():
+    """The first of those that `python tests/fuzz_plans.py` runs."""
+    ends = []
+    for argv, end, error in fuzz(120):
+        assert not error, f"{argv}\n{error}"
+        ends.append(end)
+    assert min(ends.count(end) for end in ("planned", "finding", "refused")) >= 12  # each is tried
+
+
+def test_an_exponential_decay_after_a_warmup_that_is_longer_than_the_run(capsys):
+    argv = (
+        "--recipe.lr", "1e-4", "--recipe.reference_batch_size", "256", "--recipe.decay", "exponential",
+        "--recipe.decay_length", "1%", "--recipe.duration", "7 steps", "--recipe.warmup", "730 steps",
+        "--recipe.warmup_scaling", "steps", "--batch.per_device", "81", "--world-sizes", "1",
+    )  # fmt: skip
+    (plan,) = plans(capsys, *argv, code=1)
+    assert [finding["code"] for finding in plan["findings"]] == ["peak-never-reached", "overrun"]
+    assert [lr for _, lr in plan["lr"]] == pytest.approx([1e-4 * 81 / 256 * (step + 1) / 730 for step in range(23)])
+
+
+def test_a_users_function_that_exits_is_a_finding(capsys):
+    (plan,) = plans(capsys, *RECIPE, "--recipe.scaling", "sys:exit", "--world-sizes", "8", code=1)
+    assert plan["findings"] == [
+        {"code": "shape", "level": "error", "message": "recipe.scaling: 'sys:exit' failed: SystemExit: 1"}
+    ]
+
+
+def test_a_users_function_that_fails_on_the_way_ends_in_one_line(capsys):
+    argv = (*RECIPE, "--recipe.decay", "fuzz_plans:fails_on_the_way", "--world-sizes", "8", "--json")
+    assert command(capsys, *argv) == (
+        2, "", "error: recipe.decay: 'fuzz_plans:fails_on_the_way' failed: RuntimeError: only in the middle\n",
+    )  # fmt: skip
+
+
+def test_a_curve_of_too_many_points_is_refused(capsys):
+    assert command(capsys, *RECIPE, "--world-sizes", "8", "--every", "9", "--json") == (
+        2, "", "error: --every: every 9 of 1000000 steps are more than 100000 points of a curve; give 10 or above\n",
+    )  # fmt: skip
+    assert len(plans(capsys, *RECIPE, "--world-sizes", "8", "--every", "10")[0]["lr"]) == 100_001
 
 
 def test_it_answers_without_torch():

@@ -6,7 +6,10 @@ import math
 import os
 
 from warmup.duration import Duration
-from warmup.errors import UserError
+from warmup.errors import UserError, shorten
+
+LARGEST_COUNT = 10**30
+"""The largest number of ranks, samples or steps: far beyond what can be trained on, and still a finite float."""
 
 
 def require(condition: bool, flag: str, value: object, expected: str) -> None:
@@ -19,7 +22,12 @@ def require(condition: bool, flag: str, value: object, expected: str) -> None:
         expected: what would be valid, as in "1 or above".
     """
     if not condition:
-        raise UserError(f"{flag}: {value!r} is not {expected}")
+        raise UserError(f"{flag}: {shorten(value)} is not {expected}")
+
+
+def require_count(flag: str, value: int | None) -> None:
+    """Raise UserError unless `value`, if there is one, is from 1 to LARGEST_COUNT. `flag` is the name of the field."""
+    require(value is None or 1 <= value <= LARGEST_COUNT, flag, value, "1 or above, and at most 1e30")
 
 
 def expand_home(config: object, *names: str) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from warmup.config.checks import require
+from warmup.config.checks import require, require_count
 from warmup.duration import Duration
 
 BALANCED = "balanced"
@@ -112,8 +112,7 @@ class Recipe:
         for name in ("end_lr", "weight_decay", "max_grad_norm"):
             require(0 <= getattr(self, name) < math.inf, f"recipe.{name}", getattr(self, name), "0 or above")
         for name in ("reference_batch_size", "decay_cycles", "max_skipped"):
-            value = getattr(self, name)
-            require(value is None or value >= 1, f"recipe.{name}", value, "1 or above")
+            require_count(f"recipe.{name}", getattr(self, name))
         for name, value in (("betas", self.betas[0]), ("betas", self.betas[1]), ("momentum", self.momentum)):
             require(0 <= value < 1, f"recipe.{name}", value, "in 0 <= beta < 1")
         require(0 <= self.alpha < 1, "recipe.alpha", self.alpha, "in 0 <= alpha < 1")

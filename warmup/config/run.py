@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from warmup.config.checks import parse_interval, require
+from warmup.config.checks import parse_interval, require, require_count
 from warmup.duration import Duration
 from warmup.errors import UserError
 
@@ -30,8 +30,7 @@ class Batch:
 
     def __post_init__(self) -> None:
         for name in ("per_device", "accumulation", "global_size", "evaluation"):
-            value = getattr(self, name)
-            require(value is None or value >= 1, f"batch.{name}", value, "1 or above")
+            require_count(f"batch.{name}", getattr(self, name))
         if self.accumulation is not None and self.global_size is not None:
             raise UserError(
                 "batch.accumulation and batch.global_size: give one; the other follows from it (null unsets one)"
@@ -71,7 +70,7 @@ class Launch:
     """Seconds that ranks wait for each other before the first step, while data is tokenized."""
 
     def __post_init__(self) -> None:
-        require(self.world_size is None or self.world_size >= 1, "launch.world_size", self.world_size, "1 or above")
+        require_count("launch.world_size", self.world_size)
         for name in ("timeout", "start_timeout"):
             require(getattr(self, name) >= 1, f"launch.{name}", getattr(self, name), "1 or above")
 
