@@ -63,6 +63,9 @@ class Pointing:
     def find_labels(self, train: datasets.Dataset, validation: datasets.Dataset, known: list[str]) -> list[str]:
         return ["score"]
 
+    def notes(self, labels: Sequence[str]) -> dict[str, str]:
+        return {}
+
     def tokenize(self, tokenizer: PreTrainedTokenizerBase, labels: Sequence[str]) -> Any:
         def tokenize(batch: dict[str, Any]) -> dict[str, list]:
             parts = [part for part in sentence_parts(batch["text"], tokenizer, self._data.max_length) if part.is_first]

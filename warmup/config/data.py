@@ -32,6 +32,12 @@ class Data:
     """Column of the second text of a pair (default: found by its name, if there is one)."""
     label_column: str | None = None
     """Column of the label, or of the words' tags (default: found by its name)."""
+    word_column: int | None = None
+    """token-classification: number of the column of .conll, .bio and .iob2 files that has the words, from 1 (default:
+    the first; of CoNLL-U's ten the second)."""
+    tag_column: int | None = None
+    """token-classification: number of the column of such files that has the tags (default: the last; of CoNLL-U's ten
+    the fourth, parts of speech)."""
     quoting: Literal["auto", "standard", "none"] = "auto"
     """What quotation marks are in .csv and .tsv files: standard (fields may be enclosed in them), none (characters like
     any other), or auto: decided for each file by whether they come in pairs that the format explains."""
@@ -74,6 +80,13 @@ class Data:
                 "data.delimiter",
                 self.delimiter,
                 "one character",
+            )
+        for name in ("word_column", "tag_column"):
+            require(
+                getattr(self, name) is None or getattr(self, name) >= 1,
+                f"data.{name}",
+                getattr(self, name),
+                "1 or above",
             )
         twice = [name for name in self.column_names if self.column_names.count(name) > 1]
         require(not twice, "data.column_names", twice[:1], "named once")

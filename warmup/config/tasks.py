@@ -99,7 +99,13 @@ _ALL = (
         label="class",
         label_means="files of words and their tags",
         file_kinds=TABLES + WORD_FILES,
-        fields=("recipe.label_smoothing", "recipe.class_weights", "speed.compile"),
+        fields=(
+            "data.word_column",
+            "data.tag_column",
+            "recipe.label_smoothing",
+            "recipe.class_weights",
+            "speed.compile",
+        ),
     ),
 )
 TASKS: dict[str, TaskFacts] = {facts.name: facts for facts in _ALL}

@@ -24,11 +24,12 @@ from filelock import FileLock
 from transformers import PreTrainedTokenizerBase
 
 from warmup.config import Config, Data
-from warmup.config.tasks import TaskFacts
+from warmup.config.tasks import WORD_FILES, TaskFacts
 from warmup.errors import UserError
 from warmup.training.data.default_corpus import docstring_files
 from warmup.training.data.readers import read_rows
 from warmup.training.data.readers.columns import BadRow, RowFormat
+from warmup.training.data.readers.conll import find_layout, has_other_lines
 from warmup.training.data.readers.delimited import DELIMITERS
 from warmup.training.data.readers.quoting import find_quoting
 from warmup.training.data.samples import Samples, SampleSource, load_samples, table_features
@@ -45,6 +46,8 @@ KEY_FORMAT = 2  # raise it where the same content would give other samples
 CACHE_FORMAT = 3  # raise it where the same samples are stored in another way
 PATH_FIELDS = ("data.train_files", "data.validation_files", "data.tokenizer", "data.cache_dir")
 """Fields that may differ from machine to machine: the key says whether what is there is the same."""
+NEW_FIELDS = ("quoting", "delimiter", "column_names", "word_column", "tag_column")
+"""Fields that older versions did not have: at their defaults, they leave keys as they were."""
 Sources = tuple[Sequence[Source], Sequence[Source]]  # of training and of validation rows
 
 
@@ -214,8 +217,7 @@ def _key(config: Config, sources: Sources, known_labels: list[str], tokenizer_id
         "streaming": not config.data.streaming,
         "shuffle_buffer": not config.data.streaming,
     }
-    added = {"quoting": "auto", "delimiter": None, "column_names": ()}  # fields that older versions did not have
-    irrelevant |= {name: getattr(config.data, name) == default for name, default in added.items()}
+    irrelevant |= {name: getattr(config.data, name) == getattr(Data, name) for name in NEW_FIELDS}
     data = {name: value for name, value in data.items() if not irrelevant.get(name)}
     if quotation_marks := [
         reading for part in sources for source in part if (reading := _reading(source, config.data))
@@ -230,13 +232,21 @@ def _reading(source: Source, data: Data) -> str | None:
     if source.table is None and source.kind in DELIMITERS and data.quoting == "auto":
         decision = find_quoting(source.name, data.delimiter or DELIMITERS[source.kind], len(data.column_names))
         return None if decision.plain else decision.quoting
+    if source.table is None and source.kind in WORD_FILES and has_other_lines(source.name, data):
+        return "lines"
     return None
 
 
 def _source_notes(sources: Sources, data: Data) -> dict[str, str]:
     """How files are read, where that was decided by looking at them."""
-    files = [source.name for part in sources for source in part if _reading(source, data) == "none"]
-    return {"quotation marks": f"characters of the texts in {_few(files)} (data.quoting)"} if files else {}
+    files = [source for part in sources for source in part if source.table is None]
+    notes = {}
+    if unquoted := [source.name for source in files if _reading(source, data) == "none"]:
+        notes["quotation marks"] = f"characters of the texts in {_few(unquoted)} (data.quoting)"
+    for source in files:
+        if source.kind in WORD_FILES and (note := find_layout(source.name, data).note):
+            notes["columns"] = f"{note} (data.word_column, data.tag_column)"
+    return notes
 
 
 def _label_notes(train: datasets.Dataset, task: Preprocessing) -> dict[str, str]:

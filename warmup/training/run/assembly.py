@@ -186,7 +186,7 @@ def describe(run: TrainingRun, spec: RunSpec, built: Built) -> None:
         facts["compiled"] = "the encoder's layers, over few shapes; evaluation is not"
     if data.bad_rows:
         facts["skipped"] = rows_text(data.bad_rows)
-    facts |= dict(data.notes)
+    facts |= dict(data.notes) | spec.task.notes(data.labels)
     if spec.changes:
         facts["changed since"] = "; ".join(spec.changes)
 

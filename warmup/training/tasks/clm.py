@@ -52,6 +52,9 @@ class CausalLM:
     def find_labels(self, train: datasets.Dataset, validation: datasets.Dataset, known: list[str]) -> list[str]:
         return []
 
+    def notes(self, labels: Sequence[str]) -> dict[str, str]:
+        return {}
+
     def tokenize(self, tokenizer: PreTrainedTokenizerBase, labels: Sequence[str]) -> TokenizeBatch:
         return causal_windows(tokenizer, self._data.max_length)
 

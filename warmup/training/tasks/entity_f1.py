@@ -31,6 +31,11 @@ class Scheme:
     """Number of the entity's type, 0 for O."""
 
 
+def is_entity_tag(label: str) -> bool:
+    """Whether a tag says where an entity begins or goes on, or is O."""
+    return _TAG.fullmatch(label) is not None
+
+
 def parse_scheme(labels: Sequence[str]) -> Scheme | None:
     """The scheme of these tags, by their names; None unless all are tags of entities (parts of speech are not)."""
     parts = [match for label in labels if (match := _TAG.fullmatch(label))]

@@ -55,6 +55,9 @@ class MaskedLM:
     def find_labels(self, train: datasets.Dataset, validation: datasets.Dataset, known: list[str]) -> list[str]:
         return []
 
+    def notes(self, labels: Sequence[str]) -> dict[str, str]:
+        return {}
+
     def tokenize(self, tokenizer: PreTrainedTokenizerBase, labels: Sequence[str]) -> TokenizeBatch:
         return masked_windows(tokenizer, self._data.max_length, self._data.whole_words)
 

@@ -53,6 +53,9 @@ class Regression:
         text_pairs.check_pairs(train, validation)
         return [VALUE]
 
+    def notes(self, labels: Sequence[str]) -> dict[str, str]:
+        return {}
+
     def tokenize(self, tokenizer: PreTrainedTokenizerBase, labels: Sequence[str]) -> TokenizeBatch:
         return text_pairs.tokenize_labelled(tokenizer, self._data.max_length, float)
 

@@ -115,6 +115,10 @@ class Task(Protocol):
         """
         ...
 
+    def notes(self, labels: Sequence[str]) -> dict[str, str]:
+        """What a user should know at the start of a run about training on these labels, by a word for it."""
+        ...
+
     def tokenize(self, tokenizer: PreTrainedTokenizerBase, labels: Sequence[str]) -> TokenizeBatch:
         """What turns a batch of rows into samples."""
         ...

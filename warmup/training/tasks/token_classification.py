@@ -21,7 +21,7 @@ from warmup.training.data.tokenizers.windows import TokenizeBatch
 from warmup.training.data.tokenizers.words import sentence_parts, tokenize_tagged
 from warmup.training.models.build import ProblemType
 from warmup.training.models.input_layout import Head
-from warmup.training.tasks.entity_f1 import entity_counts, parse_scheme
+from warmup.training.tasks.entity_f1 import entity_counts, is_entity_tag, parse_scheme
 from warmup.training.tasks.labels import find_classes
 from warmup.training.tasks.losses import classification_loss, cross_entropy_sum
 from warmup.training.tasks.metrics import entity_metrics, tag_counts, tag_metrics
@@ -53,6 +53,12 @@ class TokenClassification:
 
     def find_labels(self, train: datasets.Dataset, validation: datasets.Dataset, known: list[str]) -> list[str]:
         return find_classes(train, validation, known)
+
+    def notes(self, labels: Sequence[str]) -> dict[str, str]:
+        others = [label for label in labels if not is_entity_tag(label)]
+        if not others:
+            return {}
+        return {"f1": f"the mean over the tags, not of entities: {others[0]!r} is not like B-PER, I-PER or O"}
 
     def tokenize(self, tokenizer: PreTrainedTokenizerBase, labels: Sequence[str]) -> TokenizeBatch:
         label_ids = {label: index for index, label in enumerate(labels)}

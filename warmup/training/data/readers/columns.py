@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -38,6 +39,8 @@ PAIR_NAMES = {
 WORD_NAMES = ("tokens", "words")
 TAG_NAMES = ("ner_tags", "tags", "labels", "pos_tags", "upos")
 LABEL_NAMES = ("label", "labels", "class", "target", "category", "sentiment", "stars", "score")
+BLANKS = " \t\r\n\v\f"
+"""What parts words. Blanks of other scripts, such as U+3000, may be words: tagged corpora have them."""
 MAX_NUMBER = float(2**127)  # training computes in 32 bits
 STRING = datasets.Value("large_string")
 
@@ -181,9 +184,9 @@ def words_column() -> Column:
     return Column(
         "text",
         WORD_NAMES,
-        partial(_parse_each, what="word", parse=parse_text),
+        partial(_parse_each, what="word", parse=_parse_word),
         datasets.List(STRING),
-        from_line=str.split,
+        from_line=_split_words,
     )
 
 
@@ -199,13 +202,28 @@ def check_tags(row: dict[str, Any], names: Mapping[str, str | None]) -> None:
         raise ValueError(f"{names['text']!r} holds {len(words)} words and {names['label']!r} {len(tags)} tags")
 
 
-def parse_text(value: Any, what: str) -> str:
-    """A text as it stands. Raises ValueError with the reason where it cannot be used."""
+def _split_words(text: str) -> list[str]:
+    return [word for word in re.split(f"[{BLANKS}]+", text) if word]
+
+
+def _parse_word(value: Any, what: str) -> str:
+    """As `parse_text`, but a blank of another script is a word."""
+    return parse_text(value, what, BLANKS)
+
+
+def parse_text(value: Any, what: str, blanks: str | None = None) -> str:
+    """A text as it stands. Raises ValueError with the reason where it cannot be used.
+
+    Args:
+        value: the text.
+        what: its name for messages.
+        blanks: characters that alone are no text; None for all white space.
+    """
     if value is None:
         raise ValueError(f"{what} is missing")
     if not isinstance(value, str):
         raise ValueError(f"{what} is not a string")
-    if not value.strip():
+    if not value.strip(blanks):
         raise ValueError(f"{what} is blank")
     if "\0" in value:
         raise ValueError(f"{what} holds a NUL byte")
@@ -247,9 +265,9 @@ def _parse_each(value: Any, column: str, what: str, parse: Callable[[Any, str], 
 def _list(value: Any, column: str) -> list[Any]:
     """A list as it is; of a string, what it holds: a list as JSON, or words separated by blanks."""
     if isinstance(value, str):
-        text = value.strip()
+        text = value.strip(BLANKS)
         try:
-            value = json.loads(text) if text.startswith("[") and text.endswith("]") else text.split()
+            value = json.loads(text) if text.startswith("[") and text.endswith("]") else _split_words(text)
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{column} is neither a JSON list nor words parted by blanks") from error
     if value is None:
