@@ -5,6 +5,7 @@
 #   e.g.  bash launch/cpu.sh 2 --config configs/quickstart_pretrain.yaml
 # To edit: nothing; GLOO_SOCKET_IFNAME is taken from the environment if set. Ranks share the cores that they may use.
 set -euo pipefail
+trap 'exit 75' INT TERM HUP USR1 # until something has been started
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 ranks=${1:-}

@@ -7,6 +7,7 @@
 # Needs DeepSpeed: pip install -c constraints.txt -e ".[deepspeed]"
 # To edit: nothing here; offloading and mixed precision are in configs/accelerate/deepspeed_zero{1,2,3}{,_cpu}.yaml.
 set -euo pipefail
+trap 'exit 75' INT TERM HUP USR1 # until something has been started
 
 refuse() {
     echo "error: $1" >&2

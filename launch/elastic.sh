@@ -4,10 +4,11 @@
 #
 # Usage:  bash launch/elastic.sh cpu|gpus [MIN:]MAX [train.py options]        MIN ranks at least (default 1), MAX at most
 #   e.g.  bash launch/elastic.sh cpu 1:4 --config configs/quickstart_pretrain.yaml --run_dir runs/mine
-# Writes: --run_dir, by default runs/elastic-<UTC time>. What is in it already is gone on with.
+# Writes: run_dir, of the options or a YAML file, by default runs/elastic-<UTC time>. It continues what is in it already.
 # Exit code:  that of launch/run.sh; 1 after too many attempts in a row without a new checkpoint.
 # To edit: nothing; WARMUP_RESTARTS is how many are too many (default: MAX - MIN + 3).
 set -euo pipefail
+trap 'exit 75' INT TERM HUP USR1 # until something has been started
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 where=${1:-} size=${2:-}
@@ -23,18 +24,17 @@ if [ "$min" -gt "$max" ]; then
     exit 2
 fi
 
-run_dir="" previous=""
 for arg in "$@"; do
-    case $arg in
-    --resume | --resume=*)
-        echo "error: --resume: launch/elastic.sh goes on from the newest checkpoint of --run_dir by itself" >&2
+    if [[ $arg == --resume || $arg == --resume=* ]]; then
+        echo "error: --resume: launch/elastic.sh continues from the newest checkpoint of run_dir by itself" >&2
         exit 2
-        ;;
-    --run[_-]dir=*) run_dir=${arg#*=} ;;
-    esac
-    if [[ $previous == --run[_-]dir ]]; then run_dir=$arg; fi
-    previous=$arg
+    fi
 done
+
+# shellcheck source=launch/functions.sh
+source "$root/launch/functions.sh"
+# Options that train.py refuses: the first attempt says why, and writes nothing.
+run_dir=$(requested_run_dir "$@") || exec bash "$root/launch/$where.sh" "$max" "$@"
 if [ -z "$run_dir" ]; then
     run_dir=runs/elastic-$(date -u +%Y%m%dT%H%M%SZ)
     set -- "$@" --run_dir "$run_dir"
@@ -44,17 +44,6 @@ newest() { # of one run, or of the run of each seed
     { find "$run_dir" -maxdepth 3 -path '*/checkpoints/step-*' -prune -printf '%T@ %p\n' 2>/dev/null || true; } |
         sort -n | tail -n 1 | cut -d ' ' -f 2-
 }
-
-# A signal is for the attempt that runs, and there is none after it. (Ctrl-C reaches the attempt by itself.)
-attempt="" signalled=""
-# shellcheck disable=SC2329 # called by the traps
-pass_on() {
-    signalled=1
-    if [ -n "$attempt" ]; then kill -s "$1" "$attempt" 2>/dev/null || true; fi
-}
-trap 'pass_on TERM' TERM HUP
-trap 'pass_on USR1' USR1
-trap 'signalled=1' INT
 
 limit=${WARMUP_RESTARTS:-$((max - min + 3))}
 fruitless=0 # attempts in a row without a new checkpoint
@@ -67,28 +56,25 @@ while true; do
     if [ "$ranks" -lt "$min" ]; then ranks=$min; fi
 
     before=$(newest)
-    bash "$root/launch/$where.sh" "$ranks" --resume auto "$@" &
-    attempt=$!
-    code=130
-    while kill -0 "$attempt" 2>/dev/null; do # a signal ends `wait` early
-        wait "$attempt" && code=0 || code=$?
-    done
-    attempt=""
+    run_to_end bash "$root/launch/$where.sh" "$ranks" --resume auto "$@"
+    if [ "$code" -gt 128 ]; then # its ranks may still be saving
+        say "error: the attempt was killed by signal $((code - 128)); start the same command again"
+        exit 1
+    fi
     if [ "$code" != 1 ] || [ -n "$signalled" ]; then exit "$code"; fi
 
     if [ "$(newest)" != "$before" ]; then fruitless=0; fi
     fruitless=$((fruitless + 1))
     if [ "$fruitless" -gt "$limit" ]; then
-        echo "error: gave up after $fruitless attempts without a new checkpoint; the newest is ${before:-none}" >&2
+        say "error: gave up after $fruitless attempts without a new checkpoint; the newest is ${before:-none}"
         exit 1
     fi
     pause=$((fruitless > 6 ? 60 : 2 ** (fruitless - 1)))
     newest=$(newest)
-    echo "elastic: $ranks ranks failed; starting again in $pause s from ${newest:-the start}" >&2
-    sleep "$pause" &
-    wait $! || true
+    say "elastic: $ranks ranks failed; starting again in $pause s from ${newest:-the start}"
+    run_to_end sleep "$pause"
     if [ -n "$signalled" ]; then
-        echo "stopped: between two attempts; go on with the same command" >&2
+        say "stopped: between two attempts; go on with the same command"
         exit 75
     fi
 done

@@ -6,6 +6,7 @@
 #         bash launch/gpus.sh --count [N]        prints the number of ranks, for scripts
 # To edit: nothing here; mixed precision is in configs/accelerate/{one_gpu,multi_gpu}.yaml.
 set -euo pipefail
+trap 'exit 75' INT TERM HUP USR1 # until something has been started
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 count=""

@@ -14,6 +14,7 @@
 # To edit: nothing. Where a machine's host name is its loopback address, or it has several networks, set
 # GLOO_SOCKET_IFNAME (CPU ranks) or NCCL_SOCKET_IFNAME (GPUs) to the interface that reaches the others, such as eth0.
 set -euo pipefail
+trap 'exit 75' INT TERM HUP USR1 # until something has been started
 
 refuse() {
     echo "error: $1" >&2

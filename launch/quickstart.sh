@@ -6,6 +6,7 @@
 # Writes: runs/quickstart-<UTC time>/{pretrain,finetune,from_scratch}, from where you are.
 # To edit: configs/quickstart_pretrain.yaml and configs/quickstart_finetune.yaml.
 set -euo pipefail
+trap 'exit 75' INT TERM HUP USR1 # until something has been started
 
 case "${1:-}" in -h | --help)
     sed -n '2,/^# To edit/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
@@ -14,6 +15,8 @@ case "${1:-}" in -h | --help)
 esac
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+# shellcheck source=launch/functions.sh
+source "$root/launch/functions.sh"
 # shellcheck source=/dev/null
 if [ -z "${WARMUP_DRY_RUN:-}" ]; then source "$root/launch/environment.sh"; fi
 
@@ -21,25 +24,30 @@ out=runs/quickstart-$(date -u +%Y%m%dT%H%M%SZ)
 train=(bash "$root/launch/cpu.sh" 2)
 if nvidia-smi -L 2>/dev/null | grep -q '^GPU '; then train=(bash "$root/launch/gpus.sh"); fi
 
+# part TITLE [train.py options]
+part() {
+    echo "== $1" 2>/dev/null || true
+    run_to_end "${train[@]}" "${@:2}"
+    if [ "$code" -gt 128 ]; then code=1; fi
+    if [ "$code" != 0 ]; then exit "$code"; fi
+}
+
 SECONDS=0
-echo "== 1/3 pretrain"
-"${train[@]}" --config "$root/configs/quickstart_pretrain.yaml" --run_dir "$out/pretrain" "$@"
-echo "== 2/3 fine-tune the pretrained model"
-"${train[@]}" --config "$root/configs/quickstart_finetune.yaml" --model "$out/pretrain/model" \
+part "1/3 pretrain" --config "$root/configs/quickstart_pretrain.yaml" --run_dir "$out/pretrain" "$@"
+part "2/3 fine-tune the pretrained model" --config "$root/configs/quickstart_finetune.yaml" --model "$out/pretrain/model" \
     --run_dir "$out/finetune" "$@"
-echo "== 3/3 fine-tune from scratch, for comparison"
-"${train[@]}" --config "$root/configs/quickstart_finetune.yaml" --model tiny --data.tokenizer "$out/pretrain/model" \
-    --run_dir "$out/from_scratch" "$@"
+part "3/3 fine-tune from scratch, for comparison" --config "$root/configs/quickstart_finetune.yaml" --model tiny \
+    --data.tokenizer "$out/pretrain/model" --run_dir "$out/from_scratch" "$@"
 if [ -n "${WARMUP_DRY_RUN:-}" ]; then exit 0; fi
 
-python - "$out" "$SECONDS" <<'EOF'
+summary=$(python - "$out" "$SECONDS" <<'EOF'
 import json
 import sys
 from pathlib import Path
 
 out, seconds = Path(sys.argv[1]), int(sys.argv[2])
 runs = {name: json.loads((out / name / "result.json").read_text())["metrics"] for name in ("pretrain", "finetune", "from_scratch")}
-print("\nOn held-out data:")
+print("On held-out data:")
 print(f"  masked-LM loss {runs['pretrain']['loss']:.3f}, perplexity {runs['pretrain']['perplexity']:.1f}")
 print(f"  accuracy with pretraining    {runs['finetune']['accuracy']:.3f}")
 print(f"  accuracy without pretraining {runs['from_scratch']['accuracy']:.3f}")
@@ -49,3 +57,5 @@ for name in runs:
         if (out / name / file).exists():
             print(f"  {out / name / file}")
 EOF
+)
+printf '\n%s\n' "$summary" 2>/dev/null || true

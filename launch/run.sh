@@ -8,8 +8,39 @@
 # To debug:  add --traceback, or set WARMUP_TRACEBACK=1: the launcher's own output comes through untouched.
 # Nothing to edit here. Paths are relative to where you are; the environment is the active one, else the repository's .venv.
 set -euo pipefail
+trap 'exit 75' INT TERM HUP USR1 # until something has been started
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+# shellcheck source=launch/functions.sh
+source "$root/launch/functions.sh"
+
+# Signals go to the ranks: the launcher of one process would die without its rank, the launcher of several kills its
+# ranks 30 s after a signal, finished or not. While there are no ranks yet, they go to the launcher. Ctrl-C stops as
+# SIGTERM does; a second one ends the ranks at once.
+launcher="" caught="" interrupted="" signalled=${signalled%% *} # a signal may have come meanwhile
+# shellcheck disable=SC2329 # called by the traps
+forward() {
+    local ranks signal=$1
+    signalled=$1 caught=1
+    if [ -z "$launcher" ]; then return 0; fi
+    if [ "$signal" = INT ]; then
+        if [ -n "$interrupted" ] && [ $((SECONDS - interrupted)) -ge 2 ]; then
+            kill -KILL "$launcher" 2>/dev/null || true
+            return 0
+        fi
+        if [ -z "$interrupted" ]; then say "stopping after this step, with a checkpoint; Ctrl-C again ends it at once"; fi
+        interrupted=${interrupted:-$SECONDS}
+    fi
+    if [ "$signal" != USR1 ]; then signal=TERM; fi
+    ranks=$(cat "/proc/$launcher/task/"*/children 2>/dev/null) || true
+    # shellcheck disable=SC2086 # a list of process ids
+    if [ -n "$ranks" ]; then kill -s "$signal" $ranks 2>/dev/null || true; else kill "$launcher" 2>/dev/null || true; fi
+}
+for signal in TERM HUP INT USR1; do
+    # shellcheck disable=SC2064 # expands now
+    trap "forward $signal" "$signal"
+done
+
 command -v accelerate >/dev/null || PATH="$root/.venv/bin:$PATH"
 tmp=$(mktemp -d "${TMPDIR:-/tmp}/warmup.XXXXXX")
 trap 'rm -rf "$tmp"' EXIT
@@ -47,35 +78,30 @@ elif [ -t 2 ] && WARMUP_STDERR=$(tty <&2); then
 else
     export WARMUP_STDERR="$tmp/stderr"
     mkfifo "$WARMUP_STDERR"
-    (trap '' INT TERM HUP USR1 && exec cat "$WARMUP_STDERR" >&2) &
+    # Where nobody reads it any more, it is still taken from the ranks. Standard input holds the pipe open between the two.
+    (
+        trap '' INT TERM HUP USR1
+        exec <"$WARMUP_STDERR"
+        cat >&2 2>/dev/null || cat >/dev/null
+    ) &
     relay=$!
     exec {hold}>"$WARMUP_STDERR" # keeps cat reading while no rank has it open
 fi
 
-# Signals go to the ranks: the launcher of one process would die without its rank, the launcher of several kills its
-# ranks 30 s after a signal, finished or not. While there are no ranks yet, they go to the launcher.
-signalled="" caught=""
-# shellcheck disable=SC2329 # called by the traps
-forward() {
-    local ranks
-    signalled=$1 caught=1
-    ranks=$(cat "/proc/$launcher/task/"*/children 2>/dev/null) || true
-    # shellcheck disable=SC2086 # a list of process ids
-    if [ -n "$ranks" ]; then kill -s "$1" $ranks 2>/dev/null || true; else kill "$launcher" 2>/dev/null || true; fi
-}
-
+if [ -n "$signalled" ]; then
+    say "stopped: by SIG$signalled before anything was started"
+    exit 75
+fi
 set -m # its own process group: Ctrl-C reaches it through `forward` only
 # A cluster may send SIGUSR1 to every process of a job; the launcher would die of it, before its ranks have saved.
 if [ "$traceback" = 1 ]; then
-    (trap '' USR1 && exec accelerate launch "$@" </dev/null) &
+    (trap '' USR1 && exec "${with_parent[@]}" accelerate launch "$@" </dev/null) &
 else
-    (trap '' USR1 && exec accelerate launch "$@" </dev/null 2>"$log") &
+    (trap '' USR1 && exec "${with_parent[@]}" accelerate launch "$@" </dev/null 2>"$log") &
 fi
 launcher=$!
 set +m
-trap 'forward TERM' TERM HUP
-trap 'forward INT' INT
-trap 'forward USR1' USR1
+if [ -n "$signalled" ]; then forward "$signalled"; fi # one that came while it was started
 
 while caught=""; do # a signal ends `wait` early
     wait "$launcher" 2>/dev/null && code=0 || code=$?
@@ -122,21 +148,26 @@ if [ "$outcome" = stopped ] && [ "${first_code:-75}" != 75 ]; then
 elif [ "$outcome" = failed ] && [[ $first_code == -* ]]; then
     message="$message (rank $first_rank was killed by signal ${first_code#-})"
 fi
+if [ "$outcome" = stopped ] && [ "$code" = 137 ] && [ -z "$signalled" ]; then # ranks stop when their launcher is gone
+    outcome=failed message="the launcher was killed by signal 9"
+elif [ "$outcome" = failed ] && [ -n "$signalled" ] && [[ $message == *"lost contact with another rank"* ]]; then
+    outcome=stopped message="by SIG$signalled while the ranks were starting or saving" # one of them was gone first
+fi
 
 case $outcome in
 done) # a rank may still have crashed after the first one was done
     if [ "$code" = 0 ] || [ -n "$signalled" ]; then exit 0; fi
     ;;
 stopped)
-    echo "stopped: $message" >&2
+    say "stopped: $message"
     exit 75
     ;;
 "user error")
-    echo "error: $message" >&2
+    say "error: $message"
     exit 2
     ;;
 failed)
-    echo "error: $message" >&2
+    say "error: $message"
     exit 1
     ;;
 esac
@@ -145,13 +176,14 @@ if [ "$code" = 0 ]; then exit 0; fi # nothing to run, as for --help
 if [ "$traceback" != 1 ]; then # what the ranks wrote comes before the launcher's own lines
     sed -E '/^[WE][0-9]{4} .*torch\/distributed\/elastic/,$d' "$log" >"$tmp/ranks.log"
     if [ -s "$tmp/ranks.log" ] || [ -n "$first_rank" ]; then log=$tmp/ranks.log; fi
-    if [ -z "$signalled" ]; then tail -n 30 "$log" >&2; fi
+    if [ -z "$signalled" ]; then tail -n 30 "$log" >&2 || true; fi
 fi
 if [ -n "$signalled" ]; then
-    echo "error: ended by SIG$signalled before train.py could say how it ended" >&2
+    say "stopped: by SIG$signalled before train.py could say how it ended"
+    exit 75
 elif [ -n "$first_rank" ]; then
-    echo "error: rank $first_rank ended with exit code $first_code and did not say why (more with --traceback)" >&2
+    say "error: rank $first_rank ended with exit code $first_code and did not say why (more with --traceback)"
 else
-    echo "error: the launcher ended with code $code before train.py could say how it ended" >&2
+    say "error: the launcher ended with code $code before train.py could say how it ended"
 fi
 exit 1

@@ -13,7 +13,8 @@
 #
 # Usage:  sbatch [sbatch options] launch/slurm.sh [--cpu N | --gpus N] [train.py options]        from the repository root
 #   e.g.  sbatch --nodes 4 launch/slurm.sh --config configs/pretrain_mlm.yaml --data.train_files corpus.txt
-# Writes: --run_dir, by default runs/slurm-<job id>, on a file system that all nodes share; the output to slurm-<id>.out.
+# Writes: run_dir, of the options or a YAML file, by default runs/slurm-<job id>, on a file system that all nodes share.
+# The output goes to slurm-<id>.out.
 # Exit code:  that of launch/run.sh on the nodes, the highest of them. After 1 (a rank died) submit it again with the
 # same --run_dir; after 2 there is something to mend first.
 # To edit: the #SBATCH lines above, for your cluster. WARMUP_RESTARTS is how often it is queued again (default: 100).
@@ -33,7 +34,13 @@ elif [ -z "${WARMUP_DRY_RUN:-}" ]; then
 fi
 nodes=${nodes:-$(sed -n 's/^#SBATCH --nodes=//p' "${BASH_SOURCE[0]}")}
 
-if [[ " $* " != *" --run"[_-]"dir"[=\ ]* ]]; then set -- "$@" --run_dir "runs/slurm-$id"; fi
+# shellcheck source=launch/functions.sh
+source "$root/launch/functions.sh"
+options=("$@") # of train.py: without those of launch/machines.sh
+while [[ ${options[0]:-} =~ ^--(cpu|gpus)$ ]]; do options=("${options[@]:2}"); done
+if [ "${options[0]:-}" = -- ]; then options=("${options[@]:1}"); fi
+# Options that train.py refuses are left alone: the ranks say why.
+if run_dir=$(requested_run_dir "${options[@]}") && [ -z "$run_dir" ]; then set -- "$@" --run_dir "runs/slurm-$id"; fi
 # The ranks end by themselves where one is lost: killed by srun, they could not say why.
 step=(srun --nodes="$nodes" --ntasks="$nodes" --ntasks-per-node=1 --kill-on-bad-exit=0)
 if [ -n "${SLURM_CPUS_PER_TASK:-}" ]; then step+=(--cpus-per-task="$SLURM_CPUS_PER_TASK"); fi
@@ -46,20 +53,10 @@ if [ -n "${WARMUP_DRY_RUN:-}" ]; then
     exit 0
 fi
 
-running="" cancelled=""
-# shellcheck disable=SC2329 # called by the traps
-pass_on() {
-    if [ -n "$running" ]; then kill -s "$1" "$running" 2>/dev/null || true; fi
-}
-trap 'pass_on USR1' USR1
-trap 'cancelled=1; pass_on TERM' TERM # by scancel or preemption: not to be queued again by us
-
-"${step[@]}" &
-running=$!
-code=1
-while kill -0 "$running" 2>/dev/null; do # a signal ends `wait` early
-    wait "$running" && code=0 || code=$?
-done
+run_to_end "${step[@]}"
+if [ "$code" -gt 128 ]; then code=1; fi
+cancelled="" # by scancel or preemption: not to be queued again by us
+if [[ $signalled =~ TERM|INT|HUP ]]; then cancelled=1; fi
 
 if [ "$code" = 75 ] && [ -z "$cancelled" ]; then
     if [ "${SLURM_RESTART_COUNT:-0}" -ge "${WARMUP_RESTARTS:-100}" ]; then

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import re
+import select
 import signal
 import subprocess
 import sys
+import termios
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -36,6 +40,20 @@ class Launched:
         self.started.append(process)
         return process
 
+    def on_terminal(self, script: str | Path, *argv: object, **env: str) -> tuple[subprocess.Popen, Terminal]:
+        """Start a script of launch/ in the foreground of a terminal of its own, as a shell does."""
+        terminal = Terminal(self.folder / f"{len(self.started)}.log")
+        command = ["bash", str(ROOT / "launch" / script), *map(str, argv)]
+        variables = dict(os.environ, PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}") | env
+        process = subprocess.Popen(
+            command, cwd=self.folder, env=variables, stdin=terminal.device, stdout=terminal.device,
+            stderr=terminal.device, start_new_session=True, preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        )  # fmt: skip
+        os.close(terminal.device)
+        process.log = str(terminal.path)
+        self.started.append(process)
+        return process, terminal
+
     def end(self) -> None:
         for process in self.started:
             process.kill()
@@ -43,6 +61,35 @@ class Launched:
         for pid in inside(self.folder):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+
+
+class Terminal:
+    """A pseudo terminal, and what it shows in a file."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        path.touch()
+        self._keyboard, self.device = os.openpty()
+        self._closed = False
+        self._thread = threading.Thread(target=self._copy, daemon=True)
+        self._thread.start()
+
+    def type(self, text: bytes) -> None:
+        """b"\x03" is Ctrl-C."""
+        os.write(self._keyboard, text)
+
+    def close(self) -> None:
+        """As when its window is closed: the foreground gets SIGHUP, and what is written to it from then on fails."""
+        if not self._closed:
+            self._closed = True
+            self._thread.join()
+            os.close(self._keyboard)
+
+    def _copy(self) -> None:
+        with open(self.path, "wb", buffering=0) as log, contextlib.suppress(OSError):
+            while not self._closed:
+                if select.select([self._keyboard], [], [], 0.05)[0]:
+                    log.write(os.read(self._keyboard, 65536))
 
 
 def inside(folder: Path, *environment: str) -> list[int]:

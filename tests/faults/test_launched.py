@@ -119,6 +119,21 @@ def test_ten_killed_ranks_in_a_row(mlm, tmp_path: Path, launch) -> None:
     assert_each_sample_once(run)
 
 
+@pytest.mark.slow
+def test_the_same_elastic_command_continues_in_the_yaml_files_run_directory(mlm, tmp_path: Path, launch) -> None:
+    (tmp_path / "job.yaml").write_text("run_dir: runs/mine\ncheckpoint:\n  every: 2 steps\n")
+    job = ("elastic.sh", "cpu", 1, "--config", "job.yaml", *mlm, *ENDLESS)
+    run = tmp_path / "runs" / "mine"
+    for turn in range(2):
+        before = steps(run)
+        process = launch(*job)
+        wait_until(lambda before=before: steps(run) > before + 3, process)
+        process.terminate()
+        code, text = ended(process)
+        assert code == 75 and ("resumed from runs/mine/checkpoints/step-" in text) == (turn == 1), text
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["mine"]
+
+
 # Put in the place of Python's own on a path of its own: rank 2 ends before it has begun.
 GONE = "import os\nif os.environ.get('RANK') == '2': os._exit(1)\n"
 

@@ -2,11 +2,38 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
+import signal
+import sys
 import warnings
+from pathlib import Path
 
 from warmup.errors import UserError
+
+_LAUNCHERS = ("accelerate", "torchrun")
+_LAUNCHER_MODULES = ("accelerate.", "torch.distributed.", "deepspeed.")
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def stop_with_launcher() -> None:
+    """Have the kernel send this rank SIGTERM when its launcher dies, even of SIGKILL, so that no rank trains on alone.
+
+    Only under a launcher: a process that a shell started may outlive it. Linux only. SIGTERM stops a run with a
+    checkpoint, and the watchdog ends a rank that waits for others meanwhile.
+    """
+    if sys.platform == "linux" and _is_launcher(os.getppid()):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _is_launcher(pid: int) -> bool:
+    """Whether a process is `accelerate launch`, torchrun or their like, by its command line."""
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")[:4]
+    except OSError:
+        return False
+    return any(os.path.basename(word) in _LAUNCHERS or word.startswith(_LAUNCHER_MODULES) for word in words)
 
 
 def available_cores() -> int:

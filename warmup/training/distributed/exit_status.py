@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -10,8 +11,10 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from typing import Any
 
 from warmup.errors import UserError
+from warmup.training.distributed import environment
 
 STATUS_FILE = "WARMUP_STATUS_FILE"
 """The environment variable that holds the path of the status file."""
@@ -69,7 +72,9 @@ def guard(run: Callable[[], tuple[str, str]], show_traceback: bool) -> int:
     Returns:
         The exit code of this rank.
     """
+    environment.stop_with_launcher()
     _redirect_stderr()
+    _ignore_lost_readers()
     try:
         outcome, message = run()
     except UserError as error:
@@ -117,8 +122,9 @@ def exit_now(code: int) -> None:
     The teardown can wait for a rank that is gone, and the threads of process groups can abort in it after a run that
     succeeded.
     """
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # its reader is gone, or it is closed
+            stream.flush()
     os._exit(code)
 
 
@@ -137,6 +143,39 @@ def _redirect_stderr() -> None:
     """Append this rank's stderr to the file that the launch script names, apart from the launcher's own tracebacks."""
     path = os.environ.get("WARMUP_STDERR")
     if path:
-        file = os.open(path, os.O_WRONLY | os.O_APPEND)
-        os.dup2(file, 2)
-        os.close(file)
+        with suppress(OSError):  # a terminal that was closed
+            file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NOCTTY)
+            os.dup2(file, 2)
+            os.close(file)
+
+
+class _LossyOutput(io.FileIO):
+    """A standard stream that drops what cannot be written: its reader is gone, its terminal closed, or its disk full.
+
+    What the streams say is also in the run directory. A run must not end because nobody reads it.
+    """
+
+    def write(self, data: Any) -> int | None:
+        try:
+            return super().write(data)
+        except OSError:
+            return memoryview(data).nbytes
+
+
+def _ignore_lost_readers() -> None:
+    """Let stdout and stderr drop what cannot be written. Streams that something else has put in their place stay."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None or stream is not getattr(sys, f"__{name}__"):
+            continue
+        raw = _LossyOutput(stream.fileno(), "w", closefd=False)
+        lossy = io.TextIOWrapper(
+            io.BufferedWriter(raw),
+            encoding=stream.encoding,
+            errors=stream.errors,
+            line_buffering=stream.line_buffering,
+            write_through=stream.write_through,
+        )
+        with suppress(OSError):
+            stream.flush()
+        setattr(sys, name, lossy)

@@ -104,6 +104,26 @@ def test_the_first_attempt_of_the_elastic_script(run) -> None:
     assert words[words.index("--resume") :] == ["--resume", "auto", "--run_dir", "mine"]
 
 
+def test_a_run_directory_of_the_yaml_file_is_kept(run, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """It is not replaced by a new one, so that the same command continues."""
+    folder = tmp_path_factory.mktemp("configs")
+    (folder / "named.yaml").write_text("run_dir: runs/my own\n")
+    (folder / "unnamed.yaml").write_text("seed: 3\n")
+    named, unnamed = ("--config", str(folder / "named.yaml")), ("--config", str(folder / "unnamed.yaml"))
+    for script, more in ((("elastic.sh", "cpu", "1:2"), {}), (("slurm.sh",), {"SLURM_SUBMIT_DIR": str(ROOT)})):
+        place = ("--cpu", 2) if script == ("slurm.sh",) else ()
+        for given, added in (
+            (named, False),
+            ((*named, "--config", str(folder / "unnamed.yaml")), False),
+            ((*unnamed, "--run-dir=mine"), False),
+            (unnamed, True),
+            ((*named, "--run_dir", "null"), True),
+        ):
+            (words,) = printed(run("bash", LAUNCH / script[0], *script[1:], *place, *given, **more))
+            default = re.fullmatch(r"runs/(elastic|slurm)-\w+", options(words).get("--run_dir", ""))
+            assert bool(default) == added, words
+
+
 def test_the_three_runs_of_the_quickstart(run) -> None:
     commands = printed(run("bash", LAUNCH / "quickstart.sh", "--seed", 1))
     commands = [words for words in commands if words[0] != "=="]
