@@ -36,8 +36,9 @@ def staged_file(path: Path) -> Iterator[Path]:
     """
     stage = _stage_of(path)
     try:
-        yield stage
-        stage.replace(path)
+        with name_in_errors(path):
+            yield stage
+            stage.replace(path)
     finally:
         with contextlib.suppress(OSError):  # it would hide the error that ended the block
             stage.unlink(missing_ok=True)
@@ -57,7 +58,9 @@ def staged_folder(target: Path) -> Iterator[Path]:
     _remove(stage, old)
     stage.mkdir()
     try:
-        yield stage
+        with name_in_errors(target):
+            yield stage
+        _set_modes(stage)
         if target.exists():
             target.rename(old)
         try:
@@ -68,6 +71,17 @@ def staged_folder(target: Path) -> Iterator[Path]:
             raise
     finally:
         _remove(stage, old)
+
+
+@contextlib.contextmanager
+def name_in_errors(path: Path) -> Iterator[None]:
+    """Name `path` in an OSError of the block that names no file: a write to a full disk does not."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 def flush_to_disk(path: Path) -> None:
@@ -81,6 +95,17 @@ def flush_to_disk(path: Path) -> None:
 
 def _stage_of(path: Path) -> Path:
     return path.with_name(f".{path.name}.stage")
+
+
+def _set_modes(folder: Path) -> None:
+    """Let whoever may read the folder read its files too; safetensors, for one, writes them for their owner alone.
+
+    The folder was made by mkdir, so its mode is what the umask allows.
+    """
+    mode = folder.stat().st_mode & 0o666
+    for path in folder.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            path.chmod(mode)
 
 
 def _remove(*folders: Path) -> None:

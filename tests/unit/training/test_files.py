@@ -239,3 +239,31 @@ def test_files_and_folders_can_be_flushed(tmp_path: Path, monkeypatch: pytest.Mo
     flush_to_disk(tmp_path / "file")
     flush_to_disk(tmp_path)
     assert flushed == [str(tmp_path / "file"), str(tmp_path)]
+
+
+# Modes, and errors without a name
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_files_of_a_folder_are_as_readable_as_the_umask_says(umask: int, mode: int, tmp_path: Path) -> None:
+    """Whatever a library gives them."""
+    before = os.umask(umask)
+    try:
+        with staged_folder(tmp_path / "a") as stage:
+            (stage / "below").mkdir()
+            for path in (stage / "secret", stage / "below" / "secret", stage / "open"):
+                path.touch(mode=0o600 if path.name == "secret" else 0o666)
+    finally:
+        os.umask(before)
+    found = [path.stat().st_mode & 0o777 for path in (tmp_path / "a").rglob("*") if path.is_file()]
+    assert found == [mode] * 3
+
+
+def test_an_error_that_names_no_file_gets_the_targets_name(tmp_path: Path) -> None:
+    for write in (staged_file, staged_folder):
+        with pytest.raises(OSError) as caught, write(tmp_path / "a"):
+            raise OSError(28, "No space left on device")
+        assert caught.value.filename == str(tmp_path / "a")
+        with pytest.raises(OSError) as caught, write(tmp_path / "a"):
+            raise OSError(28, "No space left on device", "other")
+        assert caught.value.filename == "other"

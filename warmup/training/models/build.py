@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
@@ -201,6 +203,7 @@ def _load(spec: ModelSpec, config: Any) -> tuple[PreTrainedModel, list[str]]:
 
     Only weights of the head may be missing: an encoder without its weights is an error, not a fresh start.
     """
+    _check_shards(spec.name)
     try:
         model, info = spec.auto_class.from_pretrained(
             spec.name, config=config, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True
@@ -212,6 +215,18 @@ def _load(spec: ModelSpec, config: Any) -> tuple[PreTrainedModel, list[str]]:
     if encoder:
         raise UserError(f"model: {spec.name} lacks weights of its encoder, {encoder[0]} and {len(encoder) - 1} more")
     return model, new
+
+
+def _check_shards(name: str) -> None:
+    """Raise UserError if the index of a model folder names files outside it, which transformers would open."""
+    for index in Path(name).glob("*.index.json"):
+        try:
+            shards = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+        except (OSError, ValueError, LookupError, TypeError, AttributeError):
+            continue  # transformers says what is wrong with it, if it reads it
+        for shard in map(str, shards):
+            if os.path.isabs(shard) or ".." in Path(shard).parts:
+                raise UserError(f"model: {index} names {shard!r}, which is outside its folder; shards must be in it")
 
 
 def check_folder(name: str, flag: str) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import os
+import shutil
 import tempfile
 import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,6 +26,7 @@ from warmup.training.data.batching.micro_batch import MicroBatch, padded_inputs,
 from warmup.training.data.samples import IGNORE_INDEX
 from warmup.training.distributed import collectives, exit_status
 from warmup.training.distributed.watchdog import Watchdog
+from warmup.training.files import name_in_errors
 from warmup.training.models import build as model_build
 from warmup.training.models.build import ModelSpec
 from warmup.training.models.input_layout import InputLayout
@@ -29,6 +34,8 @@ from warmup.training.models.partial_forward import install_partial_forward
 from warmup.training.predict import inputs, model_source, outputs
 from warmup.training.predict.inputs import PredictionInputs
 from warmup.training.tasks import Predictor, Task, create_task
+
+_SCRATCH = "warmup-prediction-"
 
 
 @dataclass(frozen=True)
@@ -71,10 +78,13 @@ def predict(config: Config, accelerator: Accelerator, files: Sequence[str], outp
     layout = install_partial_forward(model, task.head, config.speed.packing, config.speed.masked_only)
     trained = TrainedModel(model, layout, tokenizer, predictor)
     watchdog = Watchdog(config.launch.timeout, exit_status.fail)
-    with tempfile.TemporaryDirectory(prefix="warmup-predict-") as scratch:
-        tokenized = collectives.on_each_machine(
-            accelerator, lambda: inputs.read_inputs(files, config, tokenizer, predictor, Path(scratch))
-        )
+    with scratch_folder() as scratch:
+
+        def read() -> inputs.TokenizedRows:
+            with name_in_errors(scratch):
+                return inputs.read_inputs(files, config, tokenizer, predictor, scratch)
+
+        tokenized = collectives.on_each_machine(accelerator, read)
         rows = inputs.load_inputs(tokenized)
         if not rows.starts[-1]:
             raise UserError(f"--predict: each of the {len(rows.samples)} texts {predictor.no_target_message}")
@@ -88,6 +98,39 @@ def predict(config: Config, accelerator: Accelerator, files: Sequence[str], outp
         print(f"predictions are in {message}", flush=True)
     collectives.barrier()
     return "done", message
+
+
+@contextlib.contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """Yield a folder in the temporary directory; it is removed on leaving, with those of predictions that were killed.
+
+    A process holds a lock on its folder, which the kernel releases however it ends. The folder gets its final name when
+    it is locked, so that no other process takes it for a leftover.
+    """
+    unlocked = Path(tempfile.mkdtemp(prefix="warmup-new-"))
+    folder = unlocked.with_name(unlocked.name.replace("warmup-new-", _SCRATCH))
+    handle = os.open(unlocked, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _remove_leftovers(folder.parent)
+        unlocked.rename(folder)
+        yield folder
+    finally:
+        for path in (unlocked, folder):
+            shutil.rmtree(path, ignore_errors=True)
+        os.close(handle)
+
+
+def _remove_leftovers(temporary: Path) -> None:
+    for folder in temporary.glob(f"{_SCRATCH}*"):
+        with contextlib.suppress(OSError):  # in use, or another user's
+            handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder, ignore_errors=True)
+            finally:
+                os.close(handle)
 
 
 def _labels(task: Task, model: str) -> tuple[str, ...]:

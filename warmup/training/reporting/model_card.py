@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -69,14 +70,11 @@ After step {step}, on {len(data.validation)} samples:
 
 ## Command and configuration
 
-```bash
-{_command(arguments)}
-```
+{_block("bash", _command(arguments))}
 
 The whole configuration, which `train.py --config` accepts:
 
-```yaml
-{_configuration(config)}```
+{_block("yaml", _configuration(config))}
 """
 
 
@@ -84,8 +82,14 @@ def _header(config: Config) -> str:
     """The metadata that the hub reads: the base model and the data sets, if they are on the hub."""
     data_files = [*config.data.train_files, *config.data.validation_files]
     names = {name.split(":")[1]: None for name in data_files if name.startswith(_HUB)}
-    base = f"base_model: {config.model}\n" if _is_on_hub(config.model) else ""
-    return base + (f"datasets:\n{''.join(f'- {name}' + chr(10) for name in names)}" if names else "")
+    base = f"base_model: {_scalar(config.model)}\n" if _is_on_hub(config.model) else ""
+    return base + (f"datasets:\n{''.join(f'- {_scalar(name)}' + chr(10) for name in names)}" if names else "")
+
+
+def _scalar(text: str) -> str:
+    """A string in YAML, on one line: a line `---` in it would end the header."""
+    plain = re.fullmatch(r"[A-Za-z][\w./-]*", text) and yaml.safe_load(text) == text
+    return text if plain else json.dumps(text)
 
 
 def _is_on_hub(model: str) -> bool:
@@ -100,7 +104,7 @@ def _sources(config: Config, data: Prepared) -> list[tuple[str, str]]:
     versions = ", ".join(f"{name} {version}" for name, version in library_versions().items())
     kind = TASKS[config.task].new_model
     return [
-        ("base model", f"a new {kind}, {config.model}" if is_new_model(config.model) else f"`{_name(config.model)}`"),
+        ("base model", f"a new {kind}, {config.model}" if is_new_model(config.model) else _code(_name(config.model))),
         ("training data", f"{train}: {data.amount}"),
         ("validation data", f"{validation}: {len(data.validation)} samples"),
         ("versions", versions),
@@ -108,7 +112,25 @@ def _sources(config: Config, data: Prepared) -> list[tuple[str, str]]:
 
 
 def _names(files: Sequence[str]) -> str:
-    return ", ".join(f"`{_name(file)}`" for file in files)
+    return ", ".join(_code(_name(file)) for file in files)
+
+
+def _code(text: str) -> str:
+    """A name as code in Markdown: one line, and in more backticks than it has in a row itself."""
+    text = " ".join(text.splitlines())
+    fence = "`" * (_longest_backticks(text) + 1)
+    space = " " if "`" in text else ""
+    return f"{fence}{space}{text}{space}{fence}"
+
+
+def _block(language: str, text: str) -> str:
+    """Lines of code in Markdown, between fences that do not occur in them."""
+    fence = "`" * max(3, _longest_backticks(text) + 1)
+    return f"{fence}{language}\n{text.rstrip(chr(10))}\n{fence}"
+
+
+def _longest_backticks(text: str) -> int:
+    return max(map(len, re.findall("`+", text)), default=0)
 
 
 def _name(text: str) -> str:
@@ -152,6 +174,7 @@ def _shorten_paths(content: Any) -> Any:
 
 
 def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
-    """A table in Markdown."""
-    lines = [head, ("---",) * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" if line[0] != "---" else "|---" * len(line) + "|" for line in lines)
+    """A table in Markdown. What is in a cell cannot end it."""
+    cells = [[" ".join(cell.splitlines()).replace("|", "\\|") for cell in row] for row in (head, *rows)]
+    lines = [f"| {' | '.join(row)} |" for row in cells]
+    return "\n".join([lines[0], "|---" * len(head) + "|", *lines[1:]])

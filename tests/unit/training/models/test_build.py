@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -187,6 +188,22 @@ def test_folders_that_hold_no_model(pretrained: Path, tokenizer: BertTokenizerFa
     (without / "model.safetensors").write_bytes((pretrained / "model.safetensors").read_bytes()[:1000])
     with pytest.raises(UserError, match=r"^model: the weights of .*without cannot be loaded: [^\n]+$"):
         build(without, tokenizer)
+
+
+@pytest.mark.parametrize("shard", ["../outside.safetensors", "/outside.safetensors", "a/../../outside.safetensors"])
+def test_an_index_that_names_files_outside_its_folder(
+    shard: str, pretrained: Path, tokenizer: BertTokenizerFast, tmp_path: Path
+) -> None:
+    folder = copy_of(pretrained, tmp_path / "model", lambda name: True)
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").rename(tmp_path / "outside.safetensors")
+    index = {"metadata": {"total_size": 1}, "weight_map": dict.fromkeys(weights, shard)}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(UserError, match=r"^model: .*index.json names '.*outside.safetensors', which is outside its "):
+        build(folder, tokenizer)
+    (folder / "part.safetensors").write_bytes((tmp_path / "outside.safetensors").read_bytes())
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index).replace(shard, "part.safetensors"))
+    assert build(folder, tokenizer)[1] == []
 
 
 def test_more_tokens_than_embeddings(pretrained: Path) -> None:

@@ -64,6 +64,11 @@ def test_a_masked_language_model_in_a_pipeline(tokenizer: BertTokenizerFast, tmp
     assert len({answer["token_str"] for answer in output}) == 200
 
 
+def test_all_files_are_as_readable_as_the_umask_says(tokenizer: BertTokenizerFast, tmp_path: Path) -> None:
+    folder = export_model(tmp_path, small("mlm", tokenizer), tokenizer, "# A model")
+    assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {folder.stat().st_mode & 0o666}
+
+
 def test_a_causal_language_model_generates_until_the_end_of_a_text(tmp_path: Path) -> None:
     tokenizer = train_bpe(datasets.Dataset.from_dict({"text": ["the cat sat on the mat"] * 5}), 270)
     model = small("clm", tokenizer)

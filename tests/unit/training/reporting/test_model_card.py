@@ -117,3 +117,13 @@ def test_the_configuration_reproduces_the_run(tmp_path: Path) -> None:
     path.write_text(written)
     read, _ = commandline.parse(commandline.parser("", ""), ["--config", str(path)])
     assert read == Config(recipe=RECIPE, batch=BATCH, data=Data(train_files=("a.csv",)), seed=3)
+
+
+def test_names_cannot_end_a_table_a_code_block_or_the_header() -> None:
+    data = Data(train_files=("a|b`c`\n| x | y |.csv", "hub:a: b\n---\n:c:train"))
+    text = card(Config(task="classification", model="a: b\n---\n", data=data), ["--data.text_column", "a\n```\n# no"])
+    assert header(text)["base_model"] == "a: b\n---\n" and header(text)["datasets"] == ["a"]
+    (row,) = [line for line in text.splitlines() if line.startswith("| training data |")]
+    assert row.startswith("| training data | `` a\\|b`c` \\| x \\| y \\|.csv ``, `hub:a: b --- :c:train`: ")
+    assert len(re.findall(r"(?<!\\)\|", row)) == 3
+    assert "\n````bash\naccelerate launch train.py --data.text_column 'a\n```\n# no'\n````\n" in text
