@@ -38,6 +38,9 @@ class Data:
     tag_column: int | None = None
     """token-classification: number of the column of such files that has the tags (default: the last; of CoNLL-U's ten
     the fourth, parts of speech)."""
+    ignore_labels: Sequence[str] = ()
+    """classification: labels whose rows are left out, such as "-" in SNLI or -1 in the test files of GLUE.
+    token-classification: tags that are not learned; -100 never is."""
     quoting: Literal["auto", "standard", "none"] = "auto"
     """What quotation marks are in .csv and .tsv files: standard (fields may be enclosed in them), none (characters like
     any other), or auto: decided for each file by whether they come in pairs that the format explains."""
@@ -73,6 +76,7 @@ class Data:
             object.__setattr__(self, name, tuple(map(os.path.expanduser, getattr(self, name))))
         expand_home(self, "tokenizer", "cache_dir")
         object.__setattr__(self, "column_names", tuple(self.column_names))
+        object.__setattr__(self, "ignore_labels", tuple(map(str, self.ignore_labels)))
         if self.delimiter is not None:
             object.__setattr__(self, "delimiter", self.delimiter.replace("\\t", "\t"))
             require(

@@ -75,7 +75,13 @@ _ALL = (
         pipeline="text-classification",
         architectures=("ForSequenceClassification",),
         label="class",
-        fields=("data.pair_column", "recipe.label_smoothing", "recipe.class_weights", "speed.compile"),
+        fields=(
+            "data.pair_column",
+            "data.ignore_labels",
+            "recipe.label_smoothing",
+            "recipe.class_weights",
+            "speed.compile",
+        ),
     ),
     TaskFacts(
         name="regression",
@@ -102,6 +108,7 @@ _ALL = (
         fields=(
             "data.word_column",
             "data.tag_column",
+            "data.ignore_labels",
             "recipe.label_smoothing",
             "recipe.class_weights",
             "speed.compile",

@@ -11,9 +11,10 @@ import hashlib
 import json
 import os
 import shutil
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -32,7 +33,7 @@ from warmup.training.data.readers.columns import BadRow, RowFormat
 from warmup.training.data.readers.conll import find_layout, has_other_lines
 from warmup.training.data.readers.delimited import DELIMITERS
 from warmup.training.data.readers.quoting import find_quoting
-from warmup.training.data.samples import Samples, SampleSource, load_samples, table_features
+from warmup.training.data.samples import NO_TAG, Samples, SampleSource, load_samples, table_features
 from warmup.training.data.sources import Source, resolve
 from warmup.training.data.splits import hold_out, label_counts
 from warmup.training.data.streaming.chunk_cache import ChunkCache
@@ -43,10 +44,12 @@ from warmup.training.files import staged_folder
 from warmup.training.models.build import is_new_model, label_names
 
 KEY_FORMAT = 2  # raise it where the same content would give other samples
-CACHE_FORMAT = 3  # raise it where the same samples are stored in another way
+CACHE_FORMAT = 4  # raise it where the same samples are stored in another way
 PATH_FIELDS = ("data.train_files", "data.validation_files", "data.tokenizer", "data.cache_dir")
 """Fields that may differ from machine to machine: the key says whether what is there is the same."""
-NEW_FIELDS = ("quoting", "delimiter", "column_names", "word_column", "tag_column")
+_NO_LABELS = {"-", "-1", NO_TAG, "nan", "null", "?"}
+"""Labels that mean in some data sets that a row has none."""
+NEW_FIELDS = ("quoting", "delimiter", "column_names", "word_column", "tag_column", "ignore_labels")
 """Fields that older versions did not have: at their defaults, they leave keys as they were."""
 Sources = tuple[Sequence[Source], Sequence[Source]]  # of training and of validation rows
 
@@ -249,11 +252,32 @@ def _source_notes(sources: Sources, data: Data) -> dict[str, str]:
     return notes
 
 
-def _label_notes(train: datasets.Dataset, task: Preprocessing) -> dict[str, str]:
-    """Labels that only one training row has: a header among the rows, a slip of the pen."""
-    counts = label_counts(train) if task.facts.label == "class" else {}
-    once = sorted(repr(label) for label, count in counts.items() if count == 1)
-    return {"labels seen once": f"{_few(once)}; is it meant as one?"} if once else {}
+def _label_notes(
+    train: datasets.Dataset, ignored_rows: Mapping[str, int], task: Preprocessing, data: Data
+) -> dict[str, str]:
+    """What is odd about labels: those that only one training row has (a header among the rows, a slip of the pen),
+    those that mean elsewhere that there is no label, and those that are ignored.
+    """
+    if task.facts.label != "class":
+        return {}
+    counts = label_counts(train)
+    unit, ignored_unit, ignored = "training rows", "rows", dict(ignored_rows)
+    if isinstance(task.row_format.features["label"], datasets.List):
+        unit = ignored_unit = "words"
+        ignored = {tag: counts.pop(tag) for tag in (NO_TAG, *data.ignore_labels) if tag in counts}
+    notes = {}
+    if ignored:
+        notes["not learned"] = ", ".join(
+            f"{label!r} of {count} {ignored_unit}" for label, count in sorted(ignored.items())
+        )
+    if once := sorted(repr(label) for label, count in counts.items() if count == 1):
+        notes["labels seen once"] = f"{_few(once)}; is it meant as one?"
+    for label in sorted(_NO_LABELS.intersection(counts)):
+        notes[f"label {label!r}"] = (
+            f"A CLASS LIKE ANY OTHER, of {counts[label]} {unit}; if it means that they have none: "
+            f"--data.ignore_labels {label}"
+        )
+    return notes
 
 
 def _few(names: Sequence[str], limit: int = 3) -> str:
@@ -273,7 +297,8 @@ class _Builder:
         """Read, split, tokenise, and put in place as a whole."""
         with staged_folder(folder) as stage:
             bad: list[BadRow] = []
-            train, validation = self._read(sources, stage / "rows", bad)
+            ignored: Counter[str] = Counter()
+            train, validation = self._read(sources, stage / "rows", bad, ignored)
             labels = self.task.find_labels(train, validation, self.known_labels)
             tokenizer = self.tokenizer
             if tokenizer is None:
@@ -281,18 +306,38 @@ class _Builder:
                 tokenizer.save_pretrained(stage / "tokenizer")
             for name, rows in (("train", train), ("validation", validation)):
                 tokenize_rows(rows, self.task, tokenizer, labels, name).save_to_disk(stage / name)
-            notes = _source_notes(sources, self.config.data) | _label_notes(train, self.task)
+            notes = _source_notes(sources, self.config.data) | _label_notes(train, ignored, self.task, self.config.data)
             facts = {"labels": labels, "bad_rows": [str(row) for row in bad], "notes": notes}
             (stage / "facts.json").write_text(json.dumps(facts))
             shutil.rmtree(stage / "rows", ignore_errors=True)
 
-    def _read(self, sources: Sources, folder: Path, bad: list[BadRow]) -> tuple[datasets.Dataset, datasets.Dataset]:
-        """Training and held-out rows; of a stream of training rows, the first documents."""
+    def _read(
+        self, sources: Sources, folder: Path, bad: list[BadRow], ignored: Counter[str]
+    ) -> tuple[datasets.Dataset, datasets.Dataset]:
+        """Training and held-out rows; of a stream of training rows, the first documents.
+
+        Args:
+            sources: of both.
+            folder: where tables of them are kept.
+            bad: a list that unusable rows are appended to.
+            ignored: counts rows that are left out for their labels.
+        """
         data, row_format = self.config.data, self.task.row_format
+
+        def is_used(row: dict[str, Any]) -> bool:
+            label = row.get("label")
+            ignore = isinstance(label, str) and label in data.ignore_labels
+            if ignore:
+                ignored[str(label)] += 1
+            return not ignore
 
         def table(part: Sequence[Source], name: str, limit: int | None = None) -> datasets.Dataset:
             def generate() -> Iterator[dict[str, Any]]:
-                return islice(read_rows(part, row_format, bad, data.max_bad_rows), limit)
+                rows = filter(is_used, read_rows(part, row_format, bad, data.max_bad_rows))
+                first = next(rows, None)
+                if first is None:
+                    raise UserError(f"data.ignore_labels: all {name} rows have one of them, so that none is left")
+                return islice(chain([first], rows), limit)
 
             return build_table(generate, folder / name, row_format.features)
 

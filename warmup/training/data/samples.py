@@ -16,6 +16,8 @@ from warmup.training.data import order
 
 IGNORE_INDEX = -100
 """The target of a token that is not to be predicted."""
+NO_TAG = str(IGNORE_INDEX)
+"""The tag of a word that is not to be learned, as data sets of transformers have it."""
 TOKEN_PREFIX = "token_"
 """Columns of a tokenised set whose names begin so hold one number per token; all others have one value per sample."""
 

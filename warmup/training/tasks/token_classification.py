@@ -14,7 +14,7 @@ from warmup.config import Config
 from warmup.config.tasks import TASKS
 from warmup.training.data.batching.micro_batch import MicroBatch, padded_inputs, token_targets
 from warmup.training.data.readers.columns import STRING, RowFormat, check_tags, tags_column, words_column
-from warmup.training.data.samples import IGNORE_INDEX, SampleSource
+from warmup.training.data.samples import IGNORE_INDEX, NO_TAG, SampleSource
 from warmup.training.data.tokenizers.load import load_word_tokenizer
 from warmup.training.data.tokenizers.train import train_wordpiece
 from warmup.training.data.tokenizers.windows import TokenizeBatch
@@ -40,6 +40,7 @@ class TokenClassification:
 
     def __init__(self, config: Config):
         self._data, self._recipe = config.data, config.recipe
+        self._ignored = (NO_TAG, *config.data.ignore_labels)
         self.row_format = RowFormat.of(config.data, words_column(), tags_column(), check=check_tags)
 
     def load_tokenizer(self, name: str, flag: str) -> PreTrainedTokenizerBase:
@@ -52,7 +53,7 @@ class TokenClassification:
         return []
 
     def find_labels(self, train: datasets.Dataset, validation: datasets.Dataset, known: list[str]) -> list[str]:
-        return find_classes(train, validation, known)
+        return find_classes(train, validation, known, self._ignored)
 
     def notes(self, labels: Sequence[str]) -> dict[str, str]:
         others = [label for label in labels if not is_entity_tag(label)]
@@ -61,7 +62,7 @@ class TokenClassification:
         return {"f1": f"the mean over the tags, not of entities: {others[0]!r} is not like B-PER, I-PER or O"}
 
     def tokenize(self, tokenizer: PreTrainedTokenizerBase, labels: Sequence[str]) -> TokenizeBatch:
-        label_ids = {label: index for index, label in enumerate(labels)}
+        label_ids = dict.fromkeys(self._ignored, IGNORE_INDEX) | {label: index for index, label in enumerate(labels)}
         return partial(tokenize_tagged, tokenizer=tokenizer, max_length=self._data.max_length, label_ids=label_ids)
 
     def objective(self, tokenizer: PreTrainedTokenizerBase, labels: Sequence[str], train: Any) -> Objective:

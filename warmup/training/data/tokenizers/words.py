@@ -40,13 +40,13 @@ class SentencePart(NamedTuple):
 def tokenize_tagged(
     batch: dict, tokenizer: PreTrainedTokenizerBase, max_length: int, label_ids: Mapping[str, int]
 ) -> dict:
-    """Turn tagged sentences into samples. Parts of which no token begins a word are dropped.
+    """Turn tagged sentences into samples. Parts without a tag to learn at the first token of a word are dropped.
 
     Args:
         batch: Columns `text`, the words of each sentence, and `label`, their tags.
         tokenizer: A fast tokenizer with [CLS] and [SEP] that keeps single words as they are in a text.
         max_length: The most tokens of a sample.
-        label_ids: The id of each tag.
+        label_ids: The id of each tag, IGNORE_INDEX for those that are not to be learned.
 
     Returns:
         Columns {ids, length, token_labels}: `token_labels` has the id of a word's tag at the word's first token, and
@@ -55,10 +55,11 @@ def tokenize_tagged(
     ids: list[list[int]] = []
     labels: list[list[int]] = []
     for part in sentence_parts(batch["text"], tokenizer, max_length):
-        if any(part.words):
-            tags = batch["label"][part.row]
+        tags = batch["label"][part.row]
+        targets = [label_ids[tags[word - 1]] if word else IGNORE_INDEX for word in part.words]
+        if any(target != IGNORE_INDEX for target in targets):
             ids.append(part.ids)
-            labels.append([label_ids[tags[word - 1]] if word else IGNORE_INDEX for word in part.words])
+            labels.append(targets)
     return {"ids": ids, "length": [len(row) for row in ids], "token_labels": labels}
 
 
