@@ -55,6 +55,7 @@ def reset_accelerate() -> None:
 def trainer_of(folder: Path, plan: Plan, data: list | None = None, **options: Any) -> tuple[Trainer, list[float]]:
     """A Trainer with the plan's topology, unless `options` override it, and the rates that its steps will have."""
     optimizers = options.pop("optimizers", (None, None))
+    resumed_samples = options.pop("resumed_samples", None)
     arguments = {
         "per_device_train_batch_size": plan.per_device_batch_size,
         "gradient_accumulation_steps": plan.accumulation,
@@ -67,7 +68,7 @@ def trainer_of(folder: Path, plan: Plan, data: list | None = None, **options: An
         bert(),
         TrainingArguments(str(folder), **quiet | arguments | options),
         train_dataset=data or samples(),
-        callbacks=[transformers.PlanCallback(plan)],
+        callbacks=[transformers.PlanCallback(plan, resumed_samples)],
         optimizers=optimizers,
     )
     return trainer, recorded(trainer.create_optimizer())
@@ -90,7 +91,8 @@ class Module(pl.LightningModule):
 def fit(plan: Plan, module: Module | None = None, data: list | None = None, **options: Any) -> list[float]:
     """The rates of the steps of a Lightning Trainer with the plan's topology, unless `options` override it."""
     module = module or Module()
-    callbacks = [*options.pop("callbacks", []), lightning.PlanCallback(plan)]
+    own = lightning.PlanCallback(plan, options.pop("resumed_samples", None))
+    callbacks = [*options.pop("callbacks", []), own]
     ckpt_path, batch_size = options.pop("ckpt_path", None), options.pop("batch_size", plan.per_device_batch_size)
     arguments = {
         "devices": plan.world_size, "accumulate_grad_batches": plan.accumulation, "max_steps": plan.total_steps,

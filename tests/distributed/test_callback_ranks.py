@@ -62,6 +62,24 @@ def test_the_ranks_of_lightning_take_the_rates_of_the_plan_before_and_after_a_re
     assert [rank.value for rank in ranks] == [(EXACTLY, RESUMED)] * 2
 
 
+def _resumed(rank: int, folder: Path, which: str) -> list[float]:
+    """The rest of a run of two ranks on one, with half the batch: 56 of 96 samples are done in 7 steps."""
+    plan = plan_of(1, 4)
+    if which == "lightning":
+        return fit(plan, ckpt_path=str(folder / "step=7.ckpt"), max_steps=17)
+    trainer, rates = trainer_of(folder / "less", plan, max_steps=17)
+    trainer.train(resume_from_checkpoint=str(folder / "checkpoint-7"))
+    return rates
+
+
+@pytest.mark.parametrize(("which", "first"), [("transformers", _trainer), ("lightning", _lightning)])
+def test_on_fewer_ranks_the_plan_is_entered_at_the_samples_trained_on(which, first, tmp_path: Path) -> None:
+    assert [rank.error for rank in run_ranks(2, first, CUTS[0], tmp_path)] == [None, None]
+    (alone,) = run_ranks(1, _resumed, tmp_path, which)
+    assert alone.error is None
+    assert alone.value == pytest.approx([plan_of(1, 4).lr_at(samples) for samples in range(56, 96, 4)], rel=1e-12)
+
+
 def _other_plan(rank: int, folder: Path, which: str) -> None:
     plan = plan_of(2, 4, lr=(1e-2, 3e-2)[rank])
     if which == "lightning":

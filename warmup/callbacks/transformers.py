@@ -8,8 +8,13 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_pt_utils import AcceleratorConfig
 
-from warmup.callbacks import build_scheduler
+from warmup.callbacks import Start, build_scheduler, find_start
+from warmup.errors import UserError
 from warmup.plan import Plan
+
+SAVED_AS = "warmup.PlanCallback"
+"""The key of the callback's state in trainer_state.json. It is not the name of the class: Trainer's
+restore_callback_states_from_checkpoint makes callbacks of such a name anew, which would bring back the old plan."""
 
 
 class PlanCallback(TrainerCallback):
@@ -19,50 +24,59 @@ class PlanCallback(TrainerCallback):
     Trainer must have no schedule of its own: lr_scheduler_type="constant" and no scheduler in `optimizers`. Its
     max_steps (or the steps that follow from num_train_epochs) must be plan.total_steps.
 
-    The position is Trainer's global_step x plan.global_batch_size samples, also after resume_from_checkpoint. So every
-    step counts as a full one, even if it has fewer samples, like the last step of an epoch, or is skipped by a gradient
-    scaler (fp16).
+    The position is counted in samples, from Trainer's global_step: every step counts as a full one, even if it has
+    fewer samples, like the last step of an epoch, or is skipped by a gradient scaler (fp16). Checkpoints hold it. After
+    resume_from_checkpoint with a plan for another global batch, the plan is entered at the samples trained on, and
+    max_steps must be the steps so far and those that are left. (Which samples Trainer itself skips in the data then, it
+    counts in steps of the new batch; see its ignore_data_skip.)
 
-    `train()` raises ValueError if Trainer contradicts the plan, and RanksDisagree if ranks have different plans.
+    `train()` raises UserError if Trainer contradicts the plan, and RanksDisagree if ranks have different plans.
     """
 
-    def __init__(self, plan: Plan):
+    def __init__(self, plan: Plan, resumed_samples: int | None = None):
         """
         Args:
             plan: for Topology(args.world_size, args.per_device_train_batch_size, args.gradient_accumulation_steps), or
                 any other topology with the same global batch.
+            resumed_samples: the position of the checkpoint to resume, if it was saved without this callback's state.
         """
         self.plan = plan
+        self.resumed_samples = resumed_samples
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         _check_no_schedule(args, kwargs["lr_scheduler"])
-        self._scheduler = build_scheduler(self.plan, kwargs["optimizer"], _global_batch_size(args), state.max_steps)
+        callbacks = cast("dict[str, Any]", state.stateful_callbacks)  # a list only before TrainerState is made
+        saved = Start.from_dict(callbacks.get(SAVED_AS, {}).get("attributes"))
+        self._start = find_start(self.plan, state.global_step, saved, self.resumed_samples)
+        batch_size = _global_batch_size(args)
+        self._scheduler = build_scheduler(self.plan, kwargs["optimizer"], batch_size, state.max_steps, self._start)
+        callbacks[SAVED_AS] = {"args": {}, "attributes": self._start.to_dict()}
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         # Before every step, because Trainer's constant schedule sets its own rate after each.
-        self._scheduler.seek(state.global_step * self.plan.global_batch_size)
+        self._scheduler.seek(self._start.samples_at(state.global_step))
         kwargs["lr_scheduler"]._last_lr = self._scheduler.get_last_lr()  # what Trainer logs as the rate of this step
 
 
 def _check_no_schedule(args: TrainingArguments, lr_scheduler: LRScheduler) -> None:
-    """Raise ValueError if anything but the plan would set the rate or the batch."""
+    """Raise UserError if anything but the plan would set the rate or the batch."""
     if args.lr_scheduler_type != "constant":
         kind = getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)
-        raise ValueError(
+        raise UserError(
             f"lr_scheduler_type: {kind!r} would be a second schedule beside the plan's; "
             "set lr_scheduler_type='constant'"
         )
     if type(lr_scheduler) is not LambdaLR:  # which Trainer makes for "constant"
-        raise ValueError(
+        raise UserError(
             f"optimizers: {type(lr_scheduler).__name__} would be a second schedule beside the plan's; "
             "give Trainer the optimizer alone: optimizers=(optimizer, None)"
         )
     if args.auto_find_batch_size:
-        raise ValueError("auto_find_batch_size: would change the batch that the plan is made for; set it to False")
+        raise UserError("auto_find_batch_size: would change the batch that the plan is made for; set it to False")
 
 
 def _global_batch_size(args: TrainingArguments) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +15,8 @@ from callbacks import EXPECTED, STEPS, Module, fit, plan_of, reset_accelerate, s
 from harness import ROOT
 from lightning.pytorch.callbacks import GradientAccumulationScheduler, LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
+
+from warmup import Plan, UserError
 
 SPLITS = [(1, 8, 1), (1, 4, 2)]
 
@@ -53,6 +56,56 @@ def test_trainer_resumes_where_it_was_also_under_another_recipe(split, tmp_path:
         second, rates = trainer_of(tmp_path / "again", plan_of(*split, lr=lr))
         second.train(resume_from_checkpoint=str(tmp_path / "checkpoint-7"))
         assert rates == exactly([factor * rate for rate in EXPECTED[7:]])
+
+
+# 7 steps of 8 samples, then the rest of the 96 in steps of another size, at that size's rates from sample 56 on
+CHANGED = [((1, 16), 7 + 3), ((1, 4), 7 + 10), ((1, 5), 7 + 8)]
+
+
+def _after_56(plan: Plan) -> list[float]:
+    return [plan.lr_at(samples) for samples in range(56, 96, plan.global_batch_size)]
+
+
+@pytest.mark.parametrize(("split", "total_steps"), CHANGED)
+@pytest.mark.parametrize("restore", [False, True])
+def test_trainer_resumed_at_another_batch_enters_the_plan_at_its_samples(split, total_steps, restore, tmp_path) -> None:
+    first, _ = trainer_of(tmp_path, plan_of(1, 8), save_strategy="steps", save_steps=7)
+    first.train()
+    plan = plan_of(*split)
+    options = {"save_strategy": "steps", "restore_callback_states_from_checkpoint": restore}
+    path = tmp_path / "checkpoint-7" / "trainer_state.json"
+    path.write_text(path.read_text().replace('"save_steps": 7', '"save_steps": 9'))  # Trainer takes it from there
+    refused, rates = trainer_of(tmp_path / "again", plan, **options)
+    checkpoint = str(tmp_path / "checkpoint-7")
+    with pytest.raises(UserError, match=f"the plan has {total_steps} with the 7 before; set max_steps={total_steps}, "):
+        refused.train(resume_from_checkpoint=checkpoint)
+    assert rates == []
+    second, rates = trainer_of(tmp_path / "again", plan, max_steps=total_steps, **options)
+    second.train(resume_from_checkpoint=checkpoint)
+    assert rates == exactly(_after_56(plan)) and len(rates) == total_steps - 7
+    third, rates = trainer_of(tmp_path / "third", plan, max_steps=total_steps)  # again, at the same batch
+    third.train(resume_from_checkpoint=str(tmp_path / "again" / "checkpoint-9"))
+    assert rates == exactly(_after_56(plan)[2:])
+
+
+def test_a_checkpoint_of_trainer_without_the_position_is_refused_unless_it_is_given(tmp_path: Path) -> None:
+    first, _ = trainer_of(tmp_path, plan_of(1, 8), save_strategy="steps", save_steps=7)
+    first.train()
+    checkpoint = tmp_path / "checkpoint-7"
+    state = json.loads((checkpoint / "trainer_state.json").read_text())
+    assert state["stateful_callbacks"].pop("warmup.PlanCallback")["attributes"] == {
+        "step": 0, "samples": 0, "global_batch_size": 8,
+    }  # fmt: skip
+    (checkpoint / "trainer_state.json").write_text(json.dumps(state))
+    second, rates = trainer_of(tmp_path / "again", plan_of(1, 8))
+    with pytest.raises(
+        UserError, match="^the checkpoint of step 7 was saved without .* resumed_samples=...\\): 7 x the"
+    ):
+        second.train(resume_from_checkpoint=str(checkpoint))
+    assert rates == []
+    third, rates = trainer_of(tmp_path / "again", plan_of(1, 8), resumed_samples=56)
+    third.train(resume_from_checkpoint=str(checkpoint))
+    assert rates == exactly(EXPECTED[7:])
 
 
 def test_trainer_may_be_trained_twice(tmp_path: Path) -> None:
@@ -108,6 +161,34 @@ def test_lightning_resumes_where_it_was_also_under_another_recipe(split, tmp_pat
     for lr, factor in ((1e-2, 1.0), (5e-3, 0.5)):
         rates = fit(plan_of(*split, lr=lr), ckpt_path=str(tmp_path / "step=7.ckpt"))
         assert rates == exactly([factor * rate for rate in EXPECTED[7:]])
+
+
+@pytest.mark.parametrize(("split", "total_steps"), CHANGED)
+def test_lightning_resumed_at_another_batch_enters_the_plan_at_its_samples(split, total_steps, tmp_path) -> None:
+    fit(plan_of(1, 8), callbacks=[_saving(tmp_path, 7)], enable_checkpointing=True)
+    plan, checkpoint = plan_of(*split), str(tmp_path / "step=7.ckpt")
+    with pytest.raises(UserError, match=f"the plan has {total_steps} with the 7 before; set max_steps={total_steps}, "):
+        fit(plan, ckpt_path=checkpoint)
+    options = {"callbacks": [_saving(tmp_path, 9)], "enable_checkpointing": True, "max_steps": total_steps}
+    rates = fit(plan, ckpt_path=checkpoint, **options)
+    assert rates == exactly(_after_56(plan)) and len(rates) == total_steps - 7
+    rates = fit(plan, ckpt_path=str(tmp_path / "step=9.ckpt"), max_steps=total_steps)  # again, at the same batch
+    assert rates == exactly(_after_56(plan)[2:])
+
+
+def test_a_checkpoint_of_lightning_without_the_position_is_refused_unless_it_is_given(tmp_path: Path) -> None:
+    fit(plan_of(1, 8), callbacks=[_saving(tmp_path, 7)], enable_checkpointing=True)
+    path = tmp_path / "step=7.ckpt"
+    content = torch.load(path, weights_only=False)
+    assert content["callbacks"].pop("PlanCallback") == {"step": 0, "samples": 0, "global_batch_size": 8}
+    torch.save(content, path)
+    with pytest.raises(UserError, match="^the checkpoint of step 7 was saved without PlanCallback's position"):
+        fit(plan_of(1, 8), ckpt_path=str(path))
+    assert fit(plan_of(1, 8), ckpt_path=str(path), resumed_samples=56) == exactly(EXPECTED[7:])
+
+
+def _saving(folder: Path, every: int) -> ModelCheckpoint:
+    return ModelCheckpoint(folder, "{step}", every_n_train_steps=every, save_top_k=-1)
 
 
 def test_a_step_of_fewer_samples_counts_as_one_in_lightning() -> None:
