@@ -116,17 +116,17 @@ def test_at_the_first_step_past_each_multiple(job: tuple, tmp_path: Path, every:
 
 
 def test_stopped_where_one_is_due(job: tuple, tmp_path: Path) -> None:
-    """It is made before the end, and not again."""
+    """It is not begun: the run that goes on makes it first."""
     job = (*job, "--recipe.duration", "6 steps", "--evaluation.every", "2 steps")
 
     def before(rank: int) -> None:
         from warmup.training.distributed.preemption import PreemptionHandler
 
-        calls = iter([False, False, False, True])
-        PreemptionHandler.stop_requested = lambda self: next(calls)  # called once a step
+        calls = iter([False, False, False, False, True])  # once a step, and in the evaluation of step 2
+        PreemptionHandler.stop_requested = lambda self: next(calls)
 
     run = train(1, tmp_path / "run", *job, before=before)
-    assert run.status["outcome"] == "stopped" and evaluated(run) == [2, 4]
+    assert run.status["outcome"] == "stopped" and run.column("step")[-1] == 4 and evaluated(run) == [2]
     assert (result(run)["exported_step"], result(run)["stopped_early"]) == (None, False)
     assert evaluated(train(1, tmp_path / "run", *job)) == [2, 4, 6]
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import nn
 
@@ -16,12 +17,15 @@ from warmup.elastic import LRSchedule
 from warmup.errors import UserError
 from warmup.training.checkpoints import format as checkpoint_format
 from warmup.training.checkpoints import run_directory
+from warmup.training.checkpoints.check_state import one_line
 from warmup.training.checkpoints.format import BrokenCheckpoint
 from warmup.training.checkpoints.state import EVALUATION_FIELDS, ResumePoint, RunState, json_value, read_run_state
 from warmup.training.engines import Engine
 
 FIXED_FIELDS = ("task", "model", "dropout", "seed", "recipe.optimizer", "recipe.momentum", "data.mask_rate")
 """Fields whose value must be that of the checkpoint's run. The data is compared by its content instead."""
+REPORTED = ("recipe.", "batch.", "speed.", "evaluation.")
+"""Sections whose changes are reported: what is trained, how a step is computed, and what the evaluations decide."""
 
 
 def find_resume_point(requested: str | None, run_dir: str | None) -> ResumePoint:
@@ -51,10 +55,35 @@ def _newest_in(run: Path) -> ResumePoint:
         raise UserError(f"run_dir: {run} is occupied and not a run directory; give another one")
     run_directory.claim(run)
     checkpoint, skipped = checkpoint_format.newest_valid(run)
-    notes = [f"skipped: {reason}" for reason in skipped]
     if checkpoint is None:
-        notes.append(f"no checkpoint in {run} to go on from: starting afresh")
-    return _continue_run(run, checkpoint, str(run), notes)
+        _check_had_none(run, skipped)
+        return ResumePoint(None, str(run), (f"no checkpoint in {run} to go on from: starting afresh",))
+    return _continue_run(run, checkpoint, str(run), [f"skipped: {reason}" for reason in skipped])
+
+
+def _check_had_none(run: Path, skipped: list[str]) -> None:
+    """Raise UserError unless a run directory without a valid checkpoint is of a run that had not come to its first.
+
+    Starting afresh would throw away the log of any other.
+
+    Args:
+        run: the run directory.
+        skipped: for each checkpoint the reason why it is not valid.
+    """
+    way_out = "mend them, name another one with --resume PATH, or start another run in another --run_dir"
+    if skipped:
+        raise UserError(f"--resume: none of the checkpoints in {run} is valid: {'; '.join(skipped)}; {way_out}")
+    discarded = sorted(path.name for path in (run / "checkpoints").glob("discarded-*"))
+    if discarded:
+        raise UserError(
+            f"--resume: {run} has only checkpoints that were set aside: {', '.join(discarded)}; name one with "
+            "--resume PATH, or start another run in another --run_dir"
+        )
+    if (run / "result.json").is_file():  # which is written after a checkpoint
+        raise UserError(
+            f"--resume: the run in {run} has ended, and its checkpoints are gone; put them back, or start another run "
+            "in another --run_dir"
+        )
 
 
 def _from_path(path: Path, run_dir: str | None) -> ResumePoint:
@@ -65,6 +94,7 @@ def _from_path(path: Path, run_dir: str | None) -> ResumePoint:
         checkpoint_format.verify(checkpoint)
     except BrokenCheckpoint as error:
         raise UserError(f"--resume: {error}; give another one, or auto") from error
+    state = read_run_state(checkpoint)
     folder = checkpoint.resolve().parent
     own_run = folder.parent
     in_a_run = folder.name == "checkpoints" and (own_run / "metrics.jsonl").is_file()
@@ -72,7 +102,8 @@ def _from_path(path: Path, run_dir: str | None) -> ResumePoint:
         run_directory.claim(own_run)
         return _continue_run(own_run, checkpoint, run_dir or str(own_run), notes)
     run_directory.check_unoccupied(run_dir)
-    return ResumePoint(checkpoint, run_dir, tuple(notes), (), read_run_state(checkpoint))
+    notes += checkpoint_format.describe_other_files(checkpoint)
+    return ResumePoint(checkpoint, run_dir, tuple(notes), (), state)
 
 
 def _locate_checkpoint(path: Path) -> tuple[Path, list[str]]:
@@ -88,19 +119,20 @@ def _locate_checkpoint(path: Path) -> tuple[Path, list[str]]:
     return path, []
 
 
-def _continue_run(run: Path, checkpoint: Path | None, run_dir: str, notes: list[str]) -> ResumePoint:
+def _continue_run(run: Path, checkpoint: Path, run_dir: str, notes: list[str]) -> ResumePoint:
     """Resume in the checkpoint's own run directory, and abandon the checkpoints that are later than it.
 
     Args:
         run: the run directory, claimed.
-        checkpoint: the checkpoint; None for a fresh start.
+        checkpoint: the checkpoint.
         run_dir: the run directory as the user wrote it.
         notes: notes on the search so far.
     """
-    state = read_run_state(checkpoint) if checkpoint else {}
-    step = state["clock"]["step"] if checkpoint else -1
+    state = read_run_state(checkpoint)
+    step = state["clock"]["step"]
     later = [other for other in checkpoint_format.list_checkpoints(run) if checkpoint_format.step_of(other) > step]
-    notes = [*notes, *(f"set aside as discarded-{other.name}" for other in later)]
+    notes = [*notes, *checkpoint_format.describe_other_files(checkpoint)]
+    notes += [f"set aside as discarded-{other.name}" for other in later]
     return ResumePoint(checkpoint, run_dir, tuple(notes), tuple(later), state)
 
 
@@ -112,7 +144,7 @@ def reconcile_config(config: Config, resume_point: ResumePoint) -> tuple[Config,
         resume_point: what the run starts from.
 
     Returns:
-        The configuration to continue with, and in words which fields of the recipe and the evaluation have changed.
+        The configuration to continue with, and in words which fields of the sections in REPORTED have changed.
 
     Raises:
         UserError: if the checkpoint does not fit the configuration.
@@ -121,6 +153,7 @@ def reconcile_config(config: Config, resume_point: ResumePoint) -> tuple[Config,
         return config, []
     lr_schedule = resume_point.lr_schedule
     before, now = resume_point.state["config"], dict(leaves(asdict(config)))
+    defaults = dict(leaves(asdict(Config())))
     for name in FIXED_FIELDS:
         if before.get(name) != json_value(now[name]):
             raise UserError(
@@ -128,15 +161,16 @@ def reconcile_config(config: Config, resume_point: ResumePoint) -> tuple[Config,
                 f"{now[name]!r}; give the same, or start another run"
             )
     _check_shapes(config, resume_point)
+    _check_rates(resume_point)
     if config.recipe.reference_batch_size is None:  # the recipe counts as tuned at the batch that the run began with
         reference = lr_schedule.plan.reference_batch_size
         config = replace(config, recipe=replace(config.recipe, reference_batch_size=reference))
         now["recipe.reference_batch_size"] = before.get("recipe.reference_batch_size")
-    changed = [
-        f"{name} was {before.get(name)!r}, is {now[name]!r}"
-        for name in now
-        if name.startswith(("recipe.", "evaluation.")) and before.get(name) != json_value(now[name])
-    ]
+    changed = []
+    for name, value in now.items():
+        earlier = before.get(name, json_value(defaults[name]))  # a field that the version before did not have
+        if name.startswith(REPORTED) and earlier != json_value(value):
+            changed.append(f"{name} was {earlier!r}, is {value!r}")
     return config, changed
 
 
@@ -149,6 +183,20 @@ def _check_shapes(config: Config, resume_point: ResumePoint) -> None:
                 raise UserError(
                     f"--resume: {resume_point.checkpoint} follows {shape}, which this run's recipe does not name"
                 )
+
+
+def _check_rates(resume_point: ResumePoint) -> None:
+    """Raise UserError if the schedule of the checkpoint has no learning rate where the run resumes or where it ends."""
+    samples = resume_point.state["clock"]["samples"]
+    try:
+        resume_point.lr_schedule.lr_at(samples)
+        for plan in resume_point.lr_schedule.plans():
+            for position in (samples, plan.total_samples):
+                plan.lr_at(position)
+    except (ArithmeticError, ValueError, TypeError, LookupError, RecursionError) as error:
+        raise UserError(
+            f"--resume: {resume_point.checkpoint} has a schedule that cannot be followed: {one_line(error)}"
+        ) from error
 
 
 def check_same_data(resume_point: ResumePoint, key: str) -> None:
@@ -176,6 +224,8 @@ def initial_state(
     evaluations = {name: value for name, value in saved.items() if name in EVALUATION_FIELDS}
     if resume_point.state.get("config", {}).get("evaluation.metric") != metric:
         evaluations["without_improvement"] = 0
+    if metric not in evaluations.get("best_metrics", {}):  # no evaluation so far had it
+        evaluations |= {"best_step": None, "best_metrics": {}}
     return RunState(config, data, lr_schedule, metric, **evaluations)
 
 
@@ -200,6 +250,11 @@ def describe_changes(resume_point: ResumePoint, lr_schedule: LRSchedule, world_s
     }
 
 
+def check_optimizer_state(model: nn.Module, checkpoint: Path) -> None:
+    """Raise UserError if a checkpoint's optimizer state is of another model, without reading its tensors."""
+    _check_names(checkpoint / checkpoint_format.OPTIMIZER, model)
+
+
 def restore_engine(engine: Engine, checkpoint: Path) -> None:
     """Restore the optimizer state from a checkpoint, with whose weights the model was built. A collective call.
 
@@ -207,17 +262,33 @@ def restore_engine(engine: Engine, checkpoint: Path) -> None:
     """
     optimizer_state = _read_optimizer_state(checkpoint / checkpoint_format.OPTIMIZER, engine.unwrapped_model)
     weights = load_file(checkpoint / checkpoint_format.MODEL) if engine.restores_weights else {}
-    engine.restore(weights, optimizer_state, read_run_state(checkpoint))
+    engine.restore(weights, optimizer_state, checkpoint_format.read_state(checkpoint))
 
 
 def _read_optimizer_state(file: Path, model: nn.Module) -> dict[str, dict[str, torch.Tensor]]:
-    """The optimizer state of each weight, by the weight's name and the kind of state."""
+    """The optimizer state of each weight that is trained, by the weight's name and the kind of state.
+
+    That of a weight which is frozen by now is dropped: it is not updated any more.
+    """
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     states: dict[str, dict[str, torch.Tensor]] = {}
-    for name, tensor in load_file(file).items():
-        weight, _, kind = name.rpartition("/")
-        # In memory of its own and aligned like a fresh tensor: the same kernels run as in an uninterrupted run.
-        states.setdefault(weight, {})[kind] = tensor.clone()
-    unknown = sorted(states.keys() - {name for name, parameter in model.named_parameters() if parameter.requires_grad})
-    if unknown:
-        raise UserError(f"--resume: {file} does not fit the model: only one of them has {unknown[0]}")
+    with safe_open(file, "pt") as tensors:
+        for name in _check_names(file, model):
+            weight, _, kind = name.rpartition("/")
+            if weight in trained:
+                # In memory of its own, aligned like a fresh tensor: the same kernels run as in an uninterrupted run.
+                states.setdefault(weight, {})[kind] = tensors.get_tensor(name).clone()
     return states
+
+
+def _check_names(file: Path, model: nn.Module) -> list[str]:
+    """The names of an optimizer's tensors. Raises UserError if one is of a weight that the model does not have."""
+    try:
+        with safe_open(file, "pt") as tensors:
+            names = sorted(tensors.keys())
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"--resume: {file} cannot be read: {' '.join(str(error).split())}") from error
+    unknown = {name.rpartition("/")[0] for name in names} - {name for name, _ in model.named_parameters()}
+    if unknown:
+        raise UserError(f"--resume: {file} does not fit the model: only one of them has {min(unknown)}")
+    return names

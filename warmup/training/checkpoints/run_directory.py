@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -128,6 +129,9 @@ def enter(path: str | None, task: str, resume_point: StartingPoint) -> Path:
 
     Returns:
         The run directory.
+
+    Raises:
+        UserError: A log cannot be read. Then nothing is changed.
     """
     if path is None or not is_occupied(Path(path)):
         folder = create(path, task)
@@ -135,30 +139,64 @@ def enter(path: str | None, task: str, resume_point: StartingPoint) -> Path:
             retention.adopt_best(resume_point.checkpoint, folder)
         return folder
     folder = Path(path)
+    logs = truncated_logs(folder, resume_point.state)
     retention.remove_leftovers(folder)
     for checkpoint in resume_point.abandoned:
         checkpoint_format.set_aside(checkpoint)
-    truncate_logs(folder, resume_point.state["clock"]["consumed_samples"] if resume_point.checkpoint else -1)
+    for log, text in logs.items():
+        write_text(log, text)
     return folder
 
 
-def truncate_logs(folder: Path, consumed_samples: int) -> None:
-    """Remove from the logs all lines beyond position `consumed_samples` of the data stream, and incomplete lines."""
-    for name in LOG_FILES:
-        path = folder / name
-        if path.exists():
-            kept = [
-                line
-                for line in path.read_text(encoding="utf-8").splitlines()
-                if _consumed_samples(line) <= consumed_samples
-            ]
-            write_text(path, "".join(line + "\n" for line in kept))
+def truncated_logs(folder: Path, state: Mapping[str, Any]) -> dict[Path, str]:
+    """The logs without incomplete lines, and without what the resumed run will log again.
+
+    Those are all lines beyond its position in the data stream, and an evaluation that was made at this position after
+    the checkpoint.
+
+    Args:
+        folder: The run directory.
+        state: Of the checkpoint, as `state.read_run_state` returns it; empty for a fresh start.
+
+    Returns:
+        The new content of each log that is there.
+
+    Raises:
+        UserError: A log is not UTF-8.
+    """
+    position = state["clock"]["consumed_samples"] if state else -1
+    evaluated = state.get("evaluations", {}).get("evaluated", {}).get("consumed_samples", -1)
+    texts = {}
+    for path in (folder / name for name in LOG_FILES):
+        if not path.exists():
+            continue
+        lines = [_decode(path, number, line) for number, line in enumerate(path.read_bytes().splitlines(), 1)]
+        kept = [line for line in lines if _consumed_samples(line, "eval", evaluated) <= position]
+        texts[path] = "".join(line + "\n" for line in kept)
+    return texts
 
 
-def _consumed_samples(line: str) -> float:
-    """The position in the data stream that a line of a log was written at; infinity for a line that is not whole."""
+def _decode(path: Path, number: int, line: bytes) -> str:
+    try:
+        return line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path}: line {number} is not UTF-8: mend or remove the line, or move the file away"
+        ) from error
+
+
+def _consumed_samples(line: str, kind: str, last: int) -> float:
+    """The position in the data stream that a line of a log was written at; infinity if it is not to be kept.
+
+    Args:
+        line: The line, perhaps not a whole one.
+        kind: Lines of this kind are kept up to the position `last`.
+        last: That position.
+    """
     try:
         entry = json.loads(line)
-        return entry["consumed_samples"] if "consumed_samples" in entry else entry["drawn"]  # its name in older logs
-    except (ValueError, KeyError, TypeError):
-        return float("inf")
+        name = "consumed_samples" if "consumed_samples" in entry else "drawn"  # its name in older logs
+        position = entry[name]
+        return position if type(position) is int and (entry.get("kind") != kind or position <= last) else math.inf
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return math.inf

@@ -44,6 +44,7 @@ class Saver:
     duration_samples: int
     """The length of the run, of which the interval may be a percentage."""
     _saved: Mapping[str, int] = field(init=False, default_factory=dict)
+    _saved_here: bool = field(init=False, default=False)
     _saved_time: float = field(init=False, default_factory=time.monotonic)
     _buffers: dict[tuple[str, str], torch.Tensor] = field(init=False, default_factory=dict)
     _thread: threading.Thread | None = field(init=False, default=None)
@@ -53,14 +54,20 @@ class Saver:
         every = self.settings.every
         self._interval = parse_interval(every, "checkpoint.every") if every else None
 
-    def record_saved(self, clock: StepClock) -> None:
-        """There is a checkpoint of this position; the next one is due an interval later."""
+    def record_saved(self, clock: StepClock, in_run_directory: bool = True) -> None:
+        """There is a checkpoint of this position; the next one is due an interval later.
+
+        Args:
+            clock: the position.
+            in_run_directory: whether it is in this run directory; one of another run may have been restored.
+        """
         self._saved, self._saved_time = clock.state_dict(), time.monotonic()
+        self._saved_here = in_run_directory
 
     @property
     def saved_step(self) -> int | None:
-        """The step of the newest checkpoint, saved or restored; None if there is none."""
-        return self._saved.get("step")
+        """The step of the newest checkpoint of this run directory, saved or restored; None if there is none."""
+        return self._saved.get("step") if self._saved_here else None
 
     def save_requested(self) -> bool:
         """Whether a checkpoint is due by the time since the last one. Only rank 0's clock counts."""
@@ -106,6 +113,22 @@ class Saver:
             self._thread.start()
         return time.monotonic() - began
 
+    def add_evaluations(self, step: int, evaluations: dict[str, Any], tick: Callable[[], object]) -> None:
+        """Begin to add the evaluation made at a step to its checkpoint, once that is written.
+
+        Args:
+            step: that of the newest checkpoint.
+            evaluations: what `RunState.evaluations` returned.
+            tick: called every second while the checkpoint is still being written.
+        """
+        if not self.accelerator.is_main_process:
+            return
+        self.wait(tick)
+        if self._error is None:
+            folder = checkpoint_format.checkpoint_path(self.run, step)
+            self._thread = threading.Thread(target=self._add_evaluations, args=(folder, evaluations), daemon=True)
+            self._thread.start()
+
     def wait(self, tick: Callable[[], object] = lambda: None, limit: float = float("inf")) -> None:
         """Wait until nothing is being written, for at most `limit` seconds. `tick` is called every second."""
         deadline = time.monotonic() + limit
@@ -130,6 +153,13 @@ class Saver:
             pinned = tensor.device.type == "cuda"
             self._buffers[key] = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=pinned)
         return self._buffers[key].copy_(tensor.detach(), non_blocking=True)
+
+    def _add_evaluations(self, folder: Path, evaluations: dict[str, Any]) -> None:
+        """What the thread of `add_evaluations` runs."""
+        try:
+            checkpoint_format.add_evaluations(folder, evaluations)
+        except Exception as error:  # it would be lost in the thread
+            self._error = error
 
     def _write(self, target: Path, copies: dict[tuple[str, str], torch.Tensor], state: str) -> None:
         """Write a checkpoint and remove old ones; what the thread runs."""

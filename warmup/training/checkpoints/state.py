@@ -16,8 +16,10 @@ from warmup.config.tasks import lower_is_better
 from warmup.elastic import LRSchedule
 from warmup.errors import UserError
 from warmup.training.checkpoints import format as checkpoint_format
+from warmup.training.checkpoints.check_state import check_lr_schedule, check_state, one_line
+from warmup.training.checkpoints.format import BrokenCheckpoint
 
-EVALUATION_FIELDS = ("metrics", "evaluated", "best_step", "best_metrics", "without_improvement")
+EVALUATION_FIELDS = ("metrics", "evaluated", "best_step", "best_metrics", "without_improvement", "pending")
 """The fields of RunState that `evaluations` in state.json holds."""
 
 
@@ -40,9 +42,13 @@ class ResumePoint:
     def lr_schedule(self) -> LRSchedule:
         """The learning rate schedule of the checkpoint's run. Raises UserError if it cannot be read."""
         try:
-            return LRSchedule.from_dict(self.state["lr_schedule"])
-        except (ValueError, KeyError) as error:
-            raise UserError(f"--resume: {self.checkpoint} was written by another version: {error}") from error
+            lr_schedule = LRSchedule.from_dict(self.state["lr_schedule"])
+            check_lr_schedule(lr_schedule)
+        except (ValueError, KeyError, RecursionError) as error:
+            raise UserError(
+                f"--resume: {self.checkpoint} was written by another version: its lr_schedule: {one_line(error)}"
+            ) from error
+        return lr_schedule
 
 
 @dataclass
@@ -67,10 +73,12 @@ class RunState:
     """The metrics of the best evaluation."""
     without_improvement: int = 0
     """How many evaluations in a row, up to the last one, were no better than the best."""
+    pending: bool = False
+    """Whether an evaluation is due at this position and not made yet."""
 
     def add(self, clock: StepClock, metrics: dict[str, float]) -> bool:
         """Record an evaluation. Returns whether it is the best so far."""
-        self.metrics, self.evaluated = metrics, clock.state_dict()
+        self.metrics, self.evaluated, self.pending = metrics, clock.state_dict(), False
         improved = self._is_better(metrics)
         self.without_improvement = 0 if improved else self.without_improvement + 1
         if improved:
@@ -84,28 +92,45 @@ class RunState:
 
     def state(self, clock: StepClock, world_size: int) -> dict[str, Any]:
         """The content of state.json: this object and the position of the run."""
-        evaluations = {name: getattr(self, name) for name in EVALUATION_FIELDS}
         return {
             "clock": clock.state_dict(),
             "lr_schedule": self.lr_schedule.to_dict(),
             "config": self.config,
             "data": self.data,
             "world_size": world_size,
-            "evaluations": evaluations,
+            "evaluations": self.evaluations(),
         }
+
+    def evaluations(self) -> dict[str, Any]:
+        """What the evaluations have shown so far, as JSON."""
+        return {name: getattr(self, name) for name in EVALUATION_FIELDS}
 
 
 def read_run_state(checkpoint: Path) -> dict[str, Any]:
-    """A checkpoint's state.json. Names of older versions are replaced by those that `RunState.state` writes today.
+    """The state of a valid checkpoint, with names of older versions replaced by those that `RunState.state` writes.
 
-    Those of "stream" are replaced where it is used, by `StreamState.from_dict`.
+    Names in "stream" are replaced where it is used, by `StreamState.from_dict`.
+
+    Raises:
+        UserError: It is not one that this program writes, or the folder is named after another step.
     """
-    state = checkpoint_format.read_state(checkpoint)
-    if "course" in state:
-        state["lr_schedule"] = state.pop("course")
-    for position in (state.get("clock"), state.get("evaluations", {}).get("evaluated")):
-        if position and "drawn" in position:
-            position["consumed_samples"] = position.pop("drawn")
+    try:
+        state = checkpoint_format.read_state(checkpoint)
+        if "course" in state:
+            state["lr_schedule"] = state.pop("course")
+        evaluations = state.get("evaluations")
+        evaluated = evaluations.get("evaluated") if isinstance(evaluations, dict) else None
+        for position in (state.get("clock"), evaluated):
+            if isinstance(position, dict) and "drawn" in position:
+                position["consumed_samples"] = position.pop("drawn")
+        check_state(state)
+        checkpoint_format.check_step(checkpoint)
+    except BrokenCheckpoint as error:
+        raise UserError(f"--resume: {error}") from error
+    except ValueError as error:
+        raise UserError(
+            f"--resume: {checkpoint}: {error}, in its {checkpoint_format.STATE}; give another checkpoint"
+        ) from error
     return state
 
 

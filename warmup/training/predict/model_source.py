@@ -13,6 +13,7 @@ from warmup.config.tasks import TASKS
 from warmup.errors import UserError
 from warmup.training.checkpoints import format as checkpoint_format
 from warmup.training.checkpoints import run_directory
+from warmup.training.checkpoints.format import BrokenCheckpoint
 from warmup.training.models.build import is_new_model, load_config, max_positions
 
 _TAKEN = re.compile(r"task|data\.(\w+_column|max_length)|batch\.evaluation|speed\.(packing|masked_only)")
@@ -53,7 +54,7 @@ def _recorded(where: Path) -> dict[str, Any]:
             return dict(checkpoint_format.read_state(where)["config"])
         if where.name == "model" and _is_run(config.parent) and config.is_file():
             return dict(leaves(yaml.safe_load(config.read_text(encoding="utf-8"))))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError, BrokenCheckpoint) as error:
         raise UserError(f"--model: the configuration of the run of {where} cannot be read: {error}") from error
     return {}
 

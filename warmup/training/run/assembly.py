@@ -15,6 +15,7 @@ from warmup.clock import StepClock
 from warmup.config.checks import parse_seconds
 from warmup.errors import UserError
 from warmup.scheduler import WarmupScheduler
+from warmup.training.checkpoints import format as checkpoint_format
 from warmup.training.checkpoints import resume, run_directory
 from warmup.training.checkpoints.saver import Saver
 from warmup.training.checkpoints.state import ResumePoint
@@ -71,6 +72,8 @@ def build(spec: RunSpec, accelerator: Accelerator) -> Built:
     if speed.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     optimizer = build_optimizer(model, spec.lr_schedule.plan, config.recipe.layer_decay, config.recipe.lr_ratios)
+    if checkpoint:
+        resume.check_optimizer_state(model, checkpoint)
     engine = build_engine(accelerator, model, optimizer, spec.plan)
     device, precision = accelerator.device, accelerator.mixed_precision
     varlen = choose_varlen(model, speed.packing, speed.compile, speed.attention, device, precision)
@@ -113,6 +116,7 @@ def open_run(spec: RunSpec, built: Built, launched: Launched, started_at: float)
                 batch_size=config.batch.evaluation,
                 accelerator=accelerator,
                 heartbeat=train_step.watchdog.heartbeat,
+                stop_requested=launched.preemption.stop_requested,
                 lockstep=engine.lockstep,
             ),
             state=spec.state,
@@ -171,7 +175,7 @@ def assemble(spec: RunSpec, built: Built, objective: Objective, launched: Launch
 
 
 def describe(run: TrainingRun, spec: RunSpec, built: Built) -> None:
-    """Write config.yaml and plan.json, and print the plan as a table, before the first step. A collective call."""
+    """Print the plan as a table, before the first step."""
     config, data, model = run.config, run.data, built.engine.unwrapped_model
     facts = {
         "data": f"{data.amount} to train on, {len(data.validation)} held out ({data.folder})",
@@ -189,25 +193,32 @@ def describe(run: TrainingRun, spec: RunSpec, built: Built) -> None:
     facts |= dict(data.notes) | spec.task.notes(data.labels)
     if spec.changes:
         facts["changed since"] = "; ".join(spec.changes)
-
-    def write() -> None:
-        write_text(run.folder / "config.yaml", commandline.to_yaml(replace(config, run_dir=None)))
-        write_json(run.folder / "plan.json", spec.plan.to_dict())
-
-    collectives.on_main(run.train_step.accelerator, write)
     run.log.print(plan_table(spec.plan, spec.findings, facts))
 
 
 def begin(run: TrainingRun, resume_point: ResumePoint) -> None:
-    """Go to the position that training starts from. A collective call."""
+    """Go to the position that training starts from; then the run is accepted, so write config.yaml and plan.json.
+
+    A collective call.
+    """
     train_step, log, checkpoint = run.train_step, run.log, resume_point.checkpoint
     train_step.warm_up_passes()
     if checkpoint:
         resume.restore_engine(train_step.engine, checkpoint)
+
+    def write() -> None:
+        write_text(run.folder / "config.yaml", commandline.to_yaml(replace(run.config, run_dir=None)))
+        write_json(run.folder / "plan.json", train_step.plan.to_dict())
+
+    collectives.on_main(train_step.accelerator, write)
     for note in resume_point.notes:
         log.print(f"--resume: {note}")
     if checkpoint:
-        train_step.seek(resume_point.state["clock"])
+        own = checkpoint_format.checkpoint_path(run.folder, resume_point.state["clock"]["step"])
+        in_run_directory = collectives.on_main(
+            train_step.accelerator, lambda: checkpoint.name == own.name and checkpoint_format.is_complete(own)
+        )
+        train_step.seek(resume_point.state["clock"], in_run_directory)
         train_step.stream_state = resume_point.state.get("stream")
         if train_step.is_over() or run.out_of_patience:
             why = f"; {why_early(run)}" if run.out_of_patience else ""

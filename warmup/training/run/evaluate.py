@@ -19,6 +19,9 @@ from warmup.training.models.input_layout import InputLayout
 from warmup.training.tasks import Objective
 from warmup.training.tasks.task import evaluation_batch
 
+STOP_CHECK_EVERY = 4
+"""Micro-batches of a rank between two exchanges of whether a rank requests to stop."""
+
 
 @dataclass(frozen=True)
 class Evaluator:
@@ -31,12 +34,14 @@ class Evaluator:
     accelerator: Accelerator
     heartbeat: Callable[..., None] = lambda phase, waits=False: None
     """Is told of each phase that this rank comes to."""
+    stop_requested: Callable[[], bool] = lambda: False
+    """Whether this rank wants the run to stop."""
     lockstep: bool = False
     """All ranks call the model equally often, because each holds a part of it."""
 
     @torch.no_grad()  # in inference mode, ZeRO 3 would gather weights that the next pass cannot be trained with
-    def evaluate(self, samples: Samples) -> dict[str, float]:
-        """The task's metrics over all samples. A collective call.
+    def evaluate(self, samples: Samples) -> dict[str, float] | None:
+        """The task's metrics over all samples; None if a rank requested to stop on the way. A collective call.
 
         The micro-batches are the same for any world size. Ranks fill in the rows of their own, those of the others stay
         0, and a sum over ranks makes the tables whole without rounding; so what is made of them is the same to the
@@ -49,11 +54,14 @@ class Evaluator:
         losses = torch.zeros(len(groups), dtype=torch.float64, device=device)
         results = losses.new_zeros(len(samples), self.objective.width)
         self.model.eval()
-        for first in range(0, len(groups), ranks):
+        for turn, first in enumerate(range(0, len(groups), ranks)):
+            if turn % STOP_CHECK_EVERY == 0 and self._any_stop_requested():
+                self.model.train()
+                return None
             number = first + self.accelerator.process_index
             mine = number < len(groups)
             if not mine and not self.lockstep:
-                break
+                break  # this is the last turn
             self.heartbeat("the evaluation")
             indices = groups[number if mine else -1]
             loss, of_samples = self._compute(samples, indices)
@@ -63,6 +71,12 @@ class Evaluator:
         self.heartbeat("the sum of the evaluation", waits=True)
         losses, results = collectives.sum_over_ranks(losses), collectives.sum_over_ranks(results)
         return collectives.on_main(self.accelerator, lambda: self.objective.metrics(float(losses.sum()), results.cpu()))
+
+    def _any_stop_requested(self) -> bool:
+        """Whether any rank requests to stop. A collective call, so that all ranks stop at the same micro-batch."""
+        self.heartbeat("the check for a stop in the evaluation", waits=True)
+        own = torch.tensor(float(self.stop_requested()), device=self.accelerator.device)
+        return float(collectives.sum_over_ranks(own)) > 0
 
     def _compute(self, samples: Samples, indices: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """The loss sum and the results of one micro-batch."""

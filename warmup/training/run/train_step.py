@@ -95,11 +95,16 @@ class TrainStep:
         with self.engine.micro_batch_context(last=True), eager(self.prefetcher.layout):
             self.engine.warm_up_passes(lambda: self._forward_backward(self.prefetcher.dummy_batch(), one))
 
-    def seek(self, position: Mapping[str, int]) -> None:
-        """Go to where a clock's state says."""
+    def seek(self, position: Mapping[str, int], in_run_directory: bool) -> None:
+        """Go to the position of a checkpoint.
+
+        Args:
+            position: as a clock's `state_dict` returned it.
+            in_run_directory: whether the checkpoint is one of this run directory, so that it need not be saved there.
+        """
         self.clock.load_state_dict(position)
         self.scheduler.seek(self.clock.samples)
-        self.saver.record_saved(self.clock)
+        self.saver.record_saved(self.clock, in_run_directory)
 
     @property
     def epoch(self) -> float | None:

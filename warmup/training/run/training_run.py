@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -60,6 +60,11 @@ class TrainingRun:
         return self._every is not None and clock.passed(self._every, self.state.evaluated, run_samples)
 
     @property
+    def evaluation_pending(self) -> bool:
+        """Whether an evaluation is due here and not made yet, before the one at the end: the same on all ranks."""
+        return self.state.pending and self._every is not None and not self.train_step.is_over()
+
+    @property
     def out_of_patience(self) -> bool:
         """Whether the run ends with the evaluation made here, before its plan does: the same on all ranks."""
         patience, state, train_step = self.config.evaluation.patience, self.state, self.train_step
@@ -74,6 +79,12 @@ def run_training(run: TrainingRun) -> bool:
     detector = loss_spikes.SpikeDetector(config.log.spike_score)
     if run.out_of_patience:  # it was resumed where it ended early
         return False
+    if run.evaluation_pending:  # it was resumed where it was to be evaluated
+        if not evaluate(run):
+            return True
+        if run.out_of_patience:
+            log.print(why_early(run))
+            return False
     for number, step in enumerate(train_step.steps()):
         if number == 0:  # what may take very long is over
             watch_ranks(run)
@@ -82,13 +93,20 @@ def run_training(run: TrainingRun) -> bool:
         report(run, step, detector, last)
         if step.save_failed:
             saver.raise_failure()
-        if not step.applied or train_step.is_over():  # `finish` evaluates and saves
+        if not step.applied:
             continue
-        improved = run.evaluation_due and evaluate(run)
-        if run.out_of_patience:
-            log.print(why_early(run))
-            return False
-        if not step.stop and (improved or step.save or saver.is_due(clock)):
+        run.state.pending = run.evaluation_due
+        if train_step.is_over():  # `finish` saves and evaluates
+            continue
+        if step.stop:  # `finish` saves; the evaluation is made after the resumption
+            return True
+        if run.evaluation_pending:
+            if not evaluate(run):
+                return True
+            if run.out_of_patience:
+                log.print(why_early(run))
+                return False
+        elif step.save or saver.is_due(clock):
             save(run)
     return not train_step.is_over()
 
@@ -127,11 +145,7 @@ def report(run: TrainingRun, step: StepResult, detector: loss_spikes.SpikeDetect
 def save(run: TrainingRun) -> None:
     """Begin to write a checkpoint of where the run is; training goes on meanwhile. A collective call."""
     train_step = run.train_step
-
-    def tick() -> None:
-        waits = not train_step.accelerator.is_main_process
-        train_step.watchdog.heartbeat("the writing of the last checkpoint", waits=waits)
-
+    tick = _writing_heartbeat(train_step)
     tick()
     state = run.state.state(train_step.clock, train_step.accelerator.num_processes) | train_step.engine.state()
     if train_step.stream_state:
@@ -140,24 +154,54 @@ def save(run: TrainingRun) -> None:
     run.log.saved(train_step.clock, waited)
 
 
+def _writing_heartbeat(train_step: TrainStep) -> Callable[[], None]:
+    """A function that tells the watchdog that the last checkpoint is still being written."""
+    waits = not train_step.accelerator.is_main_process
+    return lambda: train_step.watchdog.heartbeat("the writing of the last checkpoint", waits=waits)
+
+
 def evaluate(run: TrainingRun) -> bool:
-    """Evaluate on the held-out data and log it. Returns whether it is the best so far. A collective call."""
+    """Save, evaluate on the held-out data, log it and add it to the checkpoint. A collective call.
+
+    Returns:
+        Whether the evaluation was made. False if a rank requested to stop on the way: it is to be made again.
+    """
+    train_step, saver = run.train_step, run.train_step.saver
+    if saver.saved_step != train_step.clock.step:
+        save(run)
+    metrics = evaluate_only(run)
+    if metrics is None:
+        return False
+    run.state.add(train_step.clock, metrics)
+    saver.add_evaluations(train_step.clock.step, run.state.evaluations(), _writing_heartbeat(train_step))
+    return True
+
+
+def evaluate_only(run: TrainingRun) -> dict[str, float] | None:
+    """Evaluate on the held-out data and log it, without a checkpoint. None if a rank requested to stop on the way.
+
+    A collective call.
+    """
     train_step = run.train_step
     metrics = run.evaluator.evaluate(run.data.validation)
-    run.log.evaluation(train_step.clock, metrics)
+    if metrics is not None:
+        run.log.evaluation(train_step.clock, metrics)
     train_step.throughput.restart(train_step.clock)  # its time is not the training's
-    return run.state.add(train_step.clock, metrics)
+    return metrics
 
 
 def finish(run: TrainingRun, stopped: bool) -> tuple[str, str]:
     """Save, and at the end evaluate and export. A run that was stopped leaves its checkpoint.
+
+    A run that is stopped in the evaluation at its end counts as stopped: the evaluation and the export are still to be
+    made.
 
     Returns:
         (outcome, message), as `exit_status.guard` takes them.
     """
     train_step, clock, state = run.train_step, run.train_step.clock, run.state
     if not stopped and state.evaluated.get("consumed_samples") != clock.consumed_samples:
-        evaluate(run)
+        stopped = not evaluate(run)
     train_step.watchdog.stop()
     collectives.set_timeout(run.config.launch.start_timeout)  # for a disk that is slow
     if train_step.saver.saved_step != clock.step:
@@ -223,6 +267,7 @@ def best_weights(run: TrainingRun) -> dict[str, torch.Tensor] | None:
     folder = checkpoint_format.checkpoint_path(run.folder, step)
     try:
         checkpoint_format.verify(folder)
+        checkpoint_format.check_step(folder)
         return load_file(folder / checkpoint_format.MODEL)
     except (BrokenCheckpoint, OSError) as error:
         run.log.print(f"warning: the best model, of step {step}, is lost, so the last one is exported: {error}")

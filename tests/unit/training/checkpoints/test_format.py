@@ -229,12 +229,12 @@ class Payload:
 
 
 @pytest.mark.parametrize("name", ["optimizer.bin", "pytorch_model.bin", "random_states_0.pkl", "data.pt", ".hidden"])
-def test_a_planted_pickle_is_refused_by_name_and_not_opened(tmp_path: Path, name: str) -> None:
-    older, folder = written(tmp_path, 1), written(tmp_path, 2)
+def test_a_planted_pickle_is_no_part_of_it_and_not_opened(tmp_path: Path, name: str) -> None:
+    folder = written(tmp_path, 2)
     canary = tmp_path / "canary"
     (folder / name).write_bytes(pickle.dumps(Payload(canary)))
-    assert damage(folder) == f"{name} is not in its manifest"
-    assert checkpoint_format.newest_valid(tmp_path) == (older, [f"{folder}: {name} is not in its manifest"])
+    assert checkpoint_format.newest_valid(tmp_path) == (folder, [])
+    assert checkpoint_format.other_files(folder) == [folder / name]
     assert not canary.exists()
     pickle.loads((folder / name).read_bytes())
     assert canary.exists()  # unpickling it would have created the file
@@ -254,11 +254,12 @@ def change_manifest(folder: Path, change: Callable[[dict], object]) -> None:
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
-@pytest.mark.parametrize("version", [0, 2, "1", None, [1]])
+@pytest.mark.parametrize("version", [0, 2, -1, "1", None, [1], True, 1.0])
 def test_another_format_is_refused_by_its_number(tmp_path: Path, version: object) -> None:
     folder = written(tmp_path, 1)
     change_manifest(folder, lambda manifest: manifest.update(format=version))
-    assert damage(folder) == f"its format is {version!r}, this version reads 1"
+    newer = "was written by a newer version of this program: " if version == 2 else ""
+    assert damage(folder) == f"{newer}its format is {version!r}, this version reads 1"
 
 
 @pytest.mark.parametrize("text", [
@@ -288,7 +289,81 @@ def test_a_manifest_reaches_nothing_outside_its_folder(tmp_path: Path, name: str
     if not Path(name).is_absolute():
         (folder / name).write_text("x")
     change_manifest(folder, lambda manifest: manifest["files"].update({name: {"bytes": 1, "sha256": "x"}}))
-    assert damage(folder) in (f"{name} is missing", "sub is not in its manifest")
+    assert damage(folder) == f"{name} is missing"
+
+
+STRAYS = [".DS_Store", ".nfs000000001", "note.txt", ".cache/huggingface/.gitignore", "copy of model.safetensors"]
+
+
+def add_strays(folder: Path) -> None:
+    for name in STRAYS:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(name)
+
+
+def test_what_else_lies_in_a_folder_does_not_count_and_is_told(tmp_path: Path) -> None:
+    folder = written(tmp_path, 1)
+    assert checkpoint_format.describe_other_files(folder) == []
+    add_strays(folder)
+    assert checkpoint_format.newest_valid(tmp_path) == (folder, []) and checkpoint_format.is_complete(folder)
+    assert checkpoint_format.describe_other_files(folder) == [
+        f"{folder}: .DS_Store, .cache, .nfs000000001, copy of model.safetensors, note.txt: no part of the checkpoint, "
+        "left alone"
+    ]
+    (folder / "a\nb").touch()
+    (folder / "c").touch()
+    (words,) = checkpoint_format.describe_other_files(folder)
+    assert "'a\\nb', c and 2 more: no part" in words and "\n" not in words
+    assert all((folder / name).read_text() == name for name in STRAYS)
+    flip(folder / checkpoint_format.MODEL, -1)
+    assert damage(folder) == "model.safetensors is not what was written (its SHA-256 differs)"
+
+
+def test_a_copy_under_the_name_of_another_step_is_told(tmp_path: Path) -> None:
+    folder = written(tmp_path, 4)
+    copy = Path(shutil.copytree(folder, checkpoint_format.checkpoint_path(tmp_path, 9)))
+    checkpoint_format.check_step(folder)
+    checkpoint_format.check_step(checkpoint_format.set_aside(folder))
+    with pytest.raises(BrokenCheckpoint) as caught:
+        checkpoint_format.check_step(copy)
+    assert str(caught.value) == (
+        f"{copy}: holds the checkpoint of step 4; rename it after that step, or remove it if it is a copy"
+    )
+
+
+def test_evaluations_are_added_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed before or after any of the renames, the checkpoint is valid, and has the evaluation or does not."""
+    given = {"best_step": 7}
+    for again in (False, True):
+        for number in range(1, 5):
+            for after in (False, True):
+                run = tmp_path / f"{again}-{number}-{after}"
+                run.mkdir()
+                folder = written(run, 7)
+                if again:
+                    checkpoint_format.add_evaluations(folder, {"best_step": 3})
+
+                def work(folder: Path = folder) -> None:
+                    checkpoint_format.add_evaluations(folder, given)
+
+                replaced = killed_at_rename(monkeypatch, number, after, work, "replace")
+                assert replaced == (number <= 2 + again)
+                checkpoint_format.verify(folder)
+                assert checkpoint_format.read_state(folder).get("evaluations") in (None, {"best_step": 3}, given)
+                assert checkpoint_format.other_files(folder) in ([], [folder / "evaluations.json"])
+                retention.remove_leftovers(run)
+                assert [path for path in folder.iterdir() if path.name.startswith(".")] == []
+                work()
+                checkpoint_format.verify(folder)
+                assert checkpoint_format.read_state(folder)["evaluations"] == given
+    assert checkpoint_format.read_state(folder)["clock"]["step"] == 7
+
+
+def test_evaluations_that_the_manifest_does_not_name_are_not_read(tmp_path: Path) -> None:
+    folder = written(tmp_path, 7)
+    (folder / "evaluations.json").write_text('{"best_step": 1}')
+    checkpoint_format.verify(folder)
+    assert "evaluations" not in checkpoint_format.read_state(folder)
 
 
 def test_a_half_made_folder_is_no_checkpoint(tmp_path: Path) -> None:
@@ -524,7 +599,7 @@ def test_the_order_is_of_steps_and_not_of_writing(tmp_path: Path) -> None:
     assert left_after(tmp_path, 2, None, (1000, 100, 99, 98)) == [1000, 100]
 
 
-@pytest.mark.parametrize("damage", ["cut", "no manifest", "extra"])
+@pytest.mark.parametrize("damage", ["cut", "no manifest"])
 def test_incomplete_checkpoints_neither_count_nor_are_removed(tmp_path: Path, damage: str) -> None:
     written(tmp_path, 1, 2, 3, 4, 5)
     for step in (4, 5):
@@ -533,8 +608,6 @@ def test_incomplete_checkpoints_neither_count_nor_are_removed(tmp_path: Path, da
             os.truncate(folder / checkpoint_format.OPTIMIZER, 10)
         if damage == "no manifest":
             (folder / "manifest.json").unlink()
-        if damage == "extra":
-            (folder / "extra").write_text("")
     retention.prune(tmp_path, 2)
     assert [checkpoint_format.step_of(folder) for folder in checkpoint_format.list_checkpoints(tmp_path)] == [
         5,
@@ -542,6 +615,25 @@ def test_incomplete_checkpoints_neither_count_nor_are_removed(tmp_path: Path, da
         3,
         2,
     ]
+
+
+def test_other_files_outlive_the_checkpoint_that_they_lie_in(tmp_path: Path) -> None:
+    """All but hidden ones. They neither keep an old checkpoint nor are copied with one."""
+    for step in (1, 2, 3):
+        add_strays(written(tmp_path, step, best=3))
+    (checkpoint_format.checkpoint_path(tmp_path, 2) / ".DS_Store").unlink()
+    written(tmp_path, 4, best=3)
+    for name in STRAYS[2:]:  # step 2 has hidden ones alone
+        if not name.startswith("."):
+            (checkpoint_format.checkpoint_path(tmp_path, 2) / name).unlink()
+    retention.prune(tmp_path, 2)
+    assert names(tmp_path) == ["discarded-step-00000001", "step-00000003", "step-00000004"]
+    left = tmp_path / "checkpoints" / "discarded-step-00000001"
+    assert sorted(path.name for path in left.iterdir()) == sorted(name.partition("/")[0] for name in STRAYS)
+    other = tmp_path / "other"
+    other.mkdir()
+    retention.adopt_best(checkpoint_format.checkpoint_path(tmp_path, 4), other)
+    assert sorted(os.listdir(checkpoint_format.checkpoint_path(other, 3))) == FILES
 
 
 def test_leftovers_are_removed_and_nothing_else(tmp_path: Path) -> None:
@@ -561,11 +653,15 @@ class Killed(BaseException):
     """Like KeyboardInterrupt: not an Exception."""
 
 
-def killed_at_rename(monkeypatch: pytest.MonkeyPatch, number: int, after: bool, work: Callable[[], object]) -> bool:
-    """Run `work` in a child process that ends, as if killed, at its n-th rename. Returns whether it got that far."""
+def killed_at_rename(
+    monkeypatch: pytest.MonkeyPatch, number: int, after: bool, work: Callable[[], object], name: str = "rename"
+) -> bool:
+    """Run `work` in a child process that ends, as if killed, at its n-th rename, or call of Path's other method `name`.
+    Returns whether it got that far.
+    """
     child = os.fork()
     if child == 0:
-        count, rename = 0, Path.rename
+        count, rename = 0, getattr(Path, name)
 
         def stop(self: Path, target: Path) -> Path:
             nonlocal count
@@ -577,7 +673,7 @@ def killed_at_rename(monkeypatch: pytest.MonkeyPatch, number: int, after: bool, 
                 os._exit(9)
             return result
 
-        monkeypatch.setattr(Path, "rename", stop)
+        monkeypatch.setattr(Path, name, stop)
         try:
             work()
         finally:

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -18,7 +19,7 @@ from warmup.clock import StepClock
 from warmup.config import Config
 from warmup.config.data import Data
 from warmup.config.recipe import Recipe
-from warmup.config.run import Batch, Checkpoint, Elastic, Launch, Log
+from warmup.config.run import Batch, Checkpoint, Elastic, Launch, Log, Speed
 from warmup.elastic import LRSchedule
 from warmup.errors import UserError
 from warmup.plan import Topology
@@ -169,15 +170,68 @@ def test_auto_passes_over_what_is_broken_and_says_so(run: Path) -> None:
     assert (at(run, 4) / checkpoint_format.MODEL).is_file()  # not before the directory is entered
 
 
-def test_where_all_are_broken_auto_begins_anew(run: Path) -> None:
+def test_where_all_are_broken_auto_refuses_and_touches_nothing(run: Path) -> None:
+    (run / ".lock").touch()
     words = [harm(at(run, step)) for step in (4, 3, 2)]
-    point = find_resume_point("auto", str(run))
-    assert (point.checkpoint, point.run_dir, point.state) == (None, str(run), {})
-    assert point.notes[:4] == (
-        *(f"skipped: {reason}" for reason in words),
-        f"no checkpoint in {run} to go on from: starting afresh",
+    before = everything(run)
+    assert refusal("auto", run) == (
+        f"--resume: none of the checkpoints in {run} is valid: {'; '.join(words)}; mend them, name another one with "
+        "--resume PATH, or start another run in another --run_dir"
     )
-    assert point.abandoned == (at(run, 4), at(run, 3), at(run, 2))
+    assert everything(run) == before
+
+
+def test_checkpoints_of_a_newer_version_are_no_reason_to_start_over(run: Path) -> None:
+    (run / ".lock").touch()
+    for step in (2, 3, 4):
+        manifest = at(run, step) / "manifest.json"
+        manifest.write_text(manifest.read_text().replace('"format": 1', '"format": 2'))
+    before, text = everything(run), refusal("auto", run)
+    assert text.count("was written by a newer version of this program: its format is 2, this version reads 1") == 3
+    assert everything(run) == before
+
+
+@pytest.mark.parametrize("how", ["discarded", "removed"])
+def test_where_the_checkpoints_are_gone_auto_refuses(run: Path, how: str) -> None:
+    (run / ".lock").touch()
+    for step in (2, 3, 4):
+        if how == "discarded":
+            checkpoint_format.set_aside(at(run, step))
+    if how == "removed":
+        shutil.rmtree(run / "checkpoints")
+        (run / "result.json").write_text("{}")
+    before = everything(run)
+    words = {
+        "discarded": f"{run} has only checkpoints that were set aside: discarded-step-00000002, discarded-step-0000000",
+        "removed": f"the run in {run} has ended, and its checkpoints are gone; put them back, or start another run",
+    }
+    assert refusal("auto", run).startswith(f"--resume: {words[how]}")
+    assert everything(run) == before
+
+
+def test_other_files_in_all_checkpoints_are_left_alone(run: Path, tmp_path: Path) -> None:
+    for step in (2, 3, 4):
+        (at(run, step) / ".DS_Store").write_text("mine")
+        (at(run, step) / ".cache").mkdir()
+        (at(run, step) / "note").write_text("mine")
+    note = f"{at(run, 4)}: .DS_Store, .cache, note: no part of the checkpoint, left alone"
+    point = find_resume_point("auto", str(run))
+    assert (point.checkpoint, point.notes, point.abandoned) == (at(run, 4), (note,), ())
+    run_directory.enter(str(run), "mlm", point)
+    assert (at(run, 4) / "note").read_text() == "mine"
+    assert find_resume_point(str(at(run, 4)), str(tmp_path / "new")).notes == (note,)
+
+
+@pytest.mark.parametrize("requested", ["auto", "path"])
+def test_a_copy_under_another_steps_name_is_refused(run: Path, requested: str) -> None:
+    (run / ".lock").touch()
+    copy = Path(shutil.copytree(at(run, 4), at(run, 9)))
+    before = everything(run)
+    text = refusal("auto" if requested == "auto" else str(copy), run)
+    assert text == (
+        f"--resume: {copy}: holds the checkpoint of step 4; rename it after that step, or remove it if it is a copy"
+    )
+    assert everything(run) == before
 
 
 # From a path
@@ -344,6 +398,7 @@ def test_what_a_checkpoint_does_not_fit_another_value_of(name: str, now: object,
 
 
 def test_all_else_may_change() -> None:
+    """What changes how a step is computed is told."""
     config = Config(
         dropout=0.1,
         seed=7,
@@ -357,7 +412,30 @@ def test_all_else_may_change() -> None:
         elastic=Elastic("keep", "1%"),
         log=Log(9, 9, trackers=("tensorboard",)),
     )
-    assert reconcile_config(config, point_of()) == (config, [])
+    assert reconcile_config(config, point_of()) == (
+        config, ["batch.per_device was 32, is 3", "batch.accumulation was None, is 5"]
+    )  # fmt: skip
+
+
+def test_changes_of_speed_are_told() -> None:
+    speed, batch = Speed(packing=False, attention="mask", gradient_checkpointing=True), Batch(8, evaluation=9)
+    config = dataclasses.replace(CONFIG, speed=speed, batch=batch)
+    assert reconcile_config(config, point_of()) == (config, [
+        "batch.per_device was 32, is 8",
+        "batch.evaluation was 64, is 9",
+        "speed.packing was True, is False",
+        "speed.attention was 'auto', is 'mask'",
+        "speed.gradient_checkpointing was False, is True",
+    ])  # fmt: skip
+
+
+def test_a_field_that_the_version_before_did_not_have_is_no_change() -> None:
+    """It did what the default does."""
+    point = point_of()
+    point.state["config"].pop("speed.attention")
+    assert reconcile_config(CONFIG, point) == (CONFIG, [])
+    changed = dataclasses.replace(CONFIG, speed=Speed(attention="mask"))
+    assert reconcile_config(changed, point)[1] == ["speed.attention was 'auto', is 'mask'"]
 
 
 def test_changes_of_the_recipe_are_told() -> None:
@@ -452,10 +530,10 @@ def test_names_of_older_versions_are_still_read(run: Path) -> None:
     state = state_at(4, evaluated=evaluated)
     old = json.loads(json.dumps(state).replace("consumed_samples", "drawn"))
     old["course"] = old.pop("lr_schedule")
-    save(run, 5, old)
+    save(run, 5, old | {"clock": old["clock"] | {"step": 5}})
     point = find_resume_point("auto", str(run))
     assert point.checkpoint == at(run, 5) and "drawn" not in json.dumps(point.state)
-    assert point.state == state and point.lr_schedule == LR_SCHEDULE
+    assert point.state == state | {"clock": state["clock"] | {"step": 5}} and point.lr_schedule == LR_SCHEDULE
     assert reconcile_config(CONFIG, point) == (CONFIG, [])
     assert resume.initial_state(point, config_fields(CONFIG), "key", LR_SCHEDULE, "loss").evaluated == evaluated
 

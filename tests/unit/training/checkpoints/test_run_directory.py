@@ -17,6 +17,7 @@ from warmup.errors import UserError
 from warmup.training.checkpoints import format as checkpoint_format
 from warmup.training.checkpoints import run_directory
 from warmup.training.checkpoints.state import ResumePoint
+from warmup.training.files import write_text
 
 
 @pytest.fixture(autouse=True)
@@ -158,6 +159,13 @@ def test_a_directory_that_cannot_be_locked(tmp_path: Path) -> None:
 # Resuming in it
 
 
+def truncate(folder: Path, position: int, evaluated: int = 10**6) -> None:
+    """As entering a run directory does, at a position in the data stream; -1: afresh."""
+    state = {"clock": {"consumed_samples": position}, "evaluations": {"evaluated": {"consumed_samples": evaluated}}}
+    for path, text in run_directory.truncated_logs(folder, state if position >= 0 else {}).items():
+        write_text(path, text)
+
+
 def log(folder: Path, name: str, *lines: object) -> Path:
     path = folder / name
     path.write_text("".join(line if isinstance(line, str) else json.dumps(line) + "\n" for line in lines))
@@ -174,38 +182,81 @@ def test_a_log_is_truncated_to_the_position_and_no_further(tmp_path: Path) -> No
     metrics = log(tmp_path, "metrics.jsonl", *kept, *later)
     samples = log(tmp_path, "samples.jsonl", {"consumed_samples": 96, "ids": [1]}, {"consumed_samples": 64, "ids": [2]})
     other = log(tmp_path, "other.jsonl", {"consumed_samples": 96})
-    run_directory.truncate_logs(tmp_path, 64)
+    truncate(tmp_path, 64)
     assert [json.loads(line) for line in metrics.read_text().splitlines()] == kept
     assert metrics.read_text().endswith("}\n")
     assert samples.read_text() == '{"consumed_samples": 64, "ids": [2]}\n'  # even after a later line
     assert other.read_text() == '{"consumed_samples": 96}\n'
     assert sorted(os.listdir(tmp_path)) == ["metrics.jsonl", "other.jsonl", "samples.jsonl"]
-    run_directory.truncate_logs(tmp_path, -1)
+    truncate(tmp_path, -1)
     assert metrics.read_text() == samples.read_text() == ""
 
 
-@pytest.mark.parametrize("torn", ['{"kind": "train", "dra', "\0\0\0\0", "3\n", '{"kind": "train"}\n', "[]", "\n\n"])
+@pytest.mark.parametrize(
+    "torn",
+    [
+        '{"kind": "train", "dra',
+        "\0\0\0\0",
+        "3\n",
+        '{"kind": "train"}\n',
+        "[]",
+        "\n\n",
+        '{"consumed_samples": "64"}',
+        '{"consumed_samples": NaN}',
+        '"consumed_samples"',
+        "[" * 10**5,
+    ],
+)
 def test_an_incomplete_line_is_removed(tmp_path: Path, torn: str) -> None:
     metrics = log(tmp_path, "metrics.jsonl", {"consumed_samples": 32}, torn)
-    run_directory.truncate_logs(tmp_path, 64)
+    truncate(tmp_path, 64)
     assert metrics.read_text() == '{"consumed_samples": 32}\n'
+
+
+def test_an_evaluation_that_the_checkpoint_does_not_know_is_removed(tmp_path: Path) -> None:
+    """The run makes it again at the same position."""
+    kept = [{"kind": "eval", "consumed_samples": 32}, {"kind": "checkpoint", "consumed_samples": 64}]
+    metrics = log(tmp_path, "metrics.jsonl", *kept, {"kind": "eval", "consumed_samples": 64})
+    truncate(tmp_path, 64, evaluated=64)
+    assert len(metrics.read_text().splitlines()) == 3
+    truncate(tmp_path, 64, evaluated=32)
+    assert [json.loads(line) for line in metrics.read_text().splitlines()] == kept
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "samples.jsonl"])
+def test_a_log_that_is_not_utf_8_is_refused_before_anything_is_changed(tmp_path: Path, name: str) -> None:
+    folder = run_with(tmp_path / "run", 1, 2)
+    (folder / "samples.jsonl").write_bytes(b'{"consumed_samples": 96}\n')
+    (folder / name).write_bytes(b'{"consumed_samples": 32}\n{"note": "caf\xe9"}\n')
+    before = {path: path.is_file() and path.read_bytes() for path in folder.rglob("*")}
+    later = (checkpoint_format.checkpoint_path(folder, 2),)
+    point = ResumePoint(checkpoint_format.checkpoint_path(folder, 1), str(folder), abandoned=later, state=STATE_32)
+    with pytest.raises(UserError) as caught:
+        run_directory.enter(str(folder), "mlm", point)
+    assert str(caught.value) == (
+        f"{folder}/{name}: line 2 is not UTF-8: mend or remove the line, or move the file away"
+    )
+    assert {path: path.is_file() and path.read_bytes() for path in folder.rglob("*")} == before
 
 
 def test_a_last_line_without_its_end_is_completed(tmp_path: Path) -> None:
     metrics = log(tmp_path, "metrics.jsonl", '{"consumed_samples": 32}')
-    run_directory.truncate_logs(tmp_path, 64)
+    truncate(tmp_path, 64)
     assert metrics.read_text() == '{"consumed_samples": 32}\n'
 
 
 def test_the_older_name_of_the_position_is_read(tmp_path: Path) -> None:
     metrics = log(tmp_path, "metrics.jsonl", {"drawn": 32}, {"drawn": 96}, {"consumed_samples": 64})
-    run_directory.truncate_logs(tmp_path, 64)
+    truncate(tmp_path, 64)
     assert metrics.read_text() == '{"drawn": 32}\n{"consumed_samples": 64}\n'
 
 
 def test_without_logs_nothing_is_truncated(tmp_path: Path) -> None:
-    run_directory.truncate_logs(tmp_path, 64)
+    truncate(tmp_path, 64)
     assert list(tmp_path.iterdir()) == []
+
+
+STATE_32 = {"clock": {"consumed_samples": 32}}
 
 
 def run_with(folder: Path, *steps: int) -> Path:
@@ -270,7 +321,7 @@ def test_a_log_is_truncated_as_a_whole(tmp_path: Path, monkeypatch: pytest.Monke
     with monkeypatch.context() as patch:
         patch.setattr(Path, "write_text", half)
         with pytest.raises(OSError):
-            run_directory.truncate_logs(tmp_path, 64)
+            truncate(tmp_path, 64)
     assert metrics.read_text() == before
-    run_directory.truncate_logs(tmp_path, 64)
+    truncate(tmp_path, 64)
     assert metrics.read_text() == '{"consumed_samples": 32}\n' and os.listdir(tmp_path) == ["metrics.jsonl"]
