@@ -47,6 +47,7 @@ KEY_FORMAT = 2  # raise it where the same content would give other samples
 CACHE_FORMAT = 4  # raise it where the same samples are stored in another way
 PATH_FIELDS = ("data.train_files", "data.validation_files", "data.tokenizer", "data.cache_dir")
 """Fields that may differ from machine to machine: the key says whether what is there is the same."""
+_LARGE_SHARE = 0.05  # of unknown tokens
 _NO_LABELS = {"-", "-1", NO_TAG, "nan", "null", "?"}
 """Labels that mean in some data sets that a row has none."""
 NEW_FIELDS = ("quoting", "delimiter", "column_names", "word_column", "tag_column", "ignore_labels")
@@ -280,6 +281,32 @@ def _label_notes(
     return notes
 
 
+def _token_notes(samples: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, data: Data) -> dict[str, str]:
+    """How many tokens the tokenizer does not know, if many; how many texts are truncated, and by how much."""
+    notes = {}
+    special = np.setdiff1d(tokenizer.all_special_ids, tokenizer.unk_token_id)
+    tokens = unknown = 0
+    for chunk in samples.data.column("ids").chunks:
+        ids = chunk.flatten().to_numpy()
+        tokens += int((~np.isin(ids, special)).sum())
+        unknown += int((ids == tokenizer.unk_token_id).sum())
+    if unknown > _LARGE_SHARE * tokens:
+        notes["unknown tokens"] = (
+            f"{unknown / tokens:.1%} of the training tokens are {tokenizer.unk_token}: the tokenizer may be for texts "
+            "in another language or case"
+        )
+    if "cut_tokens" in samples.column_names:
+        cut = samples.data.column("cut_tokens").to_numpy()
+        if truncated := int((cut > 0).sum()):
+            share = cut.sum() / (cut.sum() + samples.data.column("length").to_numpy().sum())
+            longest = int((cut + samples.data.column("length").to_numpy()).max())
+            notes["truncated"] = (
+                f"{truncated} of {len(cut)} training rows, which loses {share:.1%} of all tokens; data.max_length is "
+                f"{data.max_length}, and the longest row has {longest} tokens"
+            )
+    return notes
+
+
 def _few(names: Sequence[str], limit: int = 3) -> str:
     return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
 
@@ -304,9 +331,15 @@ class _Builder:
             if tokenizer is None:
                 tokenizer = self.task.train_tokenizer(train)
                 tokenizer.save_pretrained(stage / "tokenizer")
-            for name, rows in (("train", train), ("validation", validation)):
-                tokenize_rows(rows, self.task, tokenizer, labels, name).save_to_disk(stage / name)
-            notes = _source_notes(sources, self.config.data) | _label_notes(train, ignored, self.task, self.config.data)
+            samples = {
+                name: tokenize_rows(rows, self.task, tokenizer, labels, name)
+                for name, rows in (("train", train), ("validation", validation))
+            }
+            for name, table in samples.items():
+                table.save_to_disk(stage / name)
+            notes = _source_notes(sources, self.config.data)
+            notes |= _label_notes(train, ignored, self.task, self.config.data)
+            notes |= _token_notes(samples["train"], tokenizer, self.config.data)
             facts = {"labels": labels, "bad_rows": [str(row) for row in bad], "notes": notes}
             (stage / "facts.json").write_text(json.dumps(facts))
             shutil.rmtree(stage / "rows", ignore_errors=True)

@@ -18,12 +18,14 @@ from warmup.plan import Plan, Topology
 from warmup.training.checkpoints import resume
 from warmup.training.checkpoints.state import ResumePoint, RunState, config_fields
 from warmup.training.data.prepare import PATH_FIELDS, Prepared, open_training_stream, prepare_data
+from warmup.training.data.samples import Samples
 from warmup.training.distributed import collectives, launch
 from warmup.training.distributed.preemption import PreemptionHandler
 from warmup.training.models.compile import check_compile
 from warmup.training.reporting.console import library_versions
 from warmup.training.reporting.export import check_hub_access
 from warmup.training.tasks import Task, create_task
+from warmup.training.tasks.task import check_targets
 
 
 @dataclass(frozen=True)
@@ -92,11 +94,21 @@ def plan_run(config: Config, launched: Launched) -> RunSpec:
     task = create_task(config)
     data = prepare_data(config, task)
     resume.check_same_data(resume_point, data.key)
+    check_data(task, data)
     if config.data.streaming:
         data = open_training_stream(config, task, data, resume_point.state.get("stream"))
     plan, lr_schedule, findings = make_plan(config, launched.world_size, data, resume_point)
     state = resume.initial_state(resume_point, requested, data.key, lr_schedule, config.evaluation.metric)
     return RunSpec(config, task, data, resume_point, plan, lr_schedule, state, findings, changes)
+
+
+def check_data(task: Task, data: Prepared) -> None:
+    """Raise UserError where there is nothing to learn or to measure. Called before a stream is opened."""
+    if isinstance(data.train, Samples):
+        objective = task.objective(data.tokenizer, data.labels, data.train)
+        unknown = data.notes.get("unknown tokens", "")
+        check_targets(objective, data.train, "data.train_files", unknown)
+        check_targets(objective, data.validation, "data: the held-out rows", unknown)
 
 
 def check_recipe(config: Config, world_size: int) -> None:

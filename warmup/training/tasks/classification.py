@@ -33,7 +33,7 @@ class Classification:
     head: Head = "sequence"
     problem_type: ProblemType | None = "single_label_classification"
     causal: bool = False
-    features: Mapping[str, Any] = {**text_pairs.FEATURES, "label": datasets.Value("int32")}
+    features: Mapping[str, Any] = {**text_pairs.LABELLED_FEATURES, "label": datasets.Value("int32")}
 
     def __init__(self, config: Config):
         self._data, self._recipe = config.data, config.recipe

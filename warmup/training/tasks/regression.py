@@ -34,7 +34,7 @@ class Regression:
     head: Head = "sequence"
     problem_type: ProblemType | None = "regression"
     causal: bool = False
-    features: Mapping[str, Any] = {**text_pairs.FEATURES, "label": datasets.Value("float64")}
+    features: Mapping[str, Any] = {**text_pairs.LABELLED_FEATURES, "label": datasets.Value("float64")}
 
     def __init__(self, config: Config):
         self._data = config.data

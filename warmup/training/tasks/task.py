@@ -27,6 +27,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from warmup.config.tasks import TaskFacts
+from warmup.errors import UserError
 from warmup.training.data.batching.micro_batch import Targets
 from warmup.training.data.batching.prefetcher import Collate
 from warmup.training.data.readers.columns import RowFormat
@@ -143,6 +144,24 @@ def evaluation_batch(objective: Objective, samples: Samples, indices: np.ndarray
     return objective.collate(samples, indices, np.zeros_like(indices), _EVALUATION_SEED)
 
 
+def check_targets(objective: Objective, samples: Samples, flag: str, unknown: str = "") -> None:
+    """Raise UserError where no sample has a target, so that nothing can be learned or measured.
+
+    Args:
+        objective: what is trained.
+        samples: all of them.
+        flag: where they are from.
+        unknown: what is known of tokens that the tokenizer does not know.
+    """
+    for start in range(0, len(samples), _CHECKED):
+        indices = np.arange(start, min(start + _CHECKED, len(samples)))
+        if evaluation_batch(objective, samples, indices).target_count:
+            return
+    why = f" ({unknown})" if unknown else ""
+    raise UserError(f"{flag}: none of {len(samples)} samples has anything to predict{why}")
+
+
+_CHECKED = 256  # samples at a time
 _EVALUATION_SEED = 0xE7A1
 
 

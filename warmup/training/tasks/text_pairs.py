@@ -21,6 +21,9 @@ from warmup.training.data.tokenizers.windows import TokenizeBatch
 FEATURES = {"second_start": datasets.Value("int32")}
 """Columns of tokenised texts: the position of the second text of a pair, or the length of a single one."""
 
+LABELLED_FEATURES = {**FEATURES, "cut_tokens": datasets.Value("int32")}
+"""Columns of tokenised training data besides ids, length and label: how many tokens were cut off, too."""
+
 
 def row_format(data: Data, parse_label: Callable[[Any, str], str]) -> RowFormat:
     """A text, a second one where files have pairs, and a label."""
@@ -30,7 +33,7 @@ def row_format(data: Data, parse_label: Callable[[Any, str], str]) -> RowFormat:
 def tokenize_labelled(
     tokenizer: PreTrainedTokenizerBase, max_length: int, label_value: Callable[[str], float]
 ) -> TokenizeBatch:
-    """What turns rows into samples with the columns ids, length, second_start and label.
+    """What turns rows into samples with the columns ids, length, second_start, cut_tokens and label.
 
     Args:
         tokenizer: of the task.
@@ -39,10 +42,24 @@ def tokenize_labelled(
     """
 
     def tokenize(batch: dict[str, Any]) -> dict[str, list]:
-        _, columns = encode_texts(batch, tokenizer, max_length)
-        return columns | {"label": [label_value(label) for label in batch["label"]]}
+        encoded, columns = encode_texts(batch, tokenizer, max_length)
+        truncated = [row for row, encoding in enumerate(encoded.encodings or ()) if encoding.overflowing]
+        cut_tokens = [0] * len(columns["ids"])
+        for row, length in zip(truncated, _full_lengths(batch, truncated, tokenizer), strict=True):
+            cut_tokens[row] = length - columns["length"][row]
+        labels = [label_value(label) for label in batch["label"]]
+        return columns | {"label": labels, "cut_tokens": cut_tokens}
 
     return tokenize
+
+
+def _full_lengths(batch: dict[str, Any], rows: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """How many tokens some rows would have if nothing were cut off."""
+    if not rows:
+        return []
+    texts = [batch["text"][row] for row in rows]
+    pairs = [batch["pair"][row] for row in rows] if batch["pair"][rows[0]] is not None else None
+    return [len(ids) for ids in tokenizer(texts, pairs, verbose=False)["input_ids"]]
 
 
 def collate_labelled(tokenizer: PreTrainedTokenizerBase, label_type: type) -> Collate:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -76,9 +77,24 @@ def test_rows_without_a_label(label: str, tmp_path: Path) -> None:
         made(train, validation_files=(labelled(tmp_path / "c.jsonl", [label] * 4),), ignore_labels=[label])
 
 
+@pytest.mark.parametrize("kind", ["saved", "a.parquet"])
+def test_rows_without_a_label_in_columns_of_classes(kind: str, tmp_path: Path) -> None:
+    """As the hub has SNLI: the number -1 where others are numbers of classes."""
+    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["no", "yes"])})
+    rows = {"text": [f"text {number}" for number in range(60)], "label": [0, 1, -1] * 20}
+    table = datasets.Dataset.from_dict(rows, features=features)
+    path = tmp_path / kind
+    table.save_to_disk(path) if kind == "saved" else table.to_parquet(path)
+    with pytest.raises(UserError, match="11 bad rows so far"):
+        made(str(path))
+    data = made(str(path), ignore_labels=["-1"])
+    assert (data.labels, len(data.train) + len(data.validation), data.bad_rows) == (("no", "yes"), 40, ())
+    assert data.notes["not learned"] == "'-1' of 20 rows"
+
+
 def test_numbers_are_no_classes(tmp_path: Path) -> None:
     file = labelled(tmp_path / "a.jsonl", [-1.0, 0.5] * 10)
-    assert prepared(config(file, task="regression")).notes == {}
+    assert set(prepared(config(file, task="regression")).notes) <= {"truncated"}
     with pytest.raises(UserError, match="data.ignore_labels: is for task"):
         Config(task="regression", data=Data(ignore_labels=["-1"]))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from itertools import islice
 from typing import Any
 
@@ -12,6 +12,7 @@ import pyarrow.parquet
 
 from warmup.errors import UserError, one_line
 from warmup.training.data.readers.columns import BadRow, ChosenColumns, RowFormat
+from warmup.training.data.samples import NO_TAG
 
 ROWS = 1024  # that are in memory at once
 _UNREADABLE = (OSError, ValueError, KeyError, pyarrow.ArrowException)
@@ -23,7 +24,7 @@ def parquet_rows(file: str, row_format: RowFormat) -> Iterator[dict[str, Any] | 
             schema = parquet.schema_arrow
             chosen = row_format.choose(file, schema.names)
             batches = parquet.iter_batches(ROWS, columns=list(chosen.file_names))
-            yield from _rows(file, batches, chosen, _features(schema, chosen))
+            yield from _rows(file, batches, chosen, _features(schema, chosen), row_format.options.ignore_labels)
     except UserError:
         raise
     except _UNREADABLE as error:
@@ -34,7 +35,7 @@ def dataset_rows(name: str, table: datasets.Dataset, row_format: RowFormat) -> I
     chosen = row_format.choose(name, table.column_names)
     try:
         batches = table.select_columns(list(chosen.file_names)).with_format("arrow").iter(ROWS)
-        yield from _rows(name, batches, chosen, table.features)
+        yield from _rows(name, batches, chosen, table.features, row_format.options.ignore_labels)
     except UserError:
         raise
     except _UNREADABLE as error:
@@ -50,9 +51,8 @@ def shard_rows(
         first = next(batches, None)
         if first is not None:
             features = stream.features or datasets.Features.from_arrow_schema(first.schema)
-            yield from _rows(
-                name, itertools.chain([first], batches), row_format.choose(name, first.column_names), features
-            )
+            chosen = row_format.choose(name, first.column_names)
+            yield from _rows(name, itertools.chain([first], batches), chosen, features)
     except UserError:
         raise
     except Exception as error:  # of the network, the hub, or whatever a damaged file leads the library to
@@ -68,11 +68,24 @@ def _features(schema: pyarrow.Schema, chosen: ChosenColumns) -> datasets.Feature
 
 
 def _rows(
-    name: str, batches: Iterable[pyarrow.RecordBatch | pyarrow.Table], chosen: ChosenColumns, features: dict
+    name: str,
+    batches: Iterable[pyarrow.RecordBatch | pyarrow.Table],
+    chosen: ChosenColumns,
+    features: dict,
+    ignored: Collection[str] = (),
 ) -> Iterator[dict[str, Any] | BadRow]:
+    """Yield the rows of batches.
+
+    Args:
+        name: of the file or data set.
+        batches: of its columns.
+        chosen: the columns to read.
+        features: types of its columns, where they are known.
+        ignored: numbers that are no class of a column of classes, but are to be passed on.
+    """
     number = 0
     for batch in batches:
-        columns = {column: _values(batch.column(column), features.get(column)) for column in chosen.file_names}
+        columns = {column: _values(batch.column(column), features.get(column), ignored) for column in chosen.file_names}
         for values in zip(*columns.values(), strict=True):
             number += 1
             try:
@@ -81,11 +94,11 @@ def _rows(
                 yield BadRow(name, number, str(error), unit="row")
 
 
-def _values(column: pyarrow.Array | pyarrow.ChunkedArray, feature: object) -> list:
+def _values(column: pyarrow.Array | pyarrow.ChunkedArray, feature: object, ignored: Collection[str] = ()) -> list:
     """A column's values: strings as bytes yet to be decoded, so that a bad one spoils its own row alone."""
     kinds = pyarrow.types
     if kinds.is_list(column.type) or kinds.is_large_list(column.type):
-        return _lists(column, feature)
+        return _lists(column, feature, (NO_TAG, *ignored))
     if kinds.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
     if kinds.is_string(column.type) or kinds.is_large_string(column.type) or kinds.is_string_view(column.type):
@@ -95,11 +108,13 @@ def _values(column: pyarrow.Array | pyarrow.ChunkedArray, feature: object) -> li
     if not (kinds.is_integer(column.type) or kinds.is_floating(column.type) or kinds.is_boolean(column.type)):
         return [() if valid else None for valid in column.is_valid().to_pylist()]  # neither text nor number
     if isinstance(feature, datasets.ClassLabel):
-        return [_class_name(feature, value) for value in column.to_pylist()]
+        return [_class_name(feature, value, ignored) for value in column.to_pylist()]
     return column.to_pylist()
 
 
-def _lists(column: pyarrow.Array | pyarrow.ChunkedArray, feature: object) -> list[list | None]:
+def _lists(
+    column: pyarrow.Array | pyarrow.ChunkedArray, feature: object, ignored: Collection[str]
+) -> list[list | None]:
     """As they are, with what `_values` makes of that which is in them."""
     chunks = column.chunks if isinstance(column, pyarrow.ChunkedArray) else [column]
     found: list[list | None] = []
@@ -107,15 +122,17 @@ def _lists(column: pyarrow.Array | pyarrow.ChunkedArray, feature: object) -> lis
         chunk.validate()
         # Its offsets alone in full: a string that is not UTF-8 spoils its own row alone.
         type(chunk).from_arrays(chunk.offsets, pyarrow.nulls(len(chunk.values))).validate(full=True)
-        values = iter(_values(chunk.flatten(), getattr(feature, "feature", None)))
+        values = iter(_values(chunk.flatten(), getattr(feature, "feature", None), ignored))
         counts = pyarrow.compute.list_value_length(chunk).to_pylist()
         found += [None if count is None else list(islice(values, count)) for count in counts]
     return found
 
 
-def _class_name(feature: datasets.ClassLabel, value: int | None) -> str | None:
+def _class_name(feature: datasets.ClassLabel, value: int | None, ignored: Collection[str]) -> str | None:
     """The name of a class. -1 is how published data sets write that a row has no label."""
-    return None if value is None or value < 0 else feature.int2str(value)
+    if value is None or value < 0:
+        return str(value) if str(value) in ignored else None
+    return feature.int2str(value)
 
 
 def _decoded(record: dict) -> dict:
