@@ -25,17 +25,15 @@ from filelock import FileLock
 from transformers import PreTrainedTokenizerBase
 
 from warmup.config import Config, Data
-from warmup.config.tasks import WORD_FILES, TaskFacts
+from warmup.config.tasks import TaskFacts
 from warmup.errors import UserError
 from warmup.training.data.default_corpus import docstring_files
+from warmup.training.data.notes import changed_reading, label_notes, source_notes, token_notes
 from warmup.training.data.readers import read_rows
 from warmup.training.data.readers.columns import BadRow, RowFormat
-from warmup.training.data.readers.conll import find_layout, has_other_lines
-from warmup.training.data.readers.delimited import DELIMITERS
-from warmup.training.data.readers.quoting import find_quoting
-from warmup.training.data.samples import NO_TAG, Samples, SampleSource, load_samples, table_features
+from warmup.training.data.samples import Samples, SampleSource, load_samples, table_features
 from warmup.training.data.sources import Source, resolve
-from warmup.training.data.splits import hold_out, label_counts
+from warmup.training.data.splits import hold_out
 from warmup.training.data.streaming.chunk_cache import ChunkCache
 from warmup.training.data.streaming.documents import Corpus
 from warmup.training.data.streaming.stream import open_stream
@@ -47,9 +45,6 @@ KEY_FORMAT = 2  # raise it where the same content would give other samples
 CACHE_FORMAT = 4  # raise it where the same samples are stored in another way
 PATH_FIELDS = ("data.train_files", "data.validation_files", "data.tokenizer", "data.cache_dir")
 """Fields that may differ from machine to machine: the key says whether what is there is the same."""
-_LARGE_SHARE = 0.05  # of unknown tokens
-_NO_LABELS = {"-", "-1", NO_TAG, "nan", "null", "?"}
-"""Labels that mean in some data sets that a row has none."""
 NEW_FIELDS = ("quoting", "delimiter", "column_names", "word_column", "tag_column", "ignore_labels")
 """Fields that older versions did not have: at their defaults, they leave keys as they were."""
 Sources = tuple[Sequence[Source], Sequence[Source]]  # of training and of validation rows
@@ -224,91 +219,11 @@ def _key(config: Config, sources: Sources, known_labels: list[str], tokenizer_id
     irrelevant |= {name: getattr(config.data, name) == getattr(Data, name) for name in NEW_FIELDS}
     data = {name: value for name, value in data.items() if not irrelevant.get(name)}
     if quotation_marks := [
-        reading for part in sources for source in part if (reading := _reading(source, config.data))
+        reading for part in sources for source in part if (reading := changed_reading(source, config.data))
     ]:
         data["quotation_marks"] = quotation_marks
     parts = [KEY_FORMAT, config.task, known_labels, data, *tokenizer_identity]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:20]
-
-
-def _reading(source: Source, data: Data) -> str | None:
-    """How a file is read, if older versions read it otherwise."""
-    if source.table is None and source.kind in DELIMITERS and data.quoting == "auto":
-        decision = find_quoting(source.name, data.delimiter or DELIMITERS[source.kind], len(data.column_names))
-        return None if decision.plain else decision.quoting
-    if source.table is None and source.kind in WORD_FILES and has_other_lines(source.name, data):
-        return "lines"
-    return None
-
-
-def _source_notes(sources: Sources, data: Data) -> dict[str, str]:
-    """How files are read, where that was decided by looking at them."""
-    files = [source for part in sources for source in part if source.table is None]
-    notes = {}
-    if unquoted := [source.name for source in files if _reading(source, data) == "none"]:
-        notes["quotation marks"] = f"characters of the texts in {_few(unquoted)} (data.quoting)"
-    for source in files:
-        if source.kind in WORD_FILES and (note := find_layout(source.name, data).note):
-            notes["columns"] = f"{note} (data.word_column, data.tag_column)"
-    return notes
-
-
-def _label_notes(
-    train: datasets.Dataset, ignored_rows: Mapping[str, int], task: Preprocessing, data: Data
-) -> dict[str, str]:
-    """What is odd about labels: those that only one training row has (a header among the rows, a slip of the pen),
-    those that mean elsewhere that there is no label, and those that are ignored.
-    """
-    if task.facts.label != "class":
-        return {}
-    counts = label_counts(train)
-    unit, ignored_unit, ignored = "training rows", "rows", dict(ignored_rows)
-    if isinstance(task.row_format.features["label"], datasets.List):
-        unit = ignored_unit = "words"
-        ignored = {tag: counts.pop(tag) for tag in (NO_TAG, *data.ignore_labels) if tag in counts}
-    notes = {}
-    if ignored:
-        notes["not learned"] = ", ".join(
-            f"{label!r} of {count} {ignored_unit}" for label, count in sorted(ignored.items())
-        )
-    if once := sorted(repr(label) for label, count in counts.items() if count == 1):
-        notes["labels seen once"] = f"{_few(once)}; is it meant as one?"
-    for label in sorted(_NO_LABELS.intersection(counts)):
-        notes[f"label {label!r}"] = (
-            f"A CLASS LIKE ANY OTHER, of {counts[label]} {unit}; if it means that they have none: "
-            f"--data.ignore_labels {label}"
-        )
-    return notes
-
-
-def _token_notes(samples: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, data: Data) -> dict[str, str]:
-    """How many tokens the tokenizer does not know, if many; how many texts are truncated, and by how much."""
-    notes = {}
-    special = np.setdiff1d(tokenizer.all_special_ids, tokenizer.unk_token_id)
-    tokens = unknown = 0
-    for chunk in samples.data.column("ids").chunks:
-        ids = chunk.flatten().to_numpy()
-        tokens += int((~np.isin(ids, special)).sum())
-        unknown += int((ids == tokenizer.unk_token_id).sum())
-    if unknown > _LARGE_SHARE * tokens:
-        notes["unknown tokens"] = (
-            f"{unknown / tokens:.1%} of the training tokens are {tokenizer.unk_token}: the tokenizer may be for texts "
-            "in another language or case"
-        )
-    if "cut_tokens" in samples.column_names:
-        cut = samples.data.column("cut_tokens").to_numpy()
-        if truncated := int((cut > 0).sum()):
-            share = cut.sum() / (cut.sum() + samples.data.column("length").to_numpy().sum())
-            longest = int((cut + samples.data.column("length").to_numpy()).max())
-            notes["truncated"] = (
-                f"{truncated} of {len(cut)} training rows, which loses {share:.1%} of all tokens; data.max_length is "
-                f"{data.max_length}, and the longest row has {longest} tokens"
-            )
-    return notes
-
-
-def _few(names: Sequence[str], limit: int = 3) -> str:
-    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
 
 
 @dataclass(frozen=True)
@@ -337,9 +252,10 @@ class _Builder:
             }
             for name, table in samples.items():
                 table.save_to_disk(stage / name)
-            notes = _source_notes(sources, self.config.data)
-            notes |= _label_notes(train, ignored, self.task, self.config.data)
-            notes |= _token_notes(samples["train"], tokenizer, self.config.data)
+            notes = source_notes(sources, self.config.data)
+            if self.task.facts.label == "class":
+                notes |= label_notes(train, ignored, self.task.row_format, self.config.data)
+            notes |= token_notes(samples["train"], tokenizer, self.config.data)
             facts = {"labels": labels, "bad_rows": [str(row) for row in bad], "notes": notes}
             (stage / "facts.json").write_text(json.dumps(facts))
             shutil.rmtree(stage / "rows", ignore_errors=True)

@@ -1,0 +1,104 @@
+"""What a run says about its data at the start: how files were read, and what is odd about labels and tokens.
+
+Each function returns notes by a few words that name their subject.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import datasets
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from warmup.config import Data
+from warmup.config.tasks import WORD_FILES
+from warmup.training.data.readers.columns import RowFormat
+from warmup.training.data.readers.conll import find_layout, has_other_lines
+from warmup.training.data.readers.delimited import DELIMITERS
+from warmup.training.data.readers.quoting import find_quoting
+from warmup.training.data.samples import NO_TAG
+from warmup.training.data.sources import Source
+from warmup.training.data.splits import label_counts
+
+_NO_LABELS = {"-", "-1", NO_TAG, "nan", "null", "?"}
+"""Labels that mean in some data sets that a row has none."""
+_LARGE_SHARE = 0.05  # of unknown tokens
+
+
+def changed_reading(source: Source, data: Data) -> str | None:
+    """How a file is read, if older versions read it otherwise."""
+    if source.table is None and source.kind in DELIMITERS and data.quoting == "auto":
+        decision = find_quoting(source.name, data.delimiter or DELIMITERS[source.kind], len(data.column_names))
+        return None if decision.plain else decision.quoting
+    if source.table is None and source.kind in WORD_FILES and has_other_lines(source.name, data):
+        return "lines"
+    return None
+
+
+def source_notes(sources: Sequence[Sequence[Source]], data: Data) -> dict[str, str]:
+    """How files are read, where that was decided by looking at them."""
+    files = [source for part in sources for source in part if source.table is None]
+    notes = {}
+    if unquoted := [source.name for source in files if changed_reading(source, data) == "none"]:
+        notes["quotation marks"] = f"characters of the texts in {_few(unquoted)} (data.quoting)"
+    for source in files:
+        if source.kind in WORD_FILES and (note := find_layout(source.name, data).note):
+            notes["columns"] = f"{note} (data.word_column, data.tag_column)"
+    return notes
+
+
+def label_notes(
+    train: datasets.Dataset, ignored_rows: Mapping[str, int], row_format: RowFormat, data: Data
+) -> dict[str, str]:
+    """What is odd about the labels of classes: those that only one training row has (a header among the rows, a slip),
+    those that mean elsewhere that there is no label, and those that are ignored.
+    """
+    counts = label_counts(train)
+    unit, ignored_unit, ignored = "training rows", "rows", dict(ignored_rows)
+    if isinstance(row_format.features["label"], datasets.List):
+        unit = ignored_unit = "words"
+        ignored = {tag: counts.pop(tag) for tag in (NO_TAG, *data.ignore_labels) if tag in counts}
+    notes = {}
+    if ignored:
+        notes["not learned"] = ", ".join(
+            f"{label!r} of {count} {ignored_unit}" for label, count in sorted(ignored.items())
+        )
+    if once := sorted(repr(label) for label, count in counts.items() if count == 1):
+        notes["labels seen once"] = f"{_few(once)}; is it meant as one?"
+    for label in sorted(_NO_LABELS.intersection(counts)):
+        notes[f"label {label!r}"] = (
+            f"A CLASS LIKE ANY OTHER, of {counts[label]} {unit}; if it means that they have none: "
+            f"--data.ignore_labels {label}"
+        )
+    return notes
+
+
+def token_notes(samples: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, data: Data) -> dict[str, str]:
+    """How many tokens the tokenizer does not know, if many; how many texts are truncated, and by how much."""
+    notes = {}
+    special = np.setdiff1d(tokenizer.all_special_ids, tokenizer.unk_token_id)
+    tokens = unknown = 0
+    for chunk in samples.data.column("ids").chunks:
+        ids = chunk.flatten().to_numpy()
+        tokens += int((~np.isin(ids, special)).sum())
+        unknown += int((ids == tokenizer.unk_token_id).sum())
+    if unknown > _LARGE_SHARE * tokens:
+        notes["unknown tokens"] = (
+            f"{unknown / tokens:.1%} of the training tokens are {tokenizer.unk_token}: the tokenizer may be for texts "
+            "in another language or case"
+        )
+    if "cut_tokens" in samples.column_names:
+        cut = samples.data.column("cut_tokens").to_numpy()
+        if truncated := int((cut > 0).sum()):
+            share = cut.sum() / (cut.sum() + samples.data.column("length").to_numpy().sum())
+            longest = int((cut + samples.data.column("length").to_numpy()).max())
+            notes["truncated"] = (
+                f"{truncated} of {len(cut)} training rows, which loses {share:.1%} of all tokens; data.max_length is "
+                f"{data.max_length}, and the longest row has {longest} tokens"
+            )
+    return notes
+
+
+def _few(names: Sequence[str], limit: int = 3) -> str:
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
