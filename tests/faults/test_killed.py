@@ -157,8 +157,8 @@ def kill_at_each_call(world_size: int, folder: Path, job: tuple, start: Path | N
 
 
 def test_killed_at_each_rename(job: tuple, tmp_path: Path) -> None:
-    """3 saves, of which the last removes the oldest, the export, and 3 files that are replaced."""
-    assert kill_at_each_call(1, tmp_path, (*job, *SHORT), None, False, CALLS[:2]) == 8
+    """3 saves, of which the last removes the oldest, its evaluation and manifest, the export, and 3 files replaced."""
+    assert kill_at_each_call(1, tmp_path, (*job, *SHORT), None, False, CALLS[:2]) == 10
 
 
 @pytest.mark.slow
