@@ -9,12 +9,12 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 from torch.distributed import init_device_mesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 from transformers import PreTrainedModel
 
-from warmup.training.engines.ddp import DDPEngine
+from warmup.training.engines.ddp import DDPEngine, NamedTensors
 from warmup.training.engines.optimizers import check_shardable
 
 
@@ -36,6 +36,14 @@ class FSDPEngine(DDPEngine):
         for group in optimizer.param_groups:
             group["params"] = [sharded[names[id(parameter)]] for parameter in group["params"]]
         return model, optimizer
+
+    def tensors(self) -> NamedTensors:
+        # A forward pass without a backward pass, as of an evaluation, leaves the outermost parameters whole: in memory
+        # that FSDP2 frees later, and not the parameters that the optimizer knows.
+        for module in self.unwrapped_model.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()
+        yield from super().tensors()
 
     def _full_tensor(self, tensor: torch.Tensor) -> torch.Tensor:
         return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
