@@ -7,13 +7,12 @@ waiting, so that nothing times out, on shared and on local disks alike.
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Protocol
@@ -28,7 +27,8 @@ from warmup.config import Config, Data
 from warmup.config.tasks import TaskFacts
 from warmup.errors import UserError
 from warmup.training.data.default_corpus import docstring_files
-from warmup.training.data.notes import changed_reading, label_notes, source_notes, token_notes
+from warmup.training.data.key import Sources, data_key
+from warmup.training.data.notes import label_notes, source_notes, token_notes
 from warmup.training.data.readers import read_rows
 from warmup.training.data.readers.columns import BadRow, RowFormat
 from warmup.training.data.samples import Samples, SampleSource, load_samples, table_features
@@ -41,13 +41,7 @@ from warmup.training.data.tokenizers.windows import TokenizeBatch
 from warmup.training.files import staged_folder
 from warmup.training.models.build import is_new_model, label_names
 
-KEY_FORMAT = 2  # raise it where the same content would give other samples
 CACHE_FORMAT = 4  # raise it where the same samples are stored in another way
-PATH_FIELDS = ("data.train_files", "data.validation_files", "data.tokenizer", "data.cache_dir")
-"""Fields that may differ from machine to machine: the key says whether what is there is the same."""
-NEW_FIELDS = ("quoting", "delimiter", "column_names", "word_column", "tag_column", "ignore_labels")
-"""Fields that older versions did not have: at their defaults, they leave keys as they were."""
-Sources = tuple[Sequence[Source], Sequence[Source]]  # of training and of validation rows
 
 
 class Preprocessing(Protocol):
@@ -106,7 +100,7 @@ def prepare_data(config: Config, task: Preprocessing) -> Prepared:
         sources = _resolve_sources(config, task.facts, cache)
         tokenizer = _given_tokenizer(config, task)
         known_labels = label_names(config.model) if task.facts.label == "class" else []
-        key = _key(config, sources, known_labels, _tokenizer_identity(tokenizer, task))
+        key = data_key(config, sources, known_labels, _tokenizer_identity(tokenizer, task))
         folder = cache / f"{key}-{CACHE_FORMAT}"
         if not _is_complete(folder, tokenizer):
             with FileLock(cache / f"{folder.name}.lock"):
@@ -202,28 +196,6 @@ def _is_complete(folder: Path, tokenizer: PreTrainedTokenizerBase | None) -> boo
 def _tokenizer_identity(tokenizer: PreTrainedTokenizerBase | None, task: Preprocessing) -> list[Any]:
     """What of a tokenizer decides how texts are tokenised; [None] for one that is trained on the data."""
     return [tokenizer.backend_tokenizer.to_str(), *task.tokenizer_facts(tokenizer)] if tokenizer else [None]
-
-
-def _key(config: Config, sources: Sources, known_labels: list[str], tokenizer_identity: list[Any]) -> str:
-    """A hash of everything that the samples depend on: contents, not names or times."""
-    data = {name: value for name, value in asdict(config.data).items() if name not in ("cache_dir", "tokenizer")}
-    train, validation = ([source.content() for source in part] for part in sources)
-    data |= {"train_files": train, "validation_files": validation}
-    irrelevant = {
-        "mask_rate": True,
-        "vocab_size": tokenizer_identity != [None],
-        "whole_words": not config.data.whole_words,
-        "streaming": not config.data.streaming,
-        "shuffle_buffer": not config.data.streaming,
-    }
-    irrelevant |= {name: getattr(config.data, name) == getattr(Data, name) for name in NEW_FIELDS}
-    data = {name: value for name, value in data.items() if not irrelevant.get(name)}
-    if quotation_marks := [
-        reading for part in sources for source in part if (reading := changed_reading(source, config.data))
-    ]:
-        data["quotation_marks"] = quotation_marks
-    parts = [KEY_FORMAT, config.task, known_labels, data, *tokenizer_identity]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:20]
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ from warmup.lint import Finding, examine
 from warmup.plan import Plan, Topology
 from warmup.training.checkpoints import resume
 from warmup.training.checkpoints.state import ResumePoint, RunState, config_fields
-from warmup.training.data.prepare import PATH_FIELDS, Prepared, open_training_stream, prepare_data
+from warmup.training.data.key import PATH_FIELDS
+from warmup.training.data.prepare import Prepared, open_training_stream, prepare_data
 from warmup.training.data.samples import Samples
 from warmup.training.distributed import collectives, launch
 from warmup.training.distributed.preemption import PreemptionHandler

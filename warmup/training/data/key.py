@@ -1,0 +1,49 @@
+"""The key of tokenised data: equal where the same content gives the same samples."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from warmup.config import Config, Data
+from warmup.training.data.notes import changed_reading
+from warmup.training.data.sources import Source
+
+KEY_FORMAT = 2  # raise it where the same content would give other samples
+PATH_FIELDS = ("data.train_files", "data.validation_files", "data.tokenizer", "data.cache_dir")
+"""Fields that may differ from machine to machine: the key says whether what is there is the same."""
+NEW_FIELDS = ("quoting", "delimiter", "column_names", "word_column", "tag_column", "ignore_labels")
+"""Fields that older versions did not have: at their defaults, they leave keys as they were."""
+Sources = tuple[Sequence[Source], Sequence[Source]]  # of training and of validation rows
+
+
+def data_key(config: Config, sources: Sources, known_labels: list[str], tokenizer_identity: list[Any]) -> str:
+    """A hash of everything that the samples depend on: contents, not names or times.
+
+    Args:
+        config: the configuration.
+        sources: of training and of validation rows.
+        known_labels: those of a model that is fine-tuned.
+        tokenizer_identity: what of its tokenizer decides how texts are tokenised; [None] for one that is trained.
+    """
+    data = {name: value for name, value in asdict(config.data).items() if name not in ("cache_dir", "tokenizer")}
+    train, validation = ([source.content() for source in part] for part in sources)
+    data |= {"train_files": train, "validation_files": validation}
+    irrelevant = {
+        "mask_rate": True,
+        "vocab_size": tokenizer_identity != [None],
+        "whole_words": not config.data.whole_words,
+        "streaming": not config.data.streaming,
+        "shuffle_buffer": not config.data.streaming,
+    }
+    irrelevant |= {name: getattr(config.data, name) == getattr(Data, name) for name in NEW_FIELDS}
+    data = {name: value for name, value in data.items() if not irrelevant.get(name)}
+    if quotation_marks := [
+        reading for part in sources for source in part if (reading := changed_reading(source, config.data))
+    ]:
+        data["quotation_marks"] = quotation_marks
+    parts = [KEY_FORMAT, config.task, known_labels, data, *tokenizer_identity]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:20]
