@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import random
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+for number in (signal.SIGINT, signal.SIGHUP):
+    if signal.getsignal(number) is signal.SIG_IGN:  # as under nohup, which programs that tests start would inherit
+        signal.signal(number, lambda *_: None)
 
 WORDS = [
     first + second for first in ("ba", "do", "ki", "lu", "me", "no", "ri", "su") for second in ("ran", "tel", "mis")

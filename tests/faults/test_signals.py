@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import signal
 import subprocess
@@ -63,10 +64,24 @@ def assert_stopped(process: subprocess.Popen, folder: Path, pattern: str, text: 
     assert [path.name for path in (run / "checkpoints").glob("step-*")] == [f"step-{steps(run):08d}"]
 
 
+SIGNALS = ("INT", "TERM", "HUP")
+EVERY_CASE = os.environ.get("WARMUP_SIGNALS") == "all"
+"""Whether every signal goes to every script at every moment, half an hour's work, or what users and schedulers do."""
 QUICK = [("elastic", "INT", True), ("cpu 2", "HUP", True), ("quickstart", "TERM", False)]
-CASES = [
-    (name, number, terminal) for name in SCRIPTS for number in ("INT", "TERM", "HUP") for terminal in (True, False)
+USUAL = [(name, *how) for name in SCRIPTS for how in (("INT", True), ("TERM", False))] + [
+    ("cpu 2", "HUP", True),
+    ("elastic", "HUP", True),
 ]
+CASES = list(itertools.product(SCRIPTS, SIGNALS, (True, False))) if EVERY_CASE else USUAL
+STARTING = [
+    (0.0, "cpu 2", "INT"),
+    (0.3, "elastic", "TERM"),
+    (2.0, "cpu 2", "HUP"),
+    (2.0, "elastic", "INT"),
+    (6.0, "cpu 2", "TERM"),
+]
+if EVERY_CASE:
+    STARTING = list(itertools.product((0.0, 0.3, 2.0, 6.0), ("cpu 2", "elastic"), SIGNALS))
 
 
 @pytest.mark.parametrize(("name", "number", "terminal"), [
@@ -112,9 +127,7 @@ def test_a_second_ctrl_c_ends_it_at_once(job, tmp_path: Path, launch) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", ["INT", "TERM", "HUP"])
-@pytest.mark.parametrize("name", ["cpu 2", "elastic"])
-@pytest.mark.parametrize("seconds", [0.0, 0.3, 2.0, 6.0])
+@pytest.mark.parametrize(("seconds", "name", "number"), STARTING)
 def test_a_signal_while_it_starts(seconds: float, name: str, number: str, job, tmp_path: Path, launch) -> None:
     words, _ = command(name, job)
     process, screen = launch.on_terminal(*words, **ENV)
