@@ -19,6 +19,9 @@ from warmup.training.run import arguments
 EACH = pytest.mark.parametrize("facts", TASKS.values(), ids=TASKS)
 CHANGED = {  # a value of each field that only some tasks have
     "data.whole_words": ("data", Data(whole_words=True)),
+    "data.word_column": ("data", Data(word_column=1)),
+    "data.tag_column": ("data", Data(tag_column=2)),
+    "data.ignore_labels": ("data", Data(ignore_labels=("-1",))),
     "data.streaming": ("data", Data(train_files=("a.txt",), validation_files=("b.txt",), streaming=True)),
     "data.pair_column": ("data", Data(pair_column="second")),
     "recipe.label_smoothing": ("recipe", Recipe(label_smoothing=0.1)),
