@@ -113,8 +113,12 @@ def rank(folder: Path, number: int) -> int:
 
 def launcher(folder: Path) -> int:
     """The process of `accelerate launch`."""
-    (pid,) = [pid for pid in inside(folder) if b"/accelerate\0launch\0" in _command(pid)]
-    return pid
+    found: list[int] = []
+    deadline = time.monotonic() + 10
+    while len(found) != 1:  # a rank that it is just starting looks like it for a moment
+        assert time.monotonic() < deadline, found
+        found = [pid for pid in inside(folder) if b"/accelerate\0launch\0" in _command(pid)]
+    return found[0]
 
 
 def _command(pid: int) -> bytes:
