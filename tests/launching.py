@@ -107,17 +107,21 @@ def inside(folder: Path, *environment: str) -> list[int]:
 
 def rank(folder: Path, number: int) -> int:
     """The process of a rank."""
-    (pid,) = [pid for pid in inside(folder, f"RANK={number}") if b"train.py" in _command(pid)]
-    return pid
+    return _only(folder, b"train.py", f"RANK={number}")
 
 
 def launcher(folder: Path) -> int:
     """The process of `accelerate launch`."""
+    return _only(folder, b"/accelerate\0launch\0")
+
+
+def _only(folder: Path, words: bytes, *variables: str) -> int:
+    """The one process with these words in its command. One that it is just starting looks like it for a moment."""
     found: list[int] = []
     deadline = time.monotonic() + 10
-    while len(found) != 1:  # a rank that it is just starting looks like it for a moment
+    while len(found) != 1:
         assert time.monotonic() < deadline, found
-        found = [pid for pid in inside(folder) if b"/accelerate\0launch\0" in _command(pid)]
+        found = [pid for pid in inside(folder, *variables) if words in _command(pid)]
     return found[0]
 
 
