@@ -5,6 +5,7 @@ Each function returns notes by a few words that name their subject.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 import datasets
@@ -23,7 +24,9 @@ from warmup.training.data.splits import label_counts
 
 _NO_LABELS = {"-", "-1", NO_TAG, "nan", "null", "?"}
 """Labels that mean in some data sets that a row has none."""
-_LARGE_SHARE = 0.05  # of unknown tokens
+_LARGE_SHARE = 0.05  # of tokens
+_IDEOGRAPH = re.compile("[\u3400-\u9fff\uf900-\ufaff\U00020000-\U0002fa1f]")
+"""CJK ideographs, between which BERT's tokenizers split (Devlin et al. 2018, tokenization.py)."""
 
 
 def changed_reading(source: Source, data: Data) -> str | None:
@@ -75,7 +78,9 @@ def label_notes(
 
 
 def token_notes(samples: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, data: Data) -> dict[str, str]:
-    """How many tokens the tokenizer does not know, if many; how many texts are truncated, and by how much."""
+    """How many tokens the tokenizer does not know, if many; how many texts are truncated, and by how much; how many
+    whole words are single characters, if many.
+    """
     notes = {}
     special = np.setdiff1d(tokenizer.all_special_ids, tokenizer.unk_token_id)
     tokens = unknown = 0
@@ -97,7 +102,24 @@ def token_notes(samples: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, d
                 f"{truncated} of {len(cut)} training rows, which loses {share:.1%} of all tokens; data.max_length is "
                 f"{data.max_length}, and the longest row has {longest} tokens"
             )
+    if "token_words" in samples.column_names and (share := _share_of_ideographs(samples, tokenizer)) > _LARGE_SHARE:
+        notes["whole words"] = (
+            f"{share:.1%} of the training tokens are Chinese characters, each of which is a word of its own: "
+            "data.whole_words masks single characters there"
+        )
     return notes
+
+
+def _share_of_ideographs(samples: datasets.Dataset, tokenizer: PreTrainedTokenizerBase) -> float:
+    """The share of tokens that are a word of one Chinese character, special tokens included."""
+    ideographs = [index for token, index in tokenizer.get_vocab().items() if _IDEOGRAPH.fullmatch(token)]
+    tokens = found = 0
+    for chunk, words in zip(*(samples.data.column(name).chunks for name in ("ids", "token_words")), strict=True):
+        word = words.flatten().to_numpy()
+        ends = np.append(np.diff(word) != 0, True)  # the next token is of another word
+        found += int((np.isin(chunk.flatten().to_numpy(), ideographs) & ends & np.roll(ends, 1)).sum())
+        tokens += len(word)
+    return found / tokens if tokens else 0.0
 
 
 def _few(names: Sequence[str], limit: int = 3) -> str:

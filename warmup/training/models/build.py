@@ -13,7 +13,9 @@ from transformers import AutoConfig, BertConfig, PreTrainedModel, PreTrainedToke
 from transformers.utils import logging
 
 from warmup.errors import UserError
-from warmup.training.models import gpt2
+from warmup.training.models import gpt2, probe
+from warmup.training.models.dropout import set_dropout
+from warmup.training.models.positions import max_positions
 
 logging.set_verbosity_error()  # build_model returns the names of new weights; the caller reports them
 logging.disable_progress_bar()
@@ -27,22 +29,6 @@ SIZES = {  # layers, width; Turc et al. 2019, arXiv:1908.08962, and Devlin et al
 }
 ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
 """What transformers' config.problem_type can be."""
-
-_DROPOUTS = (
-    "hidden_dropout_prob",
-    "attention_probs_dropout_prob",
-    "classifier_dropout",
-    "dropout",
-    "attention_dropout",
-    "seq_classif_dropout",
-    "embedding_dropout",
-    "mlp_dropout",
-    "hidden_dropout",
-    "resid_pdrop",
-    "embd_pdrop",
-    "attn_pdrop",
-    "summary_first_dropout",
-)
 
 
 @dataclass(frozen=True)
@@ -89,7 +75,7 @@ def label_names(name: str) -> list[str]:
 def build_model(spec: ModelSpec, tokenizer: PreTrainedTokenizerBase) -> tuple[PreTrainedModel, list[str]]:
     """Build the model that `spec` describes, with the same weights on every rank.
 
-    If the model has only one token type, "token_type_ids" is removed from the tokenizer's model inputs.
+    If a loaded model has only one token type, "token_type_ids" is removed from the tokenizer's model inputs.
 
     Returns:
         The model and the names of its new weights; ["all"] for a new model.
@@ -100,26 +86,36 @@ def build_model(spec: ModelSpec, tokenizer: PreTrainedTokenizerBase) -> tuple[Pr
     config = _base_config(spec, tokenizer)
     known_labels = {label.lower() for label in (config.id2label or {}).values()}
     _configure(config, spec)
-    positions = max_positions(config)
-    if positions is not None and spec.max_length > positions:
-        raise UserError(f"data.max_length: {spec.max_length} is more than the {positions} positions of {spec.name}")
-    if getattr(config, "type_vocab_size", 2) < 2:  # the model cannot tell a second text from the first
-        tokenizer.model_input_names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
     torch.manual_seed(spec.seed)
     if is_new_model(spec.name):
         return spec.auto_class.from_config(config), ["all"]
     model, new_weights = _load(spec, config)
     if not new_weights and _has_other_classes(known_labels, spec):
         new_weights = _reset_head(model)
-    embeddings = cast(torch.nn.Embedding, model.get_input_embeddings()).num_embeddings
+    _fit_tokenizer(model, spec, tokenizer)
+    return model, new_weights
+
+
+def _fit_tokenizer(model: PreTrainedModel, spec: ModelSpec, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Check that a loaded model can take the tokenizer's samples; keep token types from one that has a single type.
+
+    Raises:
+        UserError: The model has too few positions or embeddings, or sees the tokens that it is to predict.
+    """
+    positions = max_positions(model)
+    if positions is not None and spec.max_length > positions:
+        raise UserError(f"data.max_length: {spec.max_length} is more than the {positions} positions of {spec.name}")
+    if not probe.takes_token_types(model):
+        names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
+        tokenizer.model_input_names = tokenizer.init_kwargs["model_input_names"] = names  # the latter is saved
+    embeddings = len(cast(torch.nn.Embedding, model.get_input_embeddings()).weight)
     if len(tokenizer) > embeddings:
         raise UserError(
             f"model: {spec.name} has {embeddings} word embeddings, its tokenizer {len(tokenizer)} tokens; give the "
             "tokenizer that it was trained with"
         )
     if spec.causal:
-        gpt2.check_causal(model, spec.name)
-    return model, new_weights
+        probe.check_causal(model, spec.name)
 
 
 def _base_config(spec: ModelSpec, tokenizer: PreTrainedTokenizerBase) -> Any:
@@ -132,20 +128,13 @@ def _base_config(spec: ModelSpec, tokenizer: PreTrainedTokenizerBase) -> Any:
 
 def _configure(config: Any, spec: ModelSpec) -> None:
     """Set the config's dropouts and labels, in place."""
-    for field in _DROPOUTS:
-        if spec.dropout is not None and hasattr(config, field):
-            setattr(config, field, spec.dropout)
+    if spec.dropout is not None:
+        set_dropout(config, spec.dropout)
     if spec.labels:
         config.problem_type = spec.problem_type
         config.num_labels = len(spec.labels)
         config.id2label = dict(enumerate(spec.labels))
         config.label2id = {label: index for index, label in enumerate(spec.labels)}
-
-
-def max_positions(config: Any) -> int | None:
-    """How many tokens a model has position embeddings for; None if any number. RoBERTa reserves the first two."""
-    count = getattr(config, "max_position_embeddings", None)
-    return count - 2 if count is not None and "roberta" in config.model_type else count
 
 
 def _has_other_classes(known_labels: set[str], spec: ModelSpec) -> bool:

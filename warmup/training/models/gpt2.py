@@ -1,4 +1,4 @@
-"""Causal language models: the config of a new GPT-2, and what a given model and its tokenizer must satisfy."""
+"""Causal language models: the config of a new GPT-2, its boundary tokens, and its cache."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import inspect
 
 import torch
 from transformers import GPT2Config, PreTrainedModel, PreTrainedTokenizerBase
-
-from warmup.errors import UserError
 
 MAX_POSITIONS = 1024  # of GPT-2 (Radford et al. 2019, section 2.3)
 
@@ -40,21 +38,6 @@ def new_gpt2_config(layers: int, width: int, tokenizer: PreTrainedTokenizerBase,
         bos_token_id=bos,
         eos_token_id=eos,
     )
-
-
-@torch.inference_mode()
-def check_causal(model: PreTrainedModel, name: str) -> None:
-    """Raise UserError if the logits at a token depend on the next token, which the model is to predict.
-
-    This finds encoders: transformers loads them for causal language modelling too, and lets them see every token.
-    """
-    ids_BT = torch.tensor([[0, 1], [0, 2]])
-    first_BV = model.eval()(input_ids=ids_BT, attention_mask=torch.ones_like(ids_BT)).logits[:, 0]
-    if (first_BV[0] - first_BV[1]).abs().max() > 1e-4 * first_BV.abs().max():
-        raise UserError(
-            f"model: {name} sees the tokens that it is to predict; task: clm needs one that reads from left "
-            "to right, as GPT-2 does"
-        )
 
 
 def disable_cache(model: PreTrainedModel) -> None:

@@ -9,6 +9,7 @@ from transformers import GenerationMixin, PreTrainedModel
 
 from warmup.training.models import gpt2, varlen_attention
 from warmup.training.models.input_layout import PACKED_DECODERS, Head, InputLayout, supports_packing
+from warmup.training.models.positions import first_position
 from warmup.training.models.varlen_attention import SequenceBounds
 
 
@@ -43,7 +44,6 @@ def install_partial_forward(
         if varlen:
             varlen_attention.enable(model)
         padding_id = config.pad_token_id or 0
-        offset = "roberta" in model_type or model_type == "camembert"  # their positions begin after the padding id
         return InputLayout(
             head=head,
             logits="positions" if masked_only or head == "sequence" else "all",
@@ -51,7 +51,7 @@ def install_partial_forward(
             packed=packed,
             varlen=varlen,
             static_max_length=static_max_length,
-            first_position=padding_id + 1 if offset else 0,
+            first_position=first_position(model),
             padding_id=padding_id,
         )
     selects = head == "token" and masked_only

@@ -14,7 +14,8 @@ from warmup.errors import UserError
 from warmup.training.checkpoints import format as checkpoint_format
 from warmup.training.checkpoints import run_directory
 from warmup.training.checkpoints.format import BrokenCheckpoint
-from warmup.training.models.build import is_new_model, load_config, max_positions
+from warmup.training.models.build import is_new_model, load_config
+from warmup.training.models.positions import empty_model, max_positions
 
 _TAKEN = re.compile(r"task|data\.(\w+_column|max_length)|batch\.evaluation|speed\.(packing|masked_only)")
 """Fields of the run that a prediction is made with too."""
@@ -62,7 +63,8 @@ def _recorded(where: Path) -> dict[str, Any]:
 def _of_architecture(where: str) -> dict[str, Any]:
     """What a model's own configuration tells: its task, and how long its inputs may be."""
     config = load_config(where)
-    found: dict[str, Any] = {"data.max_length": max_positions(config)} if max_positions(config) else {}
+    positions = max_positions(empty_model(config, where))
+    found: dict[str, Any] = {"data.max_length": positions} if positions else {}
     architecture = (getattr(config, "architectures", None) or [""])[0]
     tasks = [facts for facts in TASKS.values() if architecture.endswith(facts.architectures)]
     if len(tasks) > 1:  # a head of one output predicts a number

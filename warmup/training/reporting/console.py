@@ -15,6 +15,7 @@ import transformers
 from warmup.explain import explain_plan
 from warmup.lint import Finding
 from warmup.plan import Plan
+from warmup.training.models.build import is_new_model
 
 _VALUE_WIDTH = 24  # of the second column; longer values run into the third
 _EXAMPLES = 3  # rows that are quoted
@@ -56,7 +57,9 @@ def summary(folder: Path, result: Mapping[str, Any]) -> str:
 
 def model_text(name: str, new_weights: Sequence[str]) -> str:
     """The model's name, and which of its weights are not pretrained: names, or "all"."""
-    return f"{name}, new weights: {', '.join(new_weights)} (random initialisation)" if new_weights else name
+    text = f"{name}, new weights: {', '.join(new_weights)} (random initialisation)" if new_weights else name
+    beside = is_new_model(name) and Path(name).is_dir()
+    return f"{text}; the folder {name} is not read, --model ./{name} would" if beside else text
 
 
 def rows_text(rows: Sequence[str]) -> str:

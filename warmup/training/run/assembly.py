@@ -9,9 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from accelerate import Accelerator
+from transformers import PreTrainedModel
 
 from warmup import commandline
 from warmup.clock import StepClock
+from warmup.config import Config
 from warmup.config.checks import parse_seconds
 from warmup.errors import UserError
 from warmup.scheduler import WarmupScheduler
@@ -26,8 +28,10 @@ from warmup.training.engines import Engine, build_engine
 from warmup.training.engines.optimizers import build_optimizer, describe_groups
 from warmup.training.files import write_json, write_text
 from warmup.training.models import build as model_build
+from warmup.training.models import probe
 from warmup.training.models.build import ModelSpec
 from warmup.training.models.compile import compile_layers
+from warmup.training.models.dropout import apply_dropout
 from warmup.training.models.flops import peak_flops
 from warmup.training.models.input_layout import InputLayout, choose_varlen, describe_attention
 from warmup.training.models.partial_forward import install_partial_forward
@@ -48,8 +52,8 @@ class Built:
 
     engine: Engine
     layout: InputLayout
-    new_weights: list[str]
-    """Names of those that no checkpoint gave."""
+    notes: dict[str, str]
+    """What a user should know of the model, by a word for it."""
 
 
 def build(spec: RunSpec, accelerator: Accelerator) -> Built:
@@ -69,6 +73,7 @@ def build(spec: RunSpec, accelerator: Accelerator) -> Built:
     model, new_weights = model_build.build_model(model_spec, spec.data.tokenizer)
     if checkpoint and new_weights:
         raise UserError(f"--resume: {checkpoint} lacks the weights {', '.join(new_weights)}")
+    notes = {"model": model_text(config.model, new_weights)} | prepare_model(model, config)
     if speed.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     optimizer = build_optimizer(model, spec.lr_schedule.plan, config.recipe.layer_decay, config.recipe.lr_ratios)
@@ -81,7 +86,27 @@ def build(spec: RunSpec, accelerator: Accelerator) -> Built:
     layout = install_partial_forward(model, task.head, speed.packing, speed.masked_only, varlen, static_max_length)
     if speed.compile:
         compile_layers(model, layout)
-    return Built(engine, layout, new_weights)
+    return Built(engine, layout, notes)
+
+
+def prepare_model(model: PreTrainedModel, config: Config) -> dict[str, str]:
+    """Make a model fit to be trained on any number of ranks: freeze what gets no gradient, set what no config sets.
+
+    Returns:
+        What a user should know of it, by a word for it.
+
+    Raises:
+        UserError: Its results depend on the other samples of a micro-batch.
+    """
+    probe.check_padding(model, config.model)
+    notes = {}
+    if unused := probe.freeze_unused(model, config.model):
+        more = f" and {len(unused) - 1} more" if len(unused) > 1 else ""
+        notes["frozen"] = f"{unused[0]}{more}, which get no gradient: the output does not depend on them"
+    rate = config.dropout
+    if rate is not None and (others := apply_dropout(model, rate)):
+        notes["dropout"] = f"{rate:g}, except for {', '.join(others)}, which no option sets"
+    return notes
 
 
 @contextmanager
@@ -179,7 +204,7 @@ def describe(run: TrainingRun, spec: RunSpec, built: Built) -> None:
     config, data, model = run.config, run.data, built.engine.unwrapped_model
     facts = {
         "data": f"{data.amount} to train on, {len(data.validation)} held out ({data.folder})",
-        "model": model_text(config.model, built.new_weights),
+        **built.notes,
         "engine": built.engine.name,
         "attention": describe_attention(model, built.layout),
         "run directory": str(run.folder),

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import make_tokenizer
+from model_families import small_config
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import (
@@ -18,11 +19,13 @@ from transformers import (
     BertTokenizerFast,
     RobertaConfig,
     RobertaModel,
+    pipeline,
 )
 
 from warmup.errors import UserError
 from warmup.training.data.tokenizers.load import load_tokenizer
 from warmup.training.models import build as model_build
+from warmup.training.reporting.export import export_model
 
 VOCABULARY = 200
 LABELS = ("bad", "good", "so so")
@@ -290,10 +293,14 @@ def test_a_head_of_one_output_is_kept_and_another_is_drawn_anew(tmp_path: Path, 
 
 
 def test_a_model_with_one_token_type_gets_no_token_type_ids(tmp_path: Path) -> None:
+    """Nor does its pipeline: a pair's second text would have a type that it has no embedding for."""
+    config = small_config("roberta", type_vocab_size=1)
+    RobertaModel(config).save_pretrained(tmp_path / "base")
     tokenizer = make_tokenizer()
-    config = BertConfig(vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=1, num_attention_heads=2)
-    config.type_vocab_size, config.intermediate_size = 1, 64
-    BertModel(config).save_pretrained(tmp_path)
     assert "token_type_ids" in tokenizer.model_input_names
-    classifier(tmp_path, tokenizer)
+    model, _ = classifier(tmp_path / "base", tokenizer)
     assert "token_type_ids" not in tokenizer.model_input_names
+    folder = export_model(tmp_path, model, tokenizer, "# A model")
+    pair = pipeline("text-classification", model=str(folder))({"text": "w1", "text_pair": "w2"})
+    logits = model.eval()(**tokenizer("w1", "w2", return_tensors="pt")).logits[0]
+    assert pair == {"label": LABELS[int(logits.argmax())], "score": pytest.approx(logits.softmax(0).max().item())}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import datasets
 import pytest
@@ -16,7 +15,11 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     AutoTokenizer,
+    BertConfig,
+    BertModel,
     BertTokenizerFast,
+    MPNetConfig,
+    MPNetModel,
     pipeline,
 )
 
@@ -217,8 +220,9 @@ def test_a_model_that_cannot_be_put_in_place_leaves_the_earlier_one(
 
 
 def test_the_exported_tokenizer_knows_where_the_positions_end(tokenizer: BertTokenizerFast) -> None:
-    model = SimpleNamespace(config=SimpleNamespace(max_position_embeddings=512, model_type="bert"))
-    assert with_model_max_length(tokenizer, model).model_max_length == 512
+    sizes = dict(vocab_size=200, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32)
+    bert = BertModel(BertConfig(**sizes, max_position_embeddings=512))
+    assert with_model_max_length(tokenizer, bert).model_max_length == 512
     assert tokenizer.model_max_length > 10**20  # the run's own is as it was
-    model.config.model_type = "roberta"
-    assert with_model_max_length(tokenizer, model).model_max_length == 510
+    mpnet = MPNetModel(MPNetConfig(**sizes, max_position_embeddings=514))
+    assert with_model_max_length(tokenizer, mpnet).model_max_length == 512

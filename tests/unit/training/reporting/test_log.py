@@ -62,9 +62,14 @@ def test_the_summary(tmp_path: Path) -> None:
         assert f"  held-out metrics{of_step}: loss" in summary(tmp_path, result | {"exported_step": step})
 
 
-def test_the_model_and_its_new_weights() -> None:
+def test_the_model_and_its_new_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert model_text("bert-base-uncased", []) == "bert-base-uncased"
     assert model_text("tiny", ["all"]) == "tiny, new weights: all (random initialisation)"
+    (tmp_path / "tiny").mkdir()
+    monkeypatch.chdir(tmp_path)
+    beside = "tiny, new weights: all (random initialisation); the folder tiny is not read, --model ./tiny would"
+    assert model_text("tiny", ["all"]) == beside
+    assert model_text("./tiny", []) == "./tiny"
     text = "bert, new weights: classifier.weight, classifier.bias (random initialisation)"
     assert model_text("bert", ["classifier.weight", "classifier.bias"]) == text
 

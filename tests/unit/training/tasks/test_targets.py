@@ -58,6 +58,19 @@ def test_the_share_of_unknown_tokens_is_said(tmp_path: Path, tokenizer: str) -> 
     assert data.notes["unknown tokens"].startswith(f"{share:.1%} of the training tokens are [UNK]: ")
 
 
+def test_whole_words_of_one_chinese_character_are_counted(tmp_path: Path) -> None:
+    """BERT's tokenizers split between Chinese characters, so that no word has several."""
+    mixed = rows_of(tmp_path / "a.jsonl", ["word \u4e2d\u6587 words"] * 40)
+    data = prepared(config(mixed, whole_words=True))
+    rows = data.train.table["ids"].to_pylist()
+    ideographs = set(data.tokenizer.convert_tokens_to_ids(["\u4e2d", "\u6587"]))
+    share = np.mean([token in ideographs for row in rows for token in row])
+    assert share > 0.1
+    assert data.notes["whole words"].startswith(f"{share:.1%} of the training tokens are Chinese characters, each of ")
+    assert "whole words" not in prepared(config(mixed)).notes
+    assert "whole words" not in prepared(config(plain(tmp_path), whole_words=True)).notes
+
+
 @pytest.mark.parametrize("task", ["classification", "regression"])
 @pytest.mark.parametrize("pairs", [False, True])
 def test_truncated_texts_are_counted(task: str, pairs: bool, tmp_path: Path) -> None:

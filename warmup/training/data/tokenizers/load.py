@@ -8,7 +8,8 @@ from typing import Any, Literal, cast
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from warmup.errors import UserError
-from warmup.training.models.build import check_folder, first_line, max_positions
+from warmup.training.models.build import check_folder, first_line
+from warmup.training.models.positions import max_positions
 
 TokenizerNeeds = Literal["cls_sep_pad", "eos"]
 """Special tokens that a task needs: those of an encoder, or one that ends a text, for causal language modelling."""
@@ -81,7 +82,7 @@ def with_model_max_length(tokenizer: PreTrainedTokenizerBase, model: PreTrainedM
         tokenizer: Not changed; a copy is returned if its model_max_length is too large.
         model: The model that it is saved with.
     """
-    positions = max_positions(model.config)
+    positions = max_positions(model)
     if positions is None or tokenizer.model_max_length <= positions:
         return tokenizer
     tokenizer = copy.deepcopy(tokenizer)
