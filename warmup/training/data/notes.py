@@ -102,9 +102,10 @@ def token_notes(samples: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, d
                 f"{truncated} of {len(cut)} training rows, which loses {share:.1%} of all tokens; data.max_length is "
                 f"{data.max_length}, and the longest row has {longest} tokens"
             )
-    if "token_words" in samples.column_names and (share := _share_of_ideographs(samples, tokenizer)) > _LARGE_SHARE:
+    ideographs = _share_of_ideographs(samples, tokenizer) if "token_words" in samples.column_names else 0.0
+    if ideographs > _LARGE_SHARE:
         notes["whole words"] = (
-            f"{share:.1%} of the training tokens are Chinese characters, each of which is a word of its own: "
+            f"{ideographs:.1%} of the training tokens are Chinese characters, each of which is a word of its own: "
             "data.whole_words masks single characters there"
         )
     return notes
