@@ -28,6 +28,7 @@ from typing import Any
 sys.path[:0] = [str(Path(__file__).resolve().parent.parent), str(Path(__file__).resolve().parent)]
 from conftest import TINY, WORDS  # noqa: E402
 from harness import LOGGED, Ended, assert_same_end, train  # noqa: E402
+from sharding_engines import zero  # noqa: E402
 
 STEPS = 12
 SEEDS = "1,2"
@@ -57,11 +58,7 @@ PHASES = {
     "sweep": Phase("warmup.training.run.seed_sweep:run_seed_sweep", options=("--seeds", SEEDS)),
     "zero2": Phase(
         "warmup.training.run.training_run:run_training",
-        env={
-            "ACCELERATE_USE_DEEPSPEED": "true",
-            "ACCELERATE_DEEPSPEED_ZERO_STAGE": "2",
-            "ACCELERATE_DEEPSPEED_ZERO3_INIT": "false",
-        },
+        env=zero(2),
     ),
     "tokenisation": Phase("warmup.training.data.prepare:_Builder.build", own_cache=True),
     "evaluation": Phase(

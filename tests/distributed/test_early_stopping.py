@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from harness import Ended, assert_killed, assert_same_end, killed_after, train
 from safetensors.torch import load_file
+from sharding_engines import zero
 
 from warmup.config import Config
 from warmup.config.run import Evaluation
@@ -192,12 +193,11 @@ def test_a_best_model_that_was_damaged(stopped: dict[int, Ended], impatient: tup
 def test_the_best_where_weights_are_divided(mlm: tuple, tmp_path: Path) -> None:
     """Under DeepSpeed's ZeRO 3, of a model whose word embeddings are its output's too; a rate too high to learn."""
     pytest.importorskip("deepspeed")
-    env = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"}
     job = (
         *mlm, "--recipe.duration", "6 steps", "--recipe.warmup", "4 steps", "--recipe.lr", 1, "--batch.global_size", 32,
         "--evaluation.every", 1, "--evaluation.metric", "perplexity", "--evaluation.export", "best",
     )  # fmt: skip
-    run = train(2, tmp_path / "run", *job, env=env | {"ACCELERATE_DEEPSPEED_ZERO3_INIT": "false"})
+    run = train(2, tmp_path / "run", *job, env=zero(3) | {"ACCELERATE_DEEPSPEED_ZERO3_INIT": "false"})
     assert run.codes == [0, 0], run.status
     assert evaluated(run) == [1, 2, 3, 4, 5, 6] and best_of(run)["step"] < 6
     assert_exported(run, best_of(run))

@@ -9,13 +9,8 @@ from conftest import WORDS
 from harness import assert_same_training, train
 from model_families import small_model
 from safetensors.torch import load_file
+from sharding_engines import zero
 from transformers import AutoModelForMaskedLM, BertTokenizerFast
-
-ZERO_2 = {
-    "ACCELERATE_USE_DEEPSPEED": "true",
-    "ACCELERATE_DEEPSPEED_ZERO_STAGE": "2",
-    "ACCELERATE_DEEPSPEED_ZERO3_INIT": "false",
-}
 
 
 @pytest.mark.parametrize(
@@ -38,7 +33,7 @@ def test_weights_that_get_no_gradient_are_frozen_by_name(
     assert_same_training(train(2, tmp_path / "two", *job), one, steps=5, rel=1e-5)
     if model_type == "squeezebert":
         pytest.importorskip("deepspeed")
-        assert_same_training(train(2, tmp_path / "zero", *job, env=ZERO_2), one, steps=5, rel=1e-4)
+        assert_same_training(train(2, tmp_path / "zero", *job, env=zero(2)), one, steps=5, rel=1e-4)
     before, after = (load_file(folder / "model.safetensors") for folder in (tmp_path / "model", one.folder / "model"))
     name = unused.split(" and ")[0]
     assert before[name].equal(after[name])

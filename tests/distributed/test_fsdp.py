@@ -1,39 +1,12 @@
-"""FSDP2 gives the training of DistributedDataParallel, and goes on from and to it.
-
-Accelerate starts it on GPUs only; here its state is set by hand, on ranks over gloo, so that everything after that runs
-as it does on GPUs.
-"""
+"""FSDP2 gives the training of DistributedDataParallel, and goes on from and to it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from harness import assert_each_sample_once, assert_killed, assert_same_training, killed_after, train
-
-
-def fsdp2(killed: int | None = None) -> Callable[[int], None]:
-    """For `before`: Accelerate believes that its launcher requested FSDP2. `killed`: as for `killed_after`."""
-
-    def before(rank: int) -> None:
-        from accelerate import Accelerator
-        from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
-
-        from warmup.training.distributed import launch
-
-        def create(**given: object) -> Accelerator:
-            accelerator = Accelerator(**given)
-            accelerator.state.distributed_type = DistributedType.FSDP
-            accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin(
-                fsdp_version=2, cpu_ram_efficient_loading=False
-            )
-            return accelerator
-
-        launch.Accelerator = create
-        killed_after(killed)(rank)
-
-    return before
+from sharding_engines import fsdp2
 
 
 @pytest.mark.parametrize("task", ["mlm", "classification"])
@@ -52,7 +25,7 @@ def test_it_goes_on_from_and_to_the_other(mlm: tuple[str, ...], tmp_path: Path) 
     job = (*mlm, *batch, "--recipe.duration", "20 steps", "--dropout", 0, "--checkpoint.every", "4 steps")
     job = (*job, "--log.samples", "true", "--resume", "auto")
     whole = train(2, tmp_path / "whole", *job)
-    assert_killed(train(2, tmp_path / "run", *job, before=fsdp2(killed=8)), 8)
+    assert_killed(train(2, tmp_path / "run", *job, before=fsdp2(killed_after(8))), 8)
     assert_killed(train(1, tmp_path / "run", *job, before=killed_after(12)), 12)
     run = train(3, tmp_path / "run", *job, before=fsdp2())
     assert [line["world_size"] for line in run.of_kind("resumed")] == [1, 3]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from harness import LOGGED, Ended, assert_same_end, train
+from sharding_engines import zero
 
 STEPS = 8
 
@@ -174,9 +175,7 @@ def test_a_failure_names_its_seed(job: tuple, tmp_path: Path) -> None:
 @pytest.mark.parametrize("stage", [2, 3])
 def test_engines_of_deepspeed_one_after_the_other(stage: int, job: tuple, tmp_path: Path) -> None:
     pytest.importorskip("deepspeed")
-    env = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO3_INIT": "false"}
-    env["ACCELERATE_DEEPSPEED_ZERO_STAGE"] = str(stage)
-    swept = train(2, tmp_path / "swept", *job, "--seeds", "3,1", env=env)
-    alone = train(2, tmp_path / "alone", *job, "--seed", 1, env=env)
+    swept = train(2, tmp_path / "swept", *job, "--seeds", "3,1", env=zero(stage))
+    alone = train(2, tmp_path / "alone", *job, "--seed", 1, env=zero(stage))
     assert swept.codes == alone.codes == [0, 0], (swept.status, alone.status)
     assert_same_end(swept.folder / "seed-1", alone.folder)

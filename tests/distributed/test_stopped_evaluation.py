@@ -11,7 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from harness import LOGGED, Ended, assert_same_end, train
+from harness import LOGGED, Ended, assert_same_end, assert_same_training, train
+from sharding_engines import fsdp2, zero
 
 from warmup.training.checkpoints import format as checkpoint_format
 from warmup.training.run.evaluate import STOP_CHECK_EVERY
@@ -112,6 +113,26 @@ def test_stopped_in_an_evaluation(
     newest, skipped = checkpoint_format.newest_valid(run.folder)
     assert (newest, skipped) == (checkpoint_format.checkpoint_path(run.folder, step), [])
     assert_resumes_as(run.folder, whole, job)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["ZeRO 3", "FSDP2"])
+def test_stopped_in_an_evaluation_of_sharded_weights(engine: str, job: tuple, whole: Ended, tmp_path: Path) -> None:
+    """Stopped under an engine that shards, and gone on under it; the numbers are those of whole weights."""
+    stop = interrupted(2, 5, 1, tmp_path)
+    if engine == "ZeRO 3":
+        pytest.importorskip("deepspeed")
+        run = train(2, tmp_path / "run", *job, before=stop, env=zero(3))
+        resumed = train(2, run.folder, *job, env=zero(3))
+    else:
+        run = train(2, tmp_path / "run", *job, before=fsdp2(stop))
+        resumed = train(2, run.folder, *job, before=fsdp2())
+    assert run.status["outcome"] == "stopped", (run.status, run.stderr[-2000:])
+    assert computed(tmp_path)[0] == computed(tmp_path)[1] <= 5 + STOP_CHECK_EVERY
+    assert run.of_kind("eval") == []
+    assert_same_training(resumed, whole, steps=STEPS, rel=1e-4)
+    for ours, theirs in zip(resumed.of_kind("eval"), whole.of_kind("eval"), strict=True):
+        assert ours["step"] == theirs["step"] and ours["loss"] == pytest.approx(theirs["loss"], rel=1e-4)
 
 
 def test_killed_in_the_evaluation_at_the_end(job: tuple, whole: Ended, tmp_path: Path) -> None:

@@ -15,22 +15,11 @@ from harness import (
     scale_losses,
     train,
 )
+from sharding_engines import zero
 
 pytest.importorskip("deepspeed")
 pytestmark = pytest.mark.slow
 BATCH = 24
-
-
-def zero(stage: int, **more: str) -> dict[str, str]:
-    """What `accelerate launch` sets for a DeepSpeed configuration; stage 0: none, DistributedDataParallel."""
-    if stage == 0:
-        return {}
-    return {
-        "ACCELERATE_USE_DEEPSPEED": "true",
-        "ACCELERATE_DEEPSPEED_ZERO_STAGE": str(stage),
-        "ACCELERATE_DEEPSPEED_ZERO3_INIT": "false",
-        **more,
-    }
 
 
 @pytest.mark.parametrize("task", ["mlm", "classification"])
