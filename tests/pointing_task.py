@@ -25,7 +25,7 @@ from warmup.training.data.tokenizers.load import load_word_tokenizer
 from warmup.training.data.tokenizers.train import train_wordpiece
 from warmup.training.data.tokenizers.words import sentence_parts
 from warmup.training.tasks import REGISTRY, Objective, Predictor
-from warmup.training.tasks.losses import group_cross_entropy_sum
+from warmup.training.tasks.losses import group_cross_entropy, group_cross_entropy_sum
 from warmup.training.tasks.metrics import sum_by_sample
 
 FACTS = TaskFacts(
@@ -87,7 +87,7 @@ class Pointing:
 
         return Objective(
             collate=collate,
-            loss_sum=group_cross_entropy_sum,
+            losses=group_cross_entropy,
             training_loss_sum=group_cross_entropy_sum,
             results=_results,
             width=2,

@@ -63,7 +63,10 @@ def _build(config: Config) -> tuple[Prepared, Objective, PreTrainedModel]:
 
 
 def _evaluate(rank: int, world_size: int, config: Config, batch_size: int) -> tuple[int, dict, list[int], bool]:
-    """(world size, metrics, the samples that this rank computed, whether the model is back in training)."""
+    """(world size, metrics, the samples that this rank computed, whether the model is back in training)
+
+    With the metrics, each sample's mean loss.
+    """
     accelerator = launch.start_accelerator(world_size, None, 20, ())
     torch.set_num_threads(1)  # how many threads add up a product may change its last bits
     data, objective, built = _build(config)
@@ -75,8 +78,10 @@ def _evaluate(rank: int, world_size: int, config: Config, batch_size: int) -> tu
         return objective.collate(samples, indices, epochs, seed)
 
     evaluator = Evaluator(built.train(), replace(objective, collate=counted), layout, batch_size, accelerator)
-    metrics = evaluator.evaluate(data.validation)
-    return accelerator.num_processes, metrics, own, built.training
+    evaluation = evaluator.evaluate(data.validation)
+    assert evaluation is not None
+    found = evaluation.metrics | {"losses": evaluation.losses_S.tolist()}
+    return accelerator.num_processes, found, own, built.training
 
 
 def _ranks(values: np.ndarray) -> np.ndarray:
@@ -147,6 +152,10 @@ def test_the_same_bits_on_any_world_size(config: Config) -> None:
         assert all(rank.value[2] for rank in ranks)
         found += [rank.value[1] for rank in ranks]
     assert all(metrics == found[0] for metrics in found)  # to the last bit, on every rank of every world size
+    losses = found[0].pop("losses")
+    assert len(losses) == wanted["rows"]
+    if wanted["rows"] == wanted["targets"]:  # one in each sample
+        assert np.mean(losses) == pytest.approx(found[0]["loss"], rel=1e-6)
     assert found[0]["targets"] == wanted["targets"]
     if config.task == "classification":
         assert found[0]["targets"] == wanted["rows"] == 100
@@ -174,4 +183,6 @@ def test_more_ranks_than_batches_and_other_batches(config: Config) -> None:
     assert [bool(rank.value[2]) for rank in ranks] == [True, False, False]
     assert ranks[0].value[1] == ranks[1].value[1] == ranks[2].value[1]
     (small,) = run_ranks(1, _evaluate, 1, config, 3)
-    assert ranks[0].value[1] == pytest.approx(small.value[1], rel=1e-6)
+    ours, theirs = ranks[0].value[1], small.value[1]
+    assert ours.pop("losses") == pytest.approx(theirs.pop("losses"), rel=1e-4)
+    assert ours == pytest.approx(theirs, rel=1e-6)

@@ -34,6 +34,11 @@ def test_equal_on_any_cut(runs: list[Ended]) -> None:
         for name in ("precision", "recall", "f1", "accuracy"):  # a tag may be decided by the last digit of a logit
             assert ours[name] == pytest.approx(theirs[name], abs=0.01), name
     assert [json.loads((run.folder / "result.json").read_text())["world_size"] for run in runs] == [1, 2, 3]
+    for run in runs:  # the counts of all entity types together are those of the F1 over all entities
+        per_class = json.loads((run.folder / "result.json").read_text())["per_class"]
+        correct = sum(row["recall"] * row["support"] for row in per_class.values())
+        recall = correct / sum(row["support"] for row in per_class.values())
+        assert recall == pytest.approx(run.of_kind("eval")[-1]["recall"], rel=1e-12) and len(per_class) > 1
     losses = [run.of_kind("eval")[-1]["loss"] for run in runs]
     assert losses[0] < 0.5 * whole.column("loss")[-1]  # plain; the training's cannot get below its smoothing
 

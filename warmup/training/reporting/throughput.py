@@ -40,6 +40,7 @@ class ThroughputMeter:
     _steps: int = 0
     _start: tuple[float, int, int] = field(default_factory=lambda: (time.perf_counter(), 0, 0))
     """Time, and the clock's samples and tokens, at the last reading."""
+    _made: float = field(default_factory=lambda: time.perf_counter())
 
     def __post_init__(self) -> None:
         if isinstance(self.model, DistributedDataParallel):
@@ -81,6 +82,7 @@ class ThroughputMeter:
         flops = None if self._flops is None else self._flops / elapsed
         mfu = None if flops is None or self.peak_flops is None else flops / (self.peak_flops * self.world_size)
         metrics = {
+            "seconds": time.perf_counter() - self._made,
             "samples_per_second": (clock.samples - samples) / elapsed,
             "tokens_per_second": (clock.tokens - tokens) / elapsed,
             "padding_share": 1 - self._tokens / max(self._padded_tokens, 1),

@@ -35,8 +35,8 @@ from warmup.training.models.dropout import apply_dropout
 from warmup.training.models.flops import peak_flops
 from warmup.training.models.input_layout import InputLayout, choose_varlen, describe_attention
 from warmup.training.models.partial_forward import install_partial_forward
-from warmup.training.reporting import trackers
-from warmup.training.reporting.console import model_text, plan_table, rows_text
+from warmup.training.reporting import hardware, trackers
+from warmup.training.reporting.console import library_versions, model_text, plan_table, rows_text
 from warmup.training.reporting.log import Log
 from warmup.training.reporting.throughput import ThroughputMeter
 from warmup.training.run.evaluate import Evaluator
@@ -200,11 +200,31 @@ def assemble(spec: RunSpec, built: Built, objective: Objective, launched: Launch
 
 
 def describe(run: TrainingRun, spec: RunSpec, built: Built) -> None:
-    """Print the plan as a table, before the first step."""
+    """Print the plan as a table, before the first step, and write what it says to run.json. A collective call."""
+    accelerator, model = run.train_step.accelerator, built.engine.unwrapped_model
+    facts = describe_facts(run, spec, built)
+    run.log.print(plan_table(spec.plan, spec.findings, facts))
+    record = {
+        "command": ["train.py", *run.arguments],
+        "facts": facts,
+        "findings": [finding.to_dict() for finding in spec.findings],
+        "parameters": hardware.count_parameters(model),
+        "hardware": hardware.hardware_facts(accelerator),
+        "versions": library_versions(),
+    }
+    collectives.on_main(accelerator, lambda: write_json(run.folder / "run.json", record))
+
+
+def describe_facts(run: TrainingRun, spec: RunSpec, built: Built) -> dict[str, str]:
+    """Rows of the table besides the plan's: value by name."""
     config, data, model = run.config, run.data, built.engine.unwrapped_model
+    accelerator = run.train_step.accelerator
     facts = {
         "data": f"{data.amount} to train on, {len(data.validation)} held out ({data.folder})",
         **built.notes,
+        "parameters": f"{hardware.count_parameters(model):,}",
+        "device": hardware.describe_device(accelerator),
+        "precision": hardware.describe_precision(accelerator),
         "engine": built.engine.name,
         "attention": describe_attention(model, built.layout),
         "run directory": str(run.folder),
@@ -218,7 +238,7 @@ def describe(run: TrainingRun, spec: RunSpec, built: Built) -> None:
     facts |= dict(data.notes) | spec.task.notes(data.labels)
     if spec.changes:
         facts["changed since"] = "; ".join(spec.changes)
-    run.log.print(plan_table(spec.plan, spec.findings, facts))
+    return facts
 
 
 def begin(run: TrainingRun, resume_point: ResumePoint) -> None:

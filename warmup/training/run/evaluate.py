@@ -17,10 +17,22 @@ from warmup.training.distributed import collectives
 from warmup.training.models.compile import eager
 from warmup.training.models.input_layout import InputLayout
 from warmup.training.tasks import Objective
+from warmup.training.tasks.metrics import sum_by_sample
 from warmup.training.tasks.task import evaluation_batch
 
 STOP_CHECK_EVERY = 4
 """Micro-batches of a rank between two exchanges of whether a rank requests to stop."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation found, the same on all ranks."""
+
+    metrics: dict[str, float]
+    results_SW: torch.Tensor
+    """What the task keeps of each sample, as `Objective.results`."""
+    losses_S: torch.Tensor
+    """The mean loss of each sample's targets."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +52,7 @@ class Evaluator:
     """All ranks call the model equally often, because each holds a part of it."""
 
     @torch.no_grad()  # in inference mode, ZeRO 3 would gather weights that the next pass cannot be trained with
-    def evaluate(self, samples: Samples) -> dict[str, float] | None:
+    def evaluate(self, samples: Samples) -> Evaluation | None:
         """The task's metrics over all samples; None if a rank requested to stop on the way. A collective call.
 
         The micro-batches are the same for any world size. Ranks fill in the rows of their own, those of the others stay
@@ -52,7 +64,7 @@ class Evaluator:
         groups = [by_length[start : start + self.batch_size] for start in range(0, len(by_length), self.batch_size)]
         device, ranks = self.accelerator.device, self.accelerator.num_processes
         losses = torch.zeros(len(groups), dtype=torch.float64, device=device)
-        results = losses.new_zeros(len(samples), self.objective.width)
+        results = losses.new_zeros(len(samples), self.objective.width + 1)  # the last is the sample's mean loss
         self.model.eval()
         for turn, first in enumerate(range(0, len(groups), ranks)):
             if turn % STOP_CHECK_EVERY == 0 and self._any_stop_requested():
@@ -70,7 +82,11 @@ class Evaluator:
         self.model.train()
         self.heartbeat("the sum of the evaluation", waits=True)
         losses, results = collectives.sum_over_ranks(losses), collectives.sum_over_ranks(results)
-        return collectives.on_main(self.accelerator, lambda: self.objective.metrics(float(losses.sum()), results.cpu()))
+        results_SW, losses_S = results[:, :-1].cpu(), results[:, -1].cpu()
+        metrics = collectives.on_main(
+            self.accelerator, lambda: self.objective.metrics(float(losses.sum()), results_SW.contiguous())
+        )
+        return Evaluation(metrics, results_SW, losses_S)
 
     def _any_stop_requested(self) -> bool:
         """Whether any rank requests to stop. A collective call, so that all ranks stop at the same micro-batch."""
@@ -79,10 +95,13 @@ class Evaluator:
         return float(collectives.sum_over_ranks(own)) > 0
 
     def _compute(self, samples: Samples, indices: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        """The loss sum and the results of one micro-batch."""
+        """The loss sum of one micro-batch, and of each sample its results and the mean loss of its targets."""
         layout = replace(self.layout, static_max_length=0)
         batch = lay_out(evaluation_batch(self.objective, samples, indices), layout)
         inputs, targets = to_device(batch, self.accelerator.device)
         with eager(self.layout):
             logits = self.model(**inputs).logits
-        return self.objective.loss_sum(logits, targets), self.objective.results(logits, targets).double()
+        losses_N = self.objective.losses(logits, targets).double()
+        sums_S2 = sum_by_sample(torch.stack([losses_N, losses_N > 0], 1), targets)  # what is no target has a loss of 0
+        mean_S1 = sums_S2[:, :1] / sums_S2[:, 1:].clamp_min(1)
+        return losses_N.sum(), torch.cat([self.objective.results(logits, targets).double(), mean_S1], 1)

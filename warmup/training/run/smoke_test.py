@@ -51,10 +51,11 @@ def run_smoke_test(run: TrainingRun) -> tuple[str, str]:
         number += 1
         if number == steps:
             break
-    metrics = evaluate_only(run)
+    evaluation = evaluate_only(run)
     train_step.watchdog.stop()
-    if metrics is None:
+    if evaluation is None:
         return "stopped", "in the evaluation"
+    metrics = evaluation.metrics
     log.print_result("evaluation  " + "  ".join(f"{name} {value:.9g}" for name, value in metrics.items()))
     failures += [] if metrics["targets"] > 0 else ["evaluation: no target"]
     model, weights = train_step.engine.unwrapped_model, train_step.engine.weights()

@@ -25,7 +25,8 @@ from warmup.training.reporting.console import library_versions, summary
 from warmup.training.reporting.export import export_model, push_to_hub
 from warmup.training.reporting.log import Log
 from warmup.training.reporting.model_card import model_card
-from warmup.training.run.evaluate import Evaluator
+from warmup.training.run import evaluation_record
+from warmup.training.run.evaluate import Evaluation, Evaluator
 from warmup.training.run.train_step import StepResult, TrainStep
 from warmup.training.tasks import Task
 
@@ -169,25 +170,39 @@ def evaluate(run: TrainingRun) -> bool:
     train_step, saver = run.train_step, run.train_step.saver
     if saver.saved_step != train_step.clock.step:
         save(run)
-    metrics = evaluate_only(run)
-    if metrics is None:
+    evaluation = evaluate_only(run)
+    if evaluation is None:
         return False
-    run.state.add(train_step.clock, metrics)
+    run.state.add(train_step.clock, evaluation.metrics)
+    record_evaluation(run, evaluation)  # before the checkpoint says that it was made
     saver.add_evaluations(train_step.clock.step, run.state.evaluations(), _writing_heartbeat(train_step))
     return True
 
 
-def evaluate_only(run: TrainingRun) -> dict[str, float] | None:
+def record_evaluation(run: TrainingRun, evaluation: Evaluation) -> None:
+    """Write what an evaluation found to evaluation.json. A collective call."""
+    step, data = run.train_step.clock.step, run.data
+
+    def write() -> None:
+        record = evaluation_record.make_record(
+            evaluation, run.evaluator.objective, data.validation, data.tokenizer, step
+        )
+        evaluation_record.add_record(run.folder, record, run.state.best_step)
+
+    collectives.on_main(run.train_step.accelerator, write)
+
+
+def evaluate_only(run: TrainingRun) -> Evaluation | None:
     """Evaluate on the held-out data and log it, without a checkpoint. None if a rank requested to stop on the way.
 
     A collective call.
     """
     train_step = run.train_step
-    metrics = run.evaluator.evaluate(run.data.validation)
-    if metrics is not None:
-        run.log.evaluation(train_step.clock, metrics)
+    evaluation = run.evaluator.evaluate(run.data.validation)
+    if evaluation is not None:
+        run.log.evaluation(train_step.clock, evaluation.metrics)
     train_step.throughput.restart(train_step.clock)  # its time is not the training's
-    return metrics
+    return evaluation
 
 
 def finish(run: TrainingRun, stopped: bool) -> tuple[str, str]:
@@ -212,6 +227,7 @@ def finish(run: TrainingRun, stopped: bool) -> tuple[str, str]:
     result: dict[str, Any] = {
         "outcome": "stopped" if stopped else "done",
         "metrics": {},
+        "per_class": {},
         "exported_step": None,
         **clock.state_dict(),
         "total_steps": train_step.total_steps,
@@ -256,7 +272,8 @@ def export_final_model(run: TrainingRun, weights: dict[str, torch.Tensor]) -> di
         step, metrics, weights = best_step, run.state.best_metrics, best
     text = model_card(run.config, run.train_step.plan, run.data, metrics, step, run.arguments)
     export_model(run.folder, run.train_step.engine.unwrapped_model, run.data.tokenizer, text, weights)
-    return {"metrics": metrics, "exported_step": step}
+    per_class = evaluation_record.find_record(run.folder, step).get("per_class", {})
+    return {"metrics": metrics, "per_class": per_class, "exported_step": step}
 
 
 def best_weights(run: TrainingRun) -> dict[str, torch.Tensor] | None:

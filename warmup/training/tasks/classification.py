@@ -19,8 +19,9 @@ from warmup.training.data.tokenizers.windows import TokenizeBatch
 from warmup.training.models.build import ProblemType
 from warmup.training.models.input_layout import Head
 from warmup.training.tasks import text_pairs
+from warmup.training.tasks.breakdown import class_breakdown, class_outcome
 from warmup.training.tasks.labels import find_classes
-from warmup.training.tasks.losses import classification_loss, cross_entropy_sum
+from warmup.training.tasks.losses import classification_loss, cross_entropy
 from warmup.training.tasks.metrics import class_metrics, prediction_and_label
 from warmup.training.tasks.task import Objective, Predictor
 
@@ -62,11 +63,13 @@ class Classification:
     def objective(self, tokenizer: PreTrainedTokenizerBase, labels: Sequence[str], train: Any) -> Objective:
         return Objective(
             collate=text_pairs.collate_labelled(tokenizer, np.int64),
-            loss_sum=cross_entropy_sum,
+            losses=cross_entropy,
             training_loss_sum=classification_loss(self._recipe, labels, train, "label"),
             results=lambda logits, targets: prediction_and_label(logits.flatten(0, -2).argmax(-1), targets),
             width=2,
             metrics=partial(class_metrics, classes=len(labels)),
+            breakdown=partial(class_breakdown, labels=labels),
+            outcome=partial(class_outcome, labels=labels),
         )
 
     def predictor(self, tokenizer: PreTrainedTokenizerBase, labels: Sequence[str]) -> Predictor:

@@ -21,7 +21,7 @@ from warmup.training.data.tokenizers.windows import TokenizeBatch, causal_window
 from warmup.training.models.build import ProblemType
 from warmup.training.models.gpt2 import boundary_tokens
 from warmup.training.models.input_layout import Head
-from warmup.training.tasks.losses import cross_entropy_sum
+from warmup.training.tasks.losses import cross_entropy, cross_entropy_sum
 from warmup.training.tasks.metrics import correct_and_total, language_metrics
 from warmup.training.tasks.task import Objective, Predictor
 
@@ -67,7 +67,7 @@ class CausalLM:
 
         return Objective(
             collate=collate,
-            loss_sum=cross_entropy_sum,
+            losses=cross_entropy,
             training_loss_sum=cross_entropy_sum,
             results=correct_and_total,
             width=2,

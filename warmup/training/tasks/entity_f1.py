@@ -28,7 +28,9 @@ class Scheme:
     ends_C: torch.Tensor
     """Whether it ends one."""
     type_C: torch.Tensor
-    """Number of the entity's type, 0 for O."""
+    """Number of the entity's type, from 1 in the order of `types`; 0 for O."""
+    types: tuple[str, ...]
+    """Names of the types; "" of the one that has no name."""
 
 
 def is_entity_tag(label: str) -> bool:
@@ -47,11 +49,12 @@ def parse_scheme(labels: Sequence[str]) -> Scheme | None:
         begins_C=torch.tensor([prefix in "BSU" for prefix in prefixes]),
         ends_C=torch.tensor([prefix in "ESLU" for prefix in prefixes]),
         type_C=torch.tensor([1 + types.index(part[2] or "") if part[1] else 0 for part in parts]),
+        types=tuple(types),
     )
 
 
 def entity_counts(logits: torch.Tensor, targets: Targets, scheme: Scheme) -> torch.Tensor:
-    """(samples, 5): correct tags, all tags; correct, predicted and labelled entities."""
+    """(samples, 2 + 3 T): correct tags, all tags; then correct, predicted and labelled entities of each type."""
     preds_N = logits.flatten(0, -2).argmax(-1)
     return torch.cat([correct_and_total(logits, targets), count_entities(preds_N, targets, scheme)], 1)
 
@@ -65,8 +68,8 @@ def count_entities(preds_N: torch.Tensor, targets: Targets, scheme: Scheme) -> t
         scheme: what the tags say.
 
     Returns:
-        (samples, 3): predicted entities whose first word, last word and type are those of a labelled one; predicted
-        entities; labelled entities. No entity continues from one sample into the next.
+        (samples, 3 T), for each of the T types: predicted entities whose first word, last word and type are those of a
+        labelled one; predicted entities; labelled entities. No entity continues from one sample into the next.
     """
     labels_N, samples_N = targets.values.flatten(), targets.sample_ids_N
     counted_N = labels_N != IGNORE_INDEX
@@ -78,7 +81,10 @@ def count_entities(preds_N: torch.Tensor, targets: Targets, scheme: Scheme) -> t
     starts_N, type_N, next_N = _entities(preds_N, before_N, counted_N, scheme)
     true_starts_N, true_type_N, true_next_N = _entities(labels_N.clamp(0), before_N, counted_N, scheme)
     correct_N = starts_N & true_starts_N & (type_N == true_type_N) & (next_N == true_next_N)
-    return sum_by_sample(torch.stack([correct_N, starts_N, true_starts_N], 1), targets)
+    types_T = torch.arange(1, len(scheme.types) + 1, device=type_N.device)
+    is_type_NT, is_true_type_NT = type_N[:, None] == types_T, true_type_N[:, None] == types_T
+    counts = (correct_N[:, None] & is_type_NT, starts_N[:, None] & is_type_NT, true_starts_N[:, None] & is_true_type_NT)
+    return sum_by_sample(torch.cat(counts, 1), targets)
 
 
 def _entities(

@@ -24,14 +24,32 @@ def cross_entropy_sum(logits: torch.Tensor, targets: Targets) -> torch.Tensor:
     )
 
 
+def cross_entropy(logits: torch.Tensor, targets: Targets) -> torch.Tensor:
+    """Cross entropy of each target, in nats, (N,); 0 where there is none. logits: (..., C), as many as targets."""
+    return F.cross_entropy(
+        logits.flatten(0, -2).float(), targets.values.flatten(), ignore_index=IGNORE_INDEX, reduction="none"
+    )
+
+
 def squared_error_sum(logits: torch.Tensor, targets: Targets) -> torch.Tensor:
     """Squared error summed over the targets that are not NaN. logits: (N, 1)."""
+    return squared_error(logits, targets).sum()
+
+
+def squared_error(logits: torch.Tensor, targets: Targets) -> torch.Tensor:
+    """Squared error of each target, (N,); 0 where it is NaN. logits: (N, 1)."""
     errors = logits.flatten().float() - targets.values.nan_to_num()
-    return torch.where(targets.values.isnan(), 0.0, errors).square().sum()
+    return torch.where(targets.values.isnan(), 0.0, errors).square()
 
 
 def group_cross_entropy_sum(logits: torch.Tensor, targets: Targets) -> torch.Tensor:
-    """Cross entropy, in nats, of one softmax over all positions of a sample, summed over samples and columns.
+    """`group_cross_entropy` summed over all positions."""
+    return group_cross_entropy(logits, targets).sum()
+
+
+def group_cross_entropy(logits: torch.Tensor, targets: Targets) -> torch.Tensor:
+    """Cross entropy, in nats, of one softmax over all positions of a sample, summed over columns: at the right position
+    of each sample, and 0 at all others, (N,).
 
     Args:
         logits: (..., K), as many as there are targets: the score of each position, for each of K questions (the start
@@ -53,7 +71,7 @@ def group_cross_entropy_sum(logits: torch.Tensor, targets: Targets) -> torch.Ten
     sums_SK = terms_NK.new_zeros(shape).scatter_add(0, groups_NK, terms_NK)
     log_sums_NK = sums_SK.clamp_min(torch.finfo(scores_NK.dtype).tiny).log().gather(0, groups_NK)
     # Subtracted position by position: the difference of two sums over the batch would lose small losses to rounding.
-    return torch.where(right_NK == 1, log_sums_NK - relative_NK, 0.0).sum()
+    return torch.where(right_NK == 1, log_sums_NK - relative_NK, 0.0).sum(1)
 
 
 def classification_loss(recipe: Recipe, labels: Sequence[str], samples: Samples, column: str) -> Loss:

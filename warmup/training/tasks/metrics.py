@@ -62,12 +62,14 @@ def language_metrics(loss_sum: float, results_S2: torch.Tensor) -> dict[str, flo
     }
 
 
-def entity_metrics(loss_sum: float, results_S5: torch.Tensor) -> dict[str, float]:
-    """From the number of correct tags and of all tags, and of correct, predicted and labelled entities.
+def entity_metrics(loss_sum: float, results_SW: torch.Tensor) -> dict[str, float]:
+    """From the number of correct tags and of all tags, and of correct, predicted and labelled entities of each type.
 
     Each entity counts once (micro average), and is correct as a whole or not at all.
     """
-    correct, total, correct_entities, predicted, labelled = results_S5.sum(0).tolist()
+    sums_W = results_SW.sum(0)
+    correct, total = sums_W[:2].tolist()
+    correct_entities, predicted, labelled = sums_W[2:].view(3, -1).sum(1).tolist()
     return {
         "loss": loss_sum / max(total, 1),
         "accuracy": correct / max(total, 1),

@@ -23,7 +23,7 @@ from warmup.training.data.tokenizers.train import train_wordpiece
 from warmup.training.data.tokenizers.windows import TokenizeBatch, masked_windows
 from warmup.training.models.build import ProblemType
 from warmup.training.models.input_layout import Head
-from warmup.training.tasks.losses import cross_entropy_sum
+from warmup.training.tasks.losses import cross_entropy, cross_entropy_sum
 from warmup.training.tasks.metrics import correct_and_total, language_metrics
 from warmup.training.tasks.task import Objective, Predictor, best_index
 
@@ -64,7 +64,7 @@ class MaskedLM:
     def objective(self, tokenizer: PreTrainedTokenizerBase, labels: Sequence[str], train: Any) -> Objective:
         return Objective(
             collate=masking(tokenizer, self._data.mask_rate),
-            loss_sum=cross_entropy_sum,
+            losses=cross_entropy,
             training_loss_sum=cross_entropy_sum,
             results=correct_and_total,
             width=2,

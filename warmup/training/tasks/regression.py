@@ -18,7 +18,8 @@ from warmup.training.data.tokenizers.windows import TokenizeBatch
 from warmup.training.models.build import ProblemType
 from warmup.training.models.input_layout import Head
 from warmup.training.tasks import text_pairs
-from warmup.training.tasks.losses import squared_error_sum
+from warmup.training.tasks.breakdown import number_breakdown, number_outcome
+from warmup.training.tasks.losses import squared_error, squared_error_sum
 from warmup.training.tasks.metrics import prediction_and_label, regression_metrics
 from warmup.training.tasks.task import Objective, Predictor, significant
 
@@ -62,11 +63,13 @@ class Regression:
     def objective(self, tokenizer: PreTrainedTokenizerBase, labels: Sequence[str], train: Any) -> Objective:
         return Objective(
             collate=text_pairs.collate_labelled(tokenizer, np.float32),
-            loss_sum=squared_error_sum,
+            losses=squared_error,
             training_loss_sum=squared_error_sum,
             results=lambda logits, targets: prediction_and_label(logits.flatten().float(), targets),
             width=2,
             metrics=regression_metrics,
+            breakdown=number_breakdown,
+            outcome=number_outcome,
         )
 
     def predictor(self, tokenizer: PreTrainedTokenizerBase, labels: Sequence[str]) -> Predictor:

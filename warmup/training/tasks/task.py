@@ -35,6 +35,7 @@ from warmup.training.data.samples import Samples
 from warmup.training.data.tokenizers.windows import TokenizeBatch
 from warmup.training.models.build import ProblemType
 from warmup.training.models.input_layout import Head
+from warmup.training.tasks.breakdown import Breakdown
 
 Loss = Callable[[torch.Tensor, Targets], torch.Tensor]
 """(logits, targets) -> the sum of the losses of all targets, a scalar."""
@@ -45,15 +46,19 @@ class Objective:
     """What is trained and measured, for one tokenizer and one set of labels."""
 
     collate: Collate
-    loss_sum: Loss
-    """What is measured."""
+    losses: Callable[[torch.Tensor, Targets], torch.Tensor]
+    """(logits, targets) -> (N,): what is measured, for each target."""
     training_loss_sum: Loss
-    """What is minimised, where that is not the same: smoothed or weighted classes."""
+    """What is minimised: their sum, or that of smoothed or weighted classes."""
     results: Callable[[torch.Tensor, Targets], torch.Tensor]
     """(logits, targets) -> (samples, width): what the metrics need of each sample, such as counts."""
     width: int
     metrics: Callable[[float, torch.Tensor], dict[str, float]]
     """(sum of the losses, results of all samples) -> metrics by name."""
+    breakdown: Callable[[torch.Tensor], Breakdown] | None = None
+    """results of all samples -> the scores of each class, tag or entity type; None where there are none."""
+    outcome: Callable[[Sequence[float]], dict[str, str | float]] = lambda result: {}
+    """results of one sample -> its label and prediction, for a person to read; {} where they are many."""
 
 
 @dataclass(frozen=True)

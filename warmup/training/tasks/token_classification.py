@@ -21,9 +21,10 @@ from warmup.training.data.tokenizers.windows import TokenizeBatch
 from warmup.training.data.tokenizers.words import sentence_parts, tokenize_tagged
 from warmup.training.models.build import ProblemType
 from warmup.training.models.input_layout import Head
+from warmup.training.tasks.breakdown import entity_breakdown, tag_breakdown
 from warmup.training.tasks.entity_f1 import entity_counts, is_entity_tag, parse_scheme
 from warmup.training.tasks.labels import find_classes
-from warmup.training.tasks.losses import classification_loss, cross_entropy_sum
+from warmup.training.tasks.losses import classification_loss, cross_entropy
 from warmup.training.tasks.metrics import entity_metrics, tag_counts, tag_metrics
 from warmup.training.tasks.task import Objective, Predictor, best_index
 
@@ -77,11 +78,12 @@ class TokenClassification:
         scheme = parse_scheme(labels)
         return Objective(
             collate=collate,
-            loss_sum=cross_entropy_sum,
+            losses=cross_entropy,
             training_loss_sum=classification_loss(self._recipe, labels, train, "token_labels"),
             results=partial(entity_counts, scheme=scheme) if scheme else tag_counts,
-            width=5 if scheme else 3 * len(labels),
+            width=2 + 3 * len(scheme.types) if scheme else 3 * len(labels),
             metrics=entity_metrics if scheme else tag_metrics,
+            breakdown=partial(entity_breakdown, types=scheme.types) if scheme else partial(tag_breakdown, tags=labels),
         )
 
     def predictor(self, tokenizer: PreTrainedTokenizerBase, labels: Sequence[str]) -> Predictor:

@@ -82,7 +82,7 @@ def assert_equal_to_one_by_one(
     layout = install_partial_forward(net, "token", packed, masked_only)
     inputs, targets = to_device(lay_out(batch, layout), torch.device("cpu"))
     output = net(**inputs)
-    loss = clm.loss_sum(output.logits, targets)
+    loss = clm.losses(output.logits, targets).sum()
     assert loss.item() == pytest.approx(whole.item(), rel=1e-6)
     for weight, gradient in backward(net, loss).items():
         torch.testing.assert_close(gradient, expected[weight], rtol=1e-4, atol=1e-5, msg=weight)
@@ -124,7 +124,7 @@ def test_a_batch_without_targets_has_no_gradient() -> None:
     batch = clm.collate(samples([[1, 5, 6], [1, 9]]), np.arange(2), np.arange(2), 0)
     layout = install_partial_forward(net, "token", packed=True, masked_only=True)
     inputs, targets = to_device(zero_weight(lay_out(batch, layout)), torch.device("cpu"))
-    loss = clm.loss_sum(net(**inputs).logits, targets)
+    loss = clm.losses(net(**inputs).logits, targets).sum()
     assert loss.item() == 0 and max(float(grad.abs().max()) for grad in backward(net, loss).values()) == 0
 
 
@@ -137,7 +137,7 @@ def test_targets_and_metrics() -> None:
     logits = torch.zeros(2, 4, 10)
     logits[0, 0, 7] = logits[0, 1, 1] = np.log(10)  # the right one of 10 at 10 to 1, a wrong one, and twice none
     logits_NV, targets = logits.flatten(0, 1)[batch.positions_N], to_device(batch, torch.device("cpu"))[1]
-    result = clm.metrics(float(clm.loss_sum(logits_NV, targets)), clm.results(logits_NV, targets))
+    result = clm.metrics(float(clm.losses(logits_NV, targets).sum()), clm.results(logits_NV, targets))
     loss = (np.log(19 / 10) + np.log(19) + 2 * np.log(10)) / 4
     assert (result["targets"], result["accuracy"]) == (4, 0.5)  # of equals the first, token 0, is taken
     assert (result["loss"], result["perplexity"]) == pytest.approx((loss, np.exp(loss)), rel=1e-6)

@@ -101,6 +101,7 @@ def test_the_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
     metrics = meter.read(clock)
     assert metrics.pop("peak_memory_bytes") > 2**20
     assert metrics == {
+        "seconds": 4.0,
         "samples_per_second": 1.0,
         "tokens_per_second": 15.0,
         "padding_share": 0.25,

@@ -36,7 +36,7 @@ def test_results_are_the_counts_of_each_sample(tokenizer: BertTokenizerFast) -> 
     logits[3, 9] = 1e-4
     results = clm.results(logits, targets_of(batch))
     assert results.tolist() == [[1, 3], [0, 0], [1, 1]] and results.shape[1] == clm.width
-    loss_sum = float(clm.loss_sum(logits, targets_of(batch)))
+    loss_sum = float(clm.losses(logits, targets_of(batch)).sum())
     assert loss_sum == pytest.approx(math.log(1.9) + math.log(19) + 2 * math.log(10), abs=2e-4)
     metrics = clm.metrics(loss_sum, results)
     assert (metrics["loss"], metrics["accuracy"], metrics["targets"]) == (loss_sum / 4, 0.5, 4.0)

@@ -162,7 +162,9 @@ def test_metrics_are_those_of_other_libraries(case: Case) -> None:
     batch = case.batch(np.arange(len(case.data.validation)))
     with torch.no_grad():
         logits, targets = computed(model, batch, InputLayout(head=case.task.head))
-    ours = objective.metrics(float(objective.loss_sum(logits, targets)), objective.results(logits, targets).double())
+    ours = objective.metrics(
+        float(objective.losses(logits, targets).sum()), objective.results(logits, targets).double()
+    )
     assert ours["targets"] == batch.target_count  # by which a step divides its loss
     values = targets.values.numpy()
     kept = ~np.isnan(values) if values.dtype.kind == "f" else values != IGNORE_INDEX

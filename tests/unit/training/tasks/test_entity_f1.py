@@ -39,7 +39,9 @@ def entities_of(tags: list[str]) -> set[tuple[int, int, str]]:
 
 
 def count(preds: list[list[str]], true_tags: list[list[str]], labels: tuple[str, ...], gaps: bool = False) -> list:
-    """`count_entities` of sentences one after the other, with positions between them that have no label."""
+    """`count_entities` of sentences one after the other, with positions between them that have no label: of all types
+    together.
+    """
     pred_ids, label_ids, sample_ids = [], [], []
     for sample, pair in enumerate(zip(preds, true_tags, strict=True)):
         for pred, true_tag in zip(*pair, strict=True):
@@ -48,7 +50,8 @@ def count(preds: list[list[str]], true_tags: list[list[str]], labels: tuple[str,
             sample_ids += [sample] * (1 + gaps)
     preds_N, labels_N, samples_N = (torch.tensor(ids, dtype=torch.int64) for ids in (pred_ids, label_ids, sample_ids))
     targets = Targets(labels_N, samples_N, len(preds))
-    return entity_f1.count_entities(preds_N, targets, entity_f1.parse_scheme(labels)).tolist()
+    counts_SW = entity_f1.count_entities(preds_N, targets, entity_f1.parse_scheme(labels))
+    return counts_SW.view(len(preds), 3, -1).sum(-1).tolist()
 
 
 def sentences(labels: tuple[str, ...]) -> st.SearchStrategy:
@@ -104,7 +107,8 @@ def test_samples_without_labels_count_nothing() -> None:
     labels_N = torch.tensor([1, 2, IGNORE_INDEX, 3, IGNORE_INDEX, 4])
     targets = Targets(labels_N, torch.tensor([3, 3, 0, 1, 1, 1]), 5)
     counts = entity_f1.count_entities(torch.tensor([1, 2, 1, 3, 2, 3]), targets, scheme)
-    assert counts.tolist() == [[0, 0, 0], [0, 2, 1], [0, 0, 0], [1, 1, 1], [0, 0, 0]]
+    assert counts.view(5, 3, 2)[..., 0].tolist() == [[0, 0, 0], [0, 2, 1], [0, 0, 0], [0, 0, 0], [0, 0, 0]]  # LOC
+    assert counts.view(5, 3, 2)[..., 1].tolist() == [[0, 0, 0], [0, 0, 0], [0, 0, 0], [1, 1, 1], [0, 0, 0]]  # PER
 
 
 @pytest.mark.parametrize(

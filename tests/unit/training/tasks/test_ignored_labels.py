@@ -46,7 +46,7 @@ def test_a_tag_of_minus_100_is_not_learned(tmp_path: Path) -> None:
     _, targets = to_device(batch, torch.device("cpu"))
     assert batch.target_count == 3 and IGNORE_INDEX not in targets.values.tolist()
     logits = torch.nn.functional.one_hot(targets.values, 3).float()
-    metrics = objective.metrics(float(objective.loss_sum(logits, targets)), objective.results(logits, targets))
+    metrics = objective.metrics(float(objective.losses(logits, targets).sum()), objective.results(logits, targets))
     assert (metrics["accuracy"], metrics["f1"], metrics["targets"]) == (1.0, 1.0, 3.0)
 
 

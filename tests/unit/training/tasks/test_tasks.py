@@ -77,7 +77,7 @@ def test_results_of_a_sample_do_not_depend_on_the_batch(
     def compute(indices: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         batch = collate(built, rows, indices)
         logits = made_logits(task, labels, batch)
-        return built.results(logits, targets_of(batch)), built.loss_sum(logits, targets_of(batch))
+        return built.results(logits, targets_of(batch)), built.losses(logits, targets_of(batch)).sum()
 
     results, loss = compute(np.arange(24))
     assert results.shape == (24, built.width) and results.dtype == torch.float64
@@ -100,7 +100,7 @@ def test_a_batch_of_zero_weight_counts_nothing(
     batch = zero_weight(collate(built, rows, range(6)))
     assert (batch.target_count, batch.token_count, batch.sample_count) == (0, 0, 6)
     logits = torch.randn(len(batch.targets), len(labels) or VOCABULARY, requires_grad=True)
-    loss = built.training_loss_sum(logits, targets_of(batch)) + built.loss_sum(logits, targets_of(batch))
+    loss = built.training_loss_sum(logits, targets_of(batch)) + built.losses(logits, targets_of(batch)).sum()
     loss.backward()
     assert loss.item() == 0.0 and not logits.grad.any()
     results = built.results(logits, targets_of(batch))

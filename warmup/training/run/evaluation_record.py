@@ -1,0 +1,84 @@
+"""What is kept of an evaluation besides its metrics: evaluation.json, with the scores of each class and the examples
+with the largest loss. Its reader is `warmup.report`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from warmup.training.data.samples import Samples
+from warmup.training.files import write_json
+from warmup.training.run.evaluate import Evaluation
+from warmup.training.tasks import Objective
+
+FILE = "evaluation.json"
+"""The file in the run directory: the last evaluation and the best one."""
+_EXAMPLES = 20
+_CHARACTERS = 300  # of an example's text
+
+
+def make_record(
+    evaluation: Evaluation, objective: Objective, samples: Samples, tokenizer: PreTrainedTokenizerBase, step: int
+) -> dict[str, Any]:
+    """An evaluation as JSON types.
+
+    Args:
+        evaluation: what was found.
+        objective: of the task.
+        samples: those that were evaluated.
+        tokenizer: of their texts.
+        step: the step after which they were.
+    """
+    losses_S = evaluation.losses_S.numpy()
+    hardest = np.argsort(-losses_S, kind="stable")[:_EXAMPLES]
+    ids = samples.rows(hardest)["ids"].to_pylist()
+    examples = [
+        {
+            "loss": float(f"{losses_S[sample]:.6g}"),
+            **objective.outcome(evaluation.results_SW[sample].tolist()),
+            "text": _shorten(str(tokenizer.decode(of_sample, skip_special_tokens=True))),
+        }
+        for sample, of_sample in zip(hardest.tolist(), ids, strict=True)
+    ]
+    breakdown = objective.breakdown(evaluation.results_SW) if objective.breakdown else None
+    details = breakdown.to_dict() if breakdown else {}
+    return _strict_json({"step": step, "metrics": evaluation.metrics, **details, "examples": examples})
+
+
+def add_record(folder: Path, record: Mapping[str, Any], best_step: int | None) -> None:
+    """Write a record to evaluation.json, and keep the one of the best evaluation beside it."""
+    best = [old for old in read_records(folder) if old["step"] == best_step != record["step"]]
+    write_json(folder / FILE, {"evaluations": [*best, record]})
+
+
+def find_record(folder: Path, step: int) -> dict[str, Any]:
+    """The record of the evaluation after a step; {} if there is none."""
+    return next((record for record in read_records(folder) if record["step"] == step), {})
+
+
+def read_records(folder: Path) -> list[dict[str, Any]]:
+    """All records in a run directory, in order of their steps; none where the file is not there or damaged."""
+    try:
+        return json.loads((folder / FILE).read_text(encoding="utf-8"))["evaluations"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= _CHARACTERS else text[: _CHARACTERS - 1] + "\u2026"
+
+
+def _strict_json(content: Any) -> Any:
+    """With what JSON has no number for, such as NaN, as null."""
+    if isinstance(content, dict):
+        return {name: _strict_json(value) for name, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_strict_json(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
