@@ -6,6 +6,7 @@
 # To edit: nothing; GLOO_SOCKET_IFNAME is taken from the environment if set. Ranks share the cores that they may use.
 set -euo pipefail
 trap 'exit 75' INT TERM HUP USR1 # until something has been started
+if [[ ${1:-} =~ ^(-h|--help)$ ]]; then exec sed -n '2,/^set -/s/^# \{0,1\}//p' "$0"; fi
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 ranks=${1:-}
@@ -20,4 +21,5 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((threads > 0 ? threads : 1))}
 export GLOO_SOCKET_IFNAME=${GLOO_SOCKET_IFNAME:-lo} # all ranks are on this machine
 launch=(--config_file "$root/configs/accelerate/cpu_2.yaml" --num_processes "$ranks")
 if [ "$ranks" = 1 ]; then launch+=(--cpu); fi
+export WARMUP_COMMAND=${WARMUP_COMMAND:-bash $(printf %q "${BASH_SOURCE[0]}") $ranks} # for what train.py answers
 exec bash "$root/launch/run.sh" "${launch[@]}" "$root/train.py" --launch.world_size "$ranks" --launch.device cpu "$@"

@@ -8,6 +8,7 @@
 # To edit: nothing here; offloading and mixed precision are in configs/accelerate/deepspeed_zero{1,2,3}{,_cpu}.yaml.
 set -euo pipefail
 trap 'exit 75' INT TERM HUP USR1 # until something has been started
+if [[ ${1:-} =~ ^(-h|--help)$ ]]; then exec sed -n '2,/^set -/s/^# \{0,1\}//p' "$0"; fi
 
 refuse() {
     echo "error: $1" >&2
@@ -38,5 +39,7 @@ fi
 
 threads=$(($(nproc) / ranks))
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((threads > 0 ? threads : 1))}
+if [ "$device" = cpu ]; then words="$stage --cpu $ranks"; else words="$stage $ranks"; fi
+export WARMUP_COMMAND=${WARMUP_COMMAND:-bash $(printf %q "${BASH_SOURCE[0]}") $words} # for what train.py answers
 exec bash "$root/launch/run.sh" --config_file "$config" --num_processes "$ranks" \
     "$root/train.py" --launch.world_size "$ranks" --launch.device "$device" "$@"

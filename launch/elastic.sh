@@ -9,6 +9,7 @@
 # To edit: nothing; WARMUP_RESTARTS is how many are too many (default: MAX - MIN + 3).
 set -euo pipefail
 trap 'exit 75' INT TERM HUP USR1 # until something has been started
+if [[ ${1:-} =~ ^(-h|--help)$ ]]; then exec sed -n '2,/^set -/s/^# \{0,1\}//p' "$0"; fi
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 where=${1:-} size=${2:-}
@@ -17,6 +18,8 @@ if ! [[ $where =~ ^(cpu|gpus)$ && $size =~ ^([1-9][0-9]*:)?[1-9][0-9]*$ ]]; then
     exit 2
 fi
 shift 2
+printf -v WARMUP_COMMAND 'bash %q %s %s' "${BASH_SOURCE[0]}" "$where" "$size" # for what train.py answers
+export WARMUP_COMMAND
 max=${size#*:} min=1
 if [[ $size == *:* ]]; then min=${size%:*}; fi
 if [ "$min" -gt "$max" ]; then

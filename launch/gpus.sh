@@ -7,6 +7,7 @@
 # To edit: nothing here; mixed precision is in configs/accelerate/{one_gpu,multi_gpu}.yaml.
 set -euo pipefail
 trap 'exit 75' INT TERM HUP USR1 # until something has been started
+if [[ ${1:-} =~ ^(-h|--help)$ ]]; then exec sed -n '2,/^set -/s/^# \{0,1\}//p' "$0"; fi
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 count=""
@@ -41,4 +42,5 @@ threads=$(($(nproc) / ranks))
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((threads > 0 ? threads : 1))}
 launch=(--config_file "$root/configs/accelerate/multi_gpu.yaml" --num_processes "$ranks")
 if [ "$ranks" = 1 ]; then launch=(--config_file "$root/configs/accelerate/one_gpu.yaml"); fi
+export WARMUP_COMMAND=${WARMUP_COMMAND:-bash $(printf %q "${BASH_SOURCE[0]}") $ranks} # for what train.py answers
 exec bash "$root/launch/run.sh" "${launch[@]}" "$root/train.py" --launch.world_size "$ranks" --launch.device cuda "$@"

@@ -15,6 +15,7 @@
 # GLOO_SOCKET_IFNAME (CPU ranks) or NCCL_SOCKET_IFNAME (GPUs) to the interface that reaches the others, such as eth0.
 set -euo pipefail
 trap 'exit 75' INT TERM HUP USR1 # until something has been started
+if [[ ${1:-} =~ ^(-h|--help)$ ]]; then exec sed -n '2,/^set -/s/^# \{0,1\}//p' "$0"; fi
 
 refuse() {
     echo "error: $1" >&2
@@ -22,7 +23,7 @@ refuse() {
 }
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-machines="" rank="" main="" place="" ranks=""
+machines="" rank="" main="" place="" ranks="" typed=("$@")
 while [ $# -gt 0 ]; do
     case $1 in
     --machines | --rank | --main | --cpu | --gpus)
@@ -51,6 +52,8 @@ number='^(0|[1-9][0-9]*)$'
 [[ $main =~ ^[^:]+:[1-9][0-9]*$ ]] || refuse "--main: '$main' is not HOST:PORT of machine 0, such as node0:29500"
 [[ ${ranks:-1} =~ $number && ${ranks:-1} != 0 ]] || refuse "--$place: '$ranks' is not a number of ranks, 1 or above"
 
+printf -v WARMUP_COMMAND ' %q' "${BASH_SOURCE[0]}" "${typed[@]:0:${#typed[@]}-$#}"
+export WARMUP_COMMAND="bash$WARMUP_COMMAND" # for what train.py answers
 # One machine needs no meeting point.
 if [ "$machines" = 1 ]; then exec bash "$root/launch/${place:-gpus}.sh" ${ranks:+"$ranks"} "$@"; fi
 

@@ -7,12 +7,7 @@
 # To edit: configs/quickstart_pretrain.yaml and configs/quickstart_finetune.yaml.
 set -euo pipefail
 trap 'exit 75' INT TERM HUP USR1 # until something has been started
-
-case "${1:-}" in -h | --help)
-    sed -n '2,/^# To edit/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
-    exit 0
-    ;;
-esac
+if [[ ${1:-} =~ ^(-h|--help)$ ]]; then exec sed -n '2,/^set -/s/^# \{0,1\}//p' "$0"; fi
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 # shellcheck source=launch/functions.sh

@@ -9,6 +9,7 @@
 # Nothing to edit here. Paths are relative to where you are; the environment is the active one, else the repository's .venv.
 set -euo pipefail
 trap 'exit 75' INT TERM HUP USR1 # until something has been started
+if [[ ${1:-} =~ ^(-h|--help)$ ]]; then exec sed -n '2,/^set -/s/^# \{0,1\}//p' "$0"; fi
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 # shellcheck source=launch/functions.sh
@@ -55,6 +56,15 @@ done
 # The launcher of several processes does not tell its ranks of `use_cpu: true`: without this each would train alone.
 if [ -f "$config" ] && grep -Eq '^use_cpu: *true' "$config"; then export ACCELERATE_USE_CPU=true; fi
 
+if [ -z "${WARMUP_COMMAND:-}" ]; then # for what train.py answers: all that stands before its options
+    printf -v WARMUP_COMMAND 'bash %q' "${BASH_SOURCE[0]}"
+    for arg in "$@"; do
+        printf -v WARMUP_COMMAND '%s %q' "$WARMUP_COMMAND" "$arg"
+        if [[ $arg == *.py ]]; then break; fi
+    done
+fi
+export WARMUP_COMMAND
+
 if [ -n "${WARMUP_DRY_RUN:-}" ]; then
     command=""
     for name in ACCELERATE_USE_CPU DS_ACCELERATOR GLOO_SOCKET_IFNAME OMP_NUM_THREADS; do
@@ -81,6 +91,7 @@ else
     # Where nobody reads it any more, it is still taken from the ranks. Standard input holds the pipe open between the two.
     (
         trap '' INT TERM HUP USR1
+        unset WARMUP_STATUS_FILE # by which ranks that are left behind are found and killed
         exec <"$WARMUP_STDERR"
         cat >&2 2>/dev/null || cat >/dev/null
     ) &
@@ -127,13 +138,14 @@ fi
 outcome="" message=""
 if [ -f "$WARMUP_STATUS_FILE" ]; then
     python=$(command -v python || command -v python3)
-    { read -r outcome && IFS= read -r message; } < <("$python" - "$WARMUP_STATUS_FILE" <<'EOF'
+    { read -r outcome && IFS= read -r -d '' message; } < <("$python" - "$WARMUP_STATUS_FILE" <<'EOF'
 import json, sys
 
 status = json.load(open(sys.argv[1], encoding="utf-8"))
-print(status["outcome"], " ".join(status["message"].split()), sep="\n")
+print(status["outcome"], status["message"], sep="\n")
 EOF
     ) || true
+    message=${message%$'\n'}
 fi
 
 # The rank that failed first, by the launcher's log. When a rank dies (-9: killed, often for want of memory) the launcher

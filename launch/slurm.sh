@@ -19,6 +19,7 @@
 # same --run_dir; after 2 there is something to mend first.
 # To edit: the #SBATCH lines above, for your cluster. WARMUP_RESTARTS is how often it is queued again (default: 100).
 set -euo pipefail
+if [[ ${1:-} =~ ^(-h|--help)$ ]]; then exec sed -n '2,/^set -/s/^# \{0,1\}//p' "$0"; fi
 
 root=${SLURM_SUBMIT_DIR:-$PWD} # SLURM runs a copy of this file that lies elsewhere
 if [ ! -f "$root/launch/machines.sh" ]; then

@@ -5,6 +5,7 @@
 #   e.g.  bash launch/test.sh -x -k plan
 # To edit: nothing; pytest's and ruff's settings are in pyproject.toml.
 set -euo pipefail
+if [[ ${1:-} =~ ^(-h|--help)$ ]]; then exec sed -n '2,/^set -/s/^# \{0,1\}//p' "$0"; fi
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root"

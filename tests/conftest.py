@@ -173,7 +173,12 @@ def launch(tmp_path: Path) -> Iterator[Launched]:
     launched.end()
 
 
-TINY = ("--model", "tiny", "--data.vocab_size", "200", "--log.every", "1", "--recipe.reference_batch_size", "32")
+DEFAULTS = ("--config", str(ROOT / "tests" / "defaults.yaml"))
+"""Arguments of a run whose fields have their defaults, instead of what the recipe of its task says."""
+TINY = (
+    *("--model", "tiny", "--data.vocab_size", "200", "--log.every", "1", "--recipe.reference_batch_size", "32"),
+    *DEFAULTS,
+)
 
 
 @pytest.fixture(scope="session")

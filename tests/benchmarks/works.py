@@ -59,6 +59,7 @@ def build(
     if task == "mlm":
         text = _one_line(text, folder)
     fields = {
+        "config": Path(__file__).parents[1] / "defaults.yaml",
         "task": task,
         "model": folder / "model",
         "batch.per_device": per_device,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import WORDS, make_tokenizer
+from conftest import DEFAULTS, WORDS, make_tokenizer
 from harness import train
 from predictions import predict, read, write_rows
 from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, BertTokenizerFast, pipeline
@@ -31,7 +31,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pairs")
     pairs = zip(texts(64, WORDS, 1), texts(64, WORDS, 2), strict=True)
     rows = [{"say": one, "reply": two, "label": "yes" if len(one) > len(two) else "no"} for one, two in pairs]
-    job = ("--task", "classification", "--data.train_files", write_rows(folder / "train.jsonl", rows))
+    job = (*DEFAULTS, "--task", "classification", "--data.train_files", write_rows(folder / "train.jsonl", rows))
     columns = ("--data.text_column", "say", "--data.pair_column", "reply", "--data.max_length", LIMIT)
     ended = train(1, folder / "run", *job, *columns, *RUN, "--recipe.duration", "4 steps", "--batch.evaluation", 7)
     assert ended.codes == [0], ended.status

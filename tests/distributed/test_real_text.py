@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import DEFAULTS
 from harness import ROOT, train
 
 DATA = Path(os.environ.get("WARMUP_TEST_DATA", ROOT.parent / "shared" / "data"))
@@ -64,7 +65,7 @@ def test_padding_is_rare(task_name: str, text: str, batch: int, limit: float) ->
     from warmup.training.tasks import create_task
 
     _need(DATA / text)
-    argv = ["--task", task_name, "--data.train_files", str(DATA / text), "--data.max_bad_rows", "1000"]
+    argv = [*DEFAULTS, "--task", task_name, "--data.train_files", str(DATA / text), "--data.max_bad_rows", "1000"]
     config, _ = arguments.parse(argv)
     task = create_task(config)
     data = prepare_data(config, task)

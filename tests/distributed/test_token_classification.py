@@ -7,7 +7,7 @@ import random
 from pathlib import Path
 
 import pytest
-from conftest import tagged_sentence
+from conftest import DEFAULTS, tagged_sentence
 from harness import Ended, assert_same_training, train
 
 SMOOTHED = ("--recipe.label_smoothing", 0.05, "--recipe.class_weights", "O=0.7", "B-ORG=1.5")
@@ -121,7 +121,15 @@ def test_parts_of_speech_on_two_ranks(tmp_path: Path) -> None:
     rows = [random_.choices(list(lexicon), k=random_.randint(1, 9)) for _ in range(120)]
     lines = [json.dumps({"words": words, "upos": [lexicon[word] for word in words]}) for words in rows]
     (tmp_path / "train.jsonl").write_text("\n".join(lines))
-    job = ("--task", "token-classification", "--model", "tiny", "--data.train_files", tmp_path / "train.jsonl")
+    job = (
+        *DEFAULTS,
+        "--task",
+        "token-classification",
+        "--model",
+        "tiny",
+        "--data.train_files",
+        tmp_path / "train.jsonl",
+    )
     job += ("--data.vocab_size", 100, "--recipe.reference_batch_size", 16, "--recipe.lr", "1e-3", "--log.every", 1)
     job += ("--recipe.class_weights", "balanced", "--recipe.duration", "24 steps", "--batch.per_device", 8)
     run = train(2, tmp_path / "run", *job)

@@ -42,12 +42,18 @@ class TaskFacts:
     """Why --predict does not work for it, with {model} where the model is named; "" if it works."""
     new_model: str = "BERT"
     """What `model: tiny` and the other sizes are."""
+    recipe: str = ""
+    """The file in configs/ that is the base of a run without a --config."""
+    recipe_on_docstrings: str = ""
+    """The same for a run on the default corpus; "" if that is no other one."""
 
 
 _ALL = (
     TaskFacts(
         name="mlm",
         help="masked language modelling, BERT's pretraining",
+        recipe="pretrain_mlm.yaml",
+        recipe_on_docstrings="quickstart_pretrain.yaml",
         metrics=("loss", "perplexity", "accuracy"),
         lower_is_better=("loss", "perplexity"),
         pipeline="fill-mask",
@@ -58,6 +64,7 @@ _ALL = (
     TaskFacts(
         name="clm",
         help="causal language modelling: continuing a text, as GPT-2 does",
+        recipe="pretrain_clm.yaml",
         metrics=("loss", "perplexity", "accuracy"),
         lower_is_better=("loss", "perplexity"),
         pipeline="text-generation",
@@ -71,6 +78,8 @@ _ALL = (
     TaskFacts(
         name="classification",
         help="the class of a text or of a pair of texts",
+        recipe="finetune_classification.yaml",
+        recipe_on_docstrings="quickstart_finetune.yaml",
         metrics=("loss", "accuracy", "f1", "matthews"),
         pipeline="text-classification",
         architectures=("ForSequenceClassification",),
@@ -86,6 +95,7 @@ _ALL = (
     TaskFacts(
         name="regression",
         help="a number for a text or for a pair of texts",
+        recipe="finetune_classification.yaml",
         metrics=("loss", "mse", "pearson", "spearman"),
         lower_is_better=("loss", "mse"),
         pipeline="text-classification",
@@ -98,6 +108,7 @@ _ALL = (
     TaskFacts(
         name="token-classification",
         help="the tag of each word, such as named entities or parts of speech",
+        recipe="finetune_tokens.yaml",
         metrics=("loss", "accuracy", "f1"),
         pipeline="token-classification",
         pipeline_options=', aggregation_strategy="first"',  # a word's tag, which its first piece has

@@ -8,6 +8,8 @@ import pytest
 import yaml
 from harness import ROOT
 
+from warmup.config import Config
+from warmup.config.tasks import TASKS
 from warmup.lint import examine
 from warmup.plan import Topology
 from warmup.training.run.arguments import parse
@@ -48,5 +50,60 @@ def test_the_default_job_is_the_quickstarts() -> None:
         2000,
         "4000 steps",
     )
-    other, _ = parse(["--task", "classification"])  # a word about the job: no quickstart
-    assert other.recipe.reference_batch_size is None
+
+
+RECIPE_OF = [
+    ((), "quickstart_pretrain"),
+    (("--recipe.duration", "40 steps"), "quickstart_pretrain"),
+    (("--task", "mlm", "--data.train_files", "a.txt"), "pretrain_mlm"),
+    (("data.train_files=a.txt",), "pretrain_mlm"),
+    (("--task", "clm"), "pretrain_clm"),
+    (("--task", "classification"), "quickstart_finetune"),
+    (("--task=classification", "--data.train-files", "a.csv", "--model", "x"), "finetune_classification"),
+    (("--task", "regression", "--data.train_files", "a.csv"), "finetune_classification"),
+    (("--task", "token-classification", "--data.train_files", "a.conll"), "finetune_tokens"),
+]
+
+
+@pytest.mark.parametrize(("given", "name"), RECIPE_OF)
+def test_the_tasks_recipe_is_the_base_of_what_is_given(given: tuple[str, ...], name: str) -> None:
+    config, options = parse(given)
+    assert config == parse(["--config", str(CONFIGS / f"{name}.yaml"), *given])[0]
+    (base,) = options.base
+    assert base.name == "config" and (CONFIGS / f"{name}.yaml").samefile(base.values[0])
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_task_has_a_recipe(task: str) -> None:
+    assert (CONFIGS / TASKS[task].recipe).is_file()
+
+
+def test_a_config_has_no_base(tmp_path: Path) -> None:
+    path = tmp_path / "own.yaml"
+    path.write_text("seed: 3")
+    config, options = parse(["--config", str(path), "--task", "classification"])
+    assert config == Config(seed=3, task="classification") and options.base == []
+
+
+def test_an_accumulation_takes_the_place_of_the_global_batch_of_the_base() -> None:
+    batch = parse(["--batch.accumulation", "3"])[0].batch
+    assert (batch.per_device, batch.accumulation, batch.global_size) == (16, 3, None)
+
+
+def test_the_base_of_a_resumed_run_is_its_own_configuration(tmp_path: Path) -> None:
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "run" / "config.yaml").write_text("task: classification\nseed: 4\nlaunch: {world_size: 2}\n")
+    for given in (
+        ["--run_dir", str(tmp_path / "run"), "--resume", "auto"],
+        ["--resume", str(tmp_path / "run")],
+        ["--resume", str(tmp_path / "run" / "checkpoints" / "step-00000010")],
+    ):
+        config, _ = parse([*given, "--recipe.lr", "1e-3"])
+        assert config.launch.world_size is None
+        assert (config.task, config.seed, config.recipe.lr, config.recipe.duration) == (
+            "classification",
+            4,
+            1e-3,
+            "3 epochs",
+        )
+    assert parse(["--run_dir", str(tmp_path / "new"), "--resume", "auto"])[0].task == "mlm"

@@ -23,8 +23,13 @@ def stop_with_launcher() -> None:
     Only under a launcher: a process that a shell started may outlive it. Linux only. SIGTERM stops a run with a
     checkpoint, and the watchdog ends a rank that waits for others meanwhile.
     """
-    if sys.platform == "linux" and _is_launcher(os.getppid()):
+    if sys.platform == "linux" and has_launcher():
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def has_launcher() -> bool:
+    """Whether this process was started by `accelerate launch`, torchrun or their like. Linux only."""
+    return _is_launcher(os.getppid())
 
 
 def _is_launcher(pid: int) -> bool:

@@ -20,6 +20,10 @@ STATUS_FILE = "WARMUP_STATUS_FILE"
 """The environment variable that holds the path of the status file."""
 EXIT_CODES = {"done": 0, "stopped": 0, "user error": 2, "failed": 1}
 """The exit code of a rank by its outcome."""
+_LAUNCHER_NOTE = (
+    "The launcher's own traceback follows and adds nothing; bash launch/run.sh in place of accelerate launch leaves it "
+    "out."
+)
 _error_prefix = ""
 _LOST_PEER = re.compile(r"gloo|nccl|connection (reset|closed|refused)|timed out|broken pipe|peer", re.IGNORECASE)
 
@@ -108,6 +112,8 @@ def announce(outcome: str, message: str) -> None:
     record_status(outcome, message)
     if STATUS_FILE not in os.environ and (rank() == 0 or outcome == "failed"):
         print(f"error: {message}", file=sys.stderr, flush=True)
+        if environment.has_launcher():
+            print(_LAUNCHER_NOTE, file=sys.stderr, flush=True)
 
 
 def fail(message: str) -> None:

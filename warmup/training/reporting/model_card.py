@@ -6,12 +6,13 @@ import dataclasses
 import json
 import os
 import re
-import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
 
+from warmup.commandline.whole_command import quote
+from warmup.commandline.words import Option
 from warmup.config import Config
 from warmup.config.tasks import TASKS
 from warmup.explain import explain_plan
@@ -26,7 +27,7 @@ _HUB = "hub:"  # begins the name of a data file on the hub
 
 
 def model_card(
-    config: Config, plan: Plan, data: Prepared, metrics: Mapping[str, float], step: int, arguments: Sequence[str]
+    config: Config, plan: Plan, data: Prepared, metrics: Mapping[str, float], step: int, arguments: Sequence[Option]
 ) -> str:
     """The text of an exported model's README.md.
 
@@ -38,7 +39,7 @@ def model_card(
         data: The prepared data.
         metrics: Held-out metrics of the exported weights.
         step: The step after which they were evaluated.
-        arguments: The command line arguments of train.py.
+        arguments: The options of train.py.
     """
     facts = TASKS[config.task]
     pipeline = facts.pipeline
@@ -138,15 +139,13 @@ def _name(text: str) -> str:
     return os.path.basename(text.rstrip("/")) if text.startswith(("/", "~")) else text
 
 
-def _command(arguments: Sequence[str]) -> str:
+def _command(arguments: Sequence[Option]) -> str:
     """The command that started the run, without the options that do not change the model."""
-    words, skip = ["accelerate", "launch", "train.py"], False
-    for argument in arguments:
-        option, equals, value = argument.partition("=") if argument.startswith("--") else ("", "", argument)
-        skip = option[2:].replace("-", "_") in _LOCAL_OPTIONS if option else skip  # a value goes with its option
-        if not skip:
-            words.append(option + equals + _without_folders(value))
-    return shlex.join(words)
+    words = ["accelerate", "launch", "train.py"]
+    for name, values in arguments:
+        if name not in _LOCAL_OPTIONS:
+            words += (f"--{name}", *map(_without_folders, values))
+    return quote(words)
 
 
 def _without_folders(value: str) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,14 @@ from jsonargparse import Namespace
 
 from warmup import commandline
 from warmup.config import Config
+from warmup.config.tasks import TASKS
 from warmup.errors import UserError
 
-QUICKSTART = Path(__file__).parents[3] / "configs" / "quickstart_pretrain.yaml"
+CONFIGS = Path(__file__).parents[3] / "configs"
 
 
 def parse(argv: Sequence[str]) -> tuple[Config, Namespace]:
-    """Configuration and options. Without a word about what to train, it is the quickstart's pretraining."""
+    """Configuration and options. Without a --config, the task's recipe is the base of what is given."""
     parser = commandline.parser("train.py", "Pretrain or fine-tune BERT; the recipe is scaled to the ranks there are.")
     parser.add_argument("--as_world_size", type=int, metavar="N", help="train the N-rank job on the ranks there are")
     parser.add_argument(
@@ -34,12 +36,41 @@ def parse(argv: Sequence[str]) -> tuple[Config, Namespace]:
     )
     parser.add_argument("--output", metavar="PATH", help="where --predict writes (default: FILE.predictions.jsonl)")
     parser.add_argument("--traceback", action="store_true", help="show Python's tracebacks with errors")
-    if not commandline.names_a_job(argv):
-        argv = ["--config", str(QUICKSTART), *argv]
-    config, options = commandline.parse(parser, argv, prediction_defaults)
-    check_options(config, options, argv)
-    options.arguments = argv
+    config, options = commandline.parse(parser, argv, base_arguments, prediction_defaults)
+    check_options(config, options)
     return config, options
+
+
+def base_arguments(given: Mapping[str, tuple[str, ...]]) -> list[str]:
+    """Arguments to put in front of those that were given: the configuration that they change.
+
+    It is that of the run that is resumed, or else the recipe of the task. With --config or --predict there is none.
+
+    Args:
+        given: the values of the options, by name.
+    """
+    if "config" in given or "predict" in given:
+        return []
+    if of_run := _config_of_run(given):
+        return ["--config", of_run, "--launch.world_size", "null", "--launch.device", "null"]  # any ranks will do
+    (task,) = given.get("task", ("mlm",))[-1:] or ("",)
+    facts = TASKS.get(task)
+    if not facts or not facts.recipe:
+        return []
+    file = facts.recipe if given.get("data.train_files") else facts.recipe_on_docstrings or facts.recipe
+    # Both would be an error, and only one of them was typed.
+    unset = ["--batch.global_size", "null"] if "batch.accumulation" in given else []
+    return ["--config", os.path.relpath(CONFIGS / file), *unset]
+
+
+def _config_of_run(given: Mapping[str, tuple[str, ...]]) -> str | None:
+    """The configuration of the run that --resume goes on with, by itself or with --run_dir; None if there is none."""
+    (resume,) = given.get("resume", ())[-1:] or ("never",)
+    if resume == "never":
+        return None
+    places = given.get("run_dir", ())[-1:] if resume == "auto" else (resume, str(Path(resume).parent.parent))
+    files = [Path(place).expanduser() / "config.yaml" for place in places]
+    return next((str(file) for file in files if file.is_file()), None)
 
 
 def prediction_defaults(config: Config, options: Namespace) -> dict[str, Any]:
@@ -58,7 +89,7 @@ def prediction_defaults(config: Config, options: Namespace) -> dict[str, Any]:
     return model_source.config_defaults(config.model)
 
 
-def check_options(config: Config, options: Namespace, argv: Sequence[str]) -> None:
+def check_options(config: Config, options: Namespace) -> None:
     """Raise UserError where the options do not go together."""
     if options.as_world_size is not None and options.as_world_size < 1:
         raise UserError(f"as_world_size: {options.as_world_size} is not 1 or above")
@@ -71,7 +102,7 @@ def check_options(config: Config, options: Namespace, argv: Sequence[str]) -> No
         raise UserError(f"--seeds: {twice[0]} is named twice" if twice else "--seeds: names no seed")
     for seed in options.seeds:
         replace(config, seed=seed)  # refuses what is none
-    if any(token.partition("=")[0] == "--seed" for token in argv):
+    if any(option.name == "seed" for option in options.given):
         raise UserError("--seed and --seeds: give one")
     if options.test:
         raise UserError("--test: tries one run; leave --seeds out")

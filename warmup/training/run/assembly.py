@@ -145,7 +145,7 @@ def open_run(spec: RunSpec, built: Built, launched: Launched, started_at: float)
                 lockstep=engine.lockstep,
             ),
             state=spec.state,
-            arguments=options.arguments,
+            arguments=[*options.base, *options.given],
             started_at=started_at,
         )
         try:

@@ -69,6 +69,8 @@ def start(config: Config, options: Namespace) -> Launched:
     fields = {name: value for name, value in commandline.leaves(asdict(config)) if name not in PATH_FIELDS}
     given = {"test": options.test, "as_world_size": simulated, "resume": options.resume, "seeds": options.seeds}
     collectives.require_same(fields | given)
+    if options.base and accelerator.is_main_process:
+        print(f"no --config was given: {options.base[0].values[0]} is the base of this run", flush=True)
     repository = config.log.push_to_hub
     if not options.predict:
         if config.speed.compile:

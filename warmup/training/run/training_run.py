@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
+from warmup.commandline.words import Option
 from warmup.config import Config
 from warmup.duration import Duration
 from warmup.training.checkpoints import format as checkpoint_format
@@ -44,7 +45,7 @@ class TrainingRun:
     train_step: TrainStep
     evaluator: Evaluator
     state: RunState
-    arguments: Sequence[str]
+    arguments: Sequence[Option]
     """Those that the run was started with."""
     started_at: float
     """time.perf_counter() then."""

@@ -12,7 +12,7 @@ import pytest
 from harness import ROOT
 
 from warmup.errors import UserError
-from warmup.training.distributed import exit_status
+from warmup.training.distributed import environment, exit_status
 from warmup.training.distributed.exit_status import Stopped, announce, guard, record_status
 
 
@@ -190,6 +190,16 @@ def test_announcing(status: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest
     announce("failed", "rank 1 is later")
     announce("user error", "all ranks have this one")
     assert capfd.readouterr().err == "error: rank 1 is late\nerror: rank 1 is later\n"
+
+
+@pytest.mark.parametrize("launched", [True, False])
+def test_the_traceback_of_a_launcher_is_announced(launched: bool, monkeypatch: pytest.MonkeyPatch, capfd) -> None:
+    monkeypatch.delenv("WARMUP_STATUS_FILE", raising=False)
+    monkeypatch.setattr(environment, "has_launcher", lambda: launched)
+    announce("user error", "seed: many")
+    first, *more = capfd.readouterr().err.splitlines()
+    assert first == "error: seed: many"
+    assert [line.split(";")[0] for line in more] == ["The launcher's own traceback follows and adds nothing"] * launched
 
 
 def test_failing_from_another_thread_ends_the_process(tmp_path: Path) -> None:

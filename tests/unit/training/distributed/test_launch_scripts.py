@@ -56,6 +56,32 @@ def options(words: list[str]) -> dict[str, str]:
     return {name: value for name, value in zip(words, words[1:]) if name.startswith("--")}
 
 
+@pytest.mark.parametrize("script", sorted(LAUNCH.glob("*.sh")), ids=lambda script: script.name)
+def test_a_script_explains_itself(script: Path, run) -> None:
+    if script.stem in ("environment", "functions"):  # which are sourced
+        return
+    ended = run("bash", script, "--help")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert re.search(rf"^Usage:  \w+ .*launch/{script.name}", ended.stdout, re.MULTILINE), ended.stdout
+    assert "set -" not in ended.stdout and ended.stdout == run("bash", script, "-h").stdout
+
+
+def test_what_train_is_told_of_its_start(run, tmp_path: Path) -> None:
+    """A launcher that prints it stands in for Accelerate's."""
+    (tmp_path / "bin" / "accelerate").write_text('#!/bin/sh\nprintf "%s\\n" "$WARMUP_COMMAND"\n')
+    machines = ("--machines", 2, "--rank", 0, "--main", "a:1", "--cpu", 3)
+    two = ("--config_file", ACCELERATE / "cpu_2.yaml", TRAIN)
+    for script, given in (
+        ("cpu", (3,)),
+        ("gpus", (2,)),
+        ("deepspeed", (1, "--cpu", 2)),
+        ("machines", machines),
+        ("run", two),
+    ):
+        ended = run("bash", LAUNCH / f"{script}.sh", *given, "--seed", "1", WARMUP_DRY_RUN="")
+        assert ended.stdout.strip() == " ".join(map(str, ("bash", LAUNCH / f"{script}.sh", *given))), ended.stderr
+
+
 def test_ranks_on_this_machines_cpu(run) -> None:
     cpu_2 = str(ACCELERATE / "cpu_2.yaml")
     (words,) = printed(run("bash", LAUNCH / "cpu.sh", 3, "--data.text_column", "a b'c", OMP_NUM_THREADS="5"))

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from warmup import commandline
+from warmup.commandline.words import read_options
 from warmup.config import Config
 from warmup.config.data import Data
 from warmup.config.recipe import Recipe
@@ -27,7 +28,7 @@ DATA = SimpleNamespace(amount="1600 samples", validation=range(84))
 
 
 def card(config: Config, arguments: list[str] | tuple[str, ...] = (), metrics: dict | None = None) -> str:
-    return model_card(config, PLAN, DATA, metrics or {"loss": 2.5}, 20, arguments)
+    return model_card(config, PLAN, DATA, metrics or {"loss": 2.5}, 20, read_options(arguments, commandline.LISTS))
 
 
 def header(text: str) -> dict:
@@ -104,7 +105,7 @@ def test_nothing_of_the_machine_is_published(tmp_path: Path) -> None:
     (command,) = re.findall(r"```bash\n(.*)\n```", text)
     assert shlex.split(command) == [
         "accelerate", "launch", "train.py", "--config", "my own.yaml", "--data.train_files", "a.csv", "*.csv",
-        "--model=bert", '--data.validation_files=["b.csv"]', "--recipe.duration", "3 epochs",
+        "--model", "bert", "--data.validation_files", '["b.csv"]', "--recipe.duration", "3 epochs",
     ]  # fmt: skip
 
 
