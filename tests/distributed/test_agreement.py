@@ -233,3 +233,25 @@ def test_a_time_limit_stops_all_ranks(classification: tuple[str, ...], tmp_path:
     assert ended.status["outcome"] == "stopped"
     assert time.monotonic() - began < 60
     assert ended.status["message"].startswith(f"after step {ended.column('step')[-1]} of 500000; go on with --resume")
+
+
+def test_rank_0_dies_when_the_others_begin_to_watch_it(mlm: tuple[str, ...], tmp_path: Path) -> None:
+    """A connection to the store that rank 0 held would take until the timeout of the start, which is two hours."""
+
+    def before(rank: int) -> None:
+        from warmup.training.run import training_run
+
+        whole = training_run.watch_ranks
+
+        def watch_ranks(run: training_run.TrainingRun) -> None:
+            if rank == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            time.sleep(2)
+            whole(run)
+
+        training_run.watch_ranks = watch_ranks
+
+    began = time.monotonic()
+    run = train(2, tmp_path / "run", *mlm, "--launch.timeout", 60, before=before)
+    assert run.codes == [-signal.SIGKILL, 1]
+    assert time.monotonic() - began < 45 and "lost contact with another rank" in run.status["message"]

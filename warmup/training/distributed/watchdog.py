@@ -66,6 +66,13 @@ def find_late_rank(before: list[RankReport], now: list[RankReport], seconds: flo
     return f"rank {late} has made no progress for {seconds:.0f} s, at {now[late].phase}; the others wait for it"
 
 
+def _connect_again(store: dist.Store) -> dist.Store:
+    """A connection to the launcher's store of its own: another thread may block on the first one."""
+    own = store.clone()  # pyrefly: ignore[missing-attribute] not in stubs
+    own.set_timeout(timedelta(seconds=5))
+    return own
+
+
 class Watchdog:
     """Ends the job when it makes no progress. Idle until `start`."""
 
@@ -95,9 +102,7 @@ class Watchdog:
     def start(self) -> None:
         """Begin to watch, if there are several ranks."""
         if self._thread is None and dist.is_available() and dist.is_initialized():
-            # A connection of its own: another thread may block on the first one.
-            store = dist.distributed_c10d._get_default_store().clone()  # pyrefly: ignore[missing-attribute] not in stubs
-            store.set_timeout(timedelta(seconds=5))
+            store = dist.distributed_c10d._get_default_store()
             self._thread = threading.Thread(target=self._watch_ranks, args=(store,), daemon=True)
             self._thread.start()
             threading.Thread(target=self._watch_store, daemon=True).start()
@@ -108,10 +113,13 @@ class Watchdog:
         if self._thread:
             self._thread.join(_ANSWER_SECONDS)  # with a limit: the store may have become unreachable
 
-    def _watch_ranks(self, store: dist.Store) -> None:
+    def _watch_ranks(self, launcher_store: dist.Store) -> None:
+        store = None
         while not self._stopped.wait(BEAT_SECONDS):
             self._request_began = time.monotonic()
             try:
+                if store is None:  # in this thread: if rank 0 is gone, connecting takes until the start's timeout
+                    store = _connect_again(launcher_store)
                 self._write_report(store)
                 message = self._compare_reports(store) if self._is_stalled() else None
             except (RuntimeError, OSError):  # includes dist.DistError
