@@ -44,6 +44,8 @@ def compile_layers(model: PreTrainedModel, layout: InputLayout) -> None:
     import torch._inductor.config
 
     torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit = _MAX_SHAPES
+    # DistributedDataParallel would split the graph of each layer at the ends of its buckets.
+    torch._dynamo.config.optimize_ddp = False
     torch._inductor.config.deterministic = True  # otherwise kernels are chosen by timing them, anew in each process
     base_model: Any = model.base_model
     for layer in base_model.encoder.layer:

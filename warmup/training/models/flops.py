@@ -10,20 +10,33 @@ from transformers import PretrainedConfig
 
 from warmup.training.models.input_layout import PACKED_ENCODERS
 
-# Dense bf16 tensor-core FLOP/s (without sparsity), from NVIDIA's data sheets, by a part of the device's name. The first
-# match counts.
+# Dense tensor-core FLOP/s (without sparsity, accumulated in fp32), from NVIDIA's data sheets and white papers, by a
+# part of the device's name. The first match counts.
 PEAK_FLOPS = {
+    "GB200": 2500e12,
     "B200": 2250e12,
+    "GH200": 989e12,
+    "H200 NVL": 835e12,
     "H200": 989e12,
     "H100 NVL": 835e12,
     "H100 PCIe": 756e12,
     "H100": 989e12,
+    "H20": 148e12,
     "A100": 312e12,
+    "A40": 149.7e12,
+    "A30": 165e12,
     "A10": 125e12,
+    "RTX A6000": 154.8e12,
     "L40S": 362e12,
+    "L40": 181e12,
     "L4": 121e12,
+    "RTX 5090": 209.5e12,
     "RTX 4090": 165e12,
+    "RTX 3090": 71e12,
 }
+"""In bf16 and in fp16."""
+PEAK_FLOPS_FP16 = {"V100-SXM2": 125e12, "V100-PCIE": 112e12, "T4": 65e12}
+"""In fp16, of GPUs without bf16."""
 
 
 def useful_flops(config: PretrainedConfig, lengths: np.ndarray, targets: int, classes: int) -> float | None:
@@ -58,8 +71,9 @@ def useful_flops(config: PretrainedConfig, lengths: np.ndarray, targets: int, cl
 
 
 def peak_flops(device: torch.device, precision: str) -> float | None:
-    """The device's peak FLOP/s in bf16; None if it is not known, or another precision is used."""
-    if device.type != "cuda" or precision != "bf16":
+    """The device's peak FLOP/s in bf16 or fp16; None if it is not known, or another precision is used."""
+    if device.type != "cuda" or precision not in ("bf16", "fp16"):
         return None
     name = torch.cuda.get_device_name(device)
-    return next((flops for part, flops in PEAK_FLOPS.items() if re.search(rf"\b{part}\b", name)), None)
+    table = PEAK_FLOPS | (PEAK_FLOPS_FP16 if precision == "fp16" else {})
+    return next((flops for part, flops in table.items() if re.search(rf"\b{part}\b", name)), None)

@@ -134,7 +134,7 @@ def _last_layer_at(
     heads = [x.view(rows, -1, attention.num_attention_heads, attention.attention_head_size) for x in inputs]
     dropout = attention.dropout.p if layer.training else 0.0
     if bounds is not None:
-        query, key, value = (x[0] for x in heads)
+        query, key, value = (x.squeeze(0) for x in heads)
         context = varlen_attention.kernel(query, key, value, bounds, dropout)
     else:
         if mask is not None:

@@ -83,7 +83,8 @@ def _attention_forward(
     cu_seqlens = kwargs.get("cu_seqlens")
     if cu_seqlens is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
-    query_NHK, key_NHK, value_NHK = (tensor.transpose(1, 2)[0] for tensor in (query, key, value))
+    # squeeze: the backward pass of [0] would fill a tensor with zeros and copy into it, three times in each layer.
+    query_NHK, key_NHK, value_NHK = (tensor.transpose(1, 2).squeeze(0) for tensor in (query, key, value))
     bounds = SequenceBounds(cu_seqlens, cu_seqlens, kwargs["max_seqlen"])
     return kernel(query_NHK, key_NHK, value_NHK, bounds, kwargs.get("dropout", 0.0))[None], None
 

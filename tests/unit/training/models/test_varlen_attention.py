@@ -113,3 +113,24 @@ def test_without_cu_seqlens_the_model_is_transformers_own(tmp_path) -> None:
     net.save_pretrained(tmp_path)
     again = AutoModelForMaskedLM.from_pretrained(tmp_path)
     assert again.config._attn_implementation == "sdpa" and "varlen" not in (tmp_path / "config.json").read_text()
+
+
+def test_no_selection_is_in_the_backward_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The backward pass of tensor[0] fills a tensor of zeros: of the whole input, three times in each layer."""
+    monkeypatch.setattr(varlen_attention, "kernel", lambda query, key, value, *_: query + (key + value).mean())
+    net = tiny().train()
+    install_partial_forward(net, "token", packed=True, masked_only=True, varlen=True)
+    logits = net(
+        input_ids=torch.randint(5, 200, (1, 12)), cu_seqlens=torch.tensor([0, 5, 12], dtype=torch.int32), max_seqlen=7,
+        read_positions=torch.tensor([[1, 7]]), read_cu_seqlens=torch.tensor([0, 1, 2], dtype=torch.int32),
+        gather_index=torch.tensor([0, 1]),
+    ).logits  # fmt: skip
+    nodes, waiting = {}, [logits.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in nodes:
+            nodes[node] = node.name()
+            waiting += [function for function, _ in node.next_functions]
+    names = list(nodes.values())
+    assert names.count("SqueezeBackward1") == 3 * len(net.bert.encoder.layer)
+    assert "SelectBackward0" not in names

@@ -71,7 +71,11 @@ def test_other_architectures_are_not_guessed() -> None:
         ("NVIDIA RTX A1000", None),
         ("NVIDIA H100 NVL", 835e12),
         ("NVIDIA L4", 121e12),
-        ("NVIDIA L40", None),
+        ("NVIDIA L40", 181e12),
+        ("NVIDIA H200 NVL", 835e12),
+        ("NVIDIA GH200 480GB", 989e12),
+        ("NVIDIA RTX A6000", 154.8e12),
+        ("NVIDIA GeForce RTX 3090", 71e12),
         ("NVIDIA L40S", 362e12),
         ("NVIDIA GeForce GTX 970", None),
     ],
@@ -79,8 +83,16 @@ def test_other_architectures_are_not_guessed() -> None:
 def test_devices(name: str, flops: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
     assert peak_flops(torch.device("cuda"), "bf16") == flops
+    assert peak_flops(torch.device("cuda"), "fp16") == flops
     assert peak_flops(torch.device("cuda"), "no") is None
     assert peak_flops(torch.device("cpu"), "bf16") is None
+
+
+@pytest.mark.parametrize(("name", "flops"), [("Tesla T4", 65e12), ("Tesla V100-SXM2-16GB", 125e12)])
+def test_devices_without_bf16(name: str, flops: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
+    assert peak_flops(torch.device("cuda"), "fp16") == flops
+    assert peak_flops(torch.device("cuda"), "bf16") is None
 
 
 def test_the_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
