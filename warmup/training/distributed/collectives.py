@@ -50,7 +50,8 @@ def barrier() -> None:
     thread, which may be waiting for that lock. One run in 70 on 3 ranks hung this way.
     """
     if is_distributed():
-        dist.barrier()
+        on_gpu = "nccl" in dist.get_backend()
+        dist.barrier(device_ids=[torch.cuda.current_device()] if on_gpu else None)  # NCCL warns if it has to guess
 
 
 def on_main(accelerator: Accelerator, work: Callable[[], Value]) -> Value:

@@ -68,10 +68,10 @@ def prepare_environment(on_cpu: bool) -> None:
     if on_cpu:  # transformers imports DeepSpeed if it is installed, which would look for GPUs and report on them
         os.environ["DS_ACCELERATOR"] = "cpu"
     if uses_deepspeed():
-        _prepare_deepspeed()
+        _prepare_deepspeed(on_cpu)
 
 
-def _prepare_deepspeed() -> None:
+def _prepare_deepspeed(on_cpu: bool) -> None:
     """Import DeepSpeed and configure it. Raises UserError where it cannot start."""
     if "RANK" not in os.environ:
         raise UserError("launcher: DeepSpeed is requested, but no ranks were started; use bash launch/deepspeed.sh")
@@ -81,8 +81,9 @@ def _prepare_deepspeed() -> None:
         raise UserError("launcher: DeepSpeed is requested, but not installed; pip install -e '.[deepspeed]'") from error
     deepspeed.utils.logger.setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", message=".*all_gather_into_tensor", category=FutureWarning)
-    # DeepSpeed's reductions over shared memory need a compiler, and spin for ever when a peer dies; gloo's fail.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    if on_cpu:  # on GPUs it would try out every operator of DeepSpeed's
+        # DeepSpeed's reductions over shared memory need a compiler, and spin for ever when a peer dies; gloo's fail.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
 def disable_transformers_zero3_init() -> None:

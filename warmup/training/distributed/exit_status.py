@@ -25,7 +25,15 @@ _LAUNCHER_NOTE = (
     "out."
 )
 _error_prefix = ""
-_LOST_PEER = re.compile(r"gloo|nccl|connection (reset|closed|refused)|timed out|broken pipe|peer", re.IGNORECASE)
+_LOST_PEER = re.compile(
+    r"connection (reset|closed|refused)|timed out|collective operation timeout|broken pipe|remote process exited|"
+    r"communicator was aborted|connectfullmesh|socket closed",
+    re.IGNORECASE,
+)
+"""What gloo, NCCL and the store say where another process is gone; not where they are used wrongly."""
+
+_SAY_ALL = ("RanksDisagree", "OutOfMemoryError")
+"""Names of errors whose text is enough."""
 
 
 class Stopped(BaseException):
@@ -94,7 +102,7 @@ def guard(run: Callable[[], tuple[str, str]], show_traceback: bool) -> int:
         outcome, message = "failed", f"rank {rank()}: out of memory"
     except Exception as error:
         outcome, message = "failed", f"rank {rank()}: {_describe(error)}"
-        if show_traceback or not (_is_lost_peer(error) or type(error).__name__ == "RanksDisagree"):
+        if show_traceback or not (_is_lost_peer(error) or type(error).__name__ in _SAY_ALL):
             traceback.print_exc()
     else:
         record_status(outcome, message)

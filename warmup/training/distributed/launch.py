@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 
 from warmup.errors import UserError
-from warmup.training.distributed import environment
+from warmup.training.distributed import environment, gpus
 from warmup.training.distributed.environment import available_cores
 
 
@@ -30,6 +30,10 @@ def start_accelerator(world_size: int | None, device: str | None, timeout: int, 
     """
     environment.check_launcher(world_size)
     on_cpu = device == "cpu" or not torch.cuda.is_available()
+    if device == "cuda" and on_cpu:
+        raise UserError(f"launch.device: cuda was requested, and PyTorch sees no GPU: {gpus.why_none()}")
+    if not on_cpu:
+        gpus.check_one_per_rank()
     environment.prepare_environment(on_cpu)
     accelerator = _create_accelerator(on_cpu, timeout, trackers)
     if environment.uses_deepspeed():
@@ -39,6 +43,9 @@ def start_accelerator(world_size: int | None, device: str | None, timeout: int, 
     _check_started(accelerator, world_size, trackers)
     if accelerator.device.type == "cuda":
         torch.set_float32_matmul_precision("high")  # TF32 where bf16 is not used
+        if gpus.emulates_bf16(accelerator.mixed_precision):
+            name = torch.cuda.get_device_name(accelerator.device)
+            _warn(accelerator, f"{name} has no instructions for bf16 and emulates it slowly; use fp16, or no")
     if accelerator.device.type == "cpu":
         _warn_of_slow_bf16(accelerator)
         ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))
@@ -86,11 +93,13 @@ def _warn_of_slow_bf16(accelerator: Accelerator) -> None:
     """Warn on processors without bf16 instructions, where bf16 was measured to be 17 times slower than fp32."""
     capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # older versions of torch cannot tell
     has_bf16 = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
-    slow = capabilities.get("architecture") == "x86_64" and not has_bf16
-    if slow and accelerator.mixed_precision == "bf16" and accelerator.is_main_process:
-        print(
-            "warning: mixed_precision: without AVX512-BF16 or AMX, this processor computes bf16 many times slower than "
-            "fp32; use no",
-            file=sys.stderr,
-            flush=True,
+    if capabilities.get("architecture") == "x86_64" and not has_bf16 and accelerator.mixed_precision == "bf16":
+        _warn(
+            accelerator,
+            "without AVX512-BF16 or AMX, this processor computes bf16 many times slower than fp32; use no",
         )
+
+
+def _warn(accelerator: Accelerator, text: str) -> None:
+    if accelerator.is_main_process:
+        print(f"warning: mixed_precision: {text}", file=sys.stderr, flush=True)

@@ -22,6 +22,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from warmup.config import Config
 from warmup.errors import UserError
 from warmup.training.data.batching.layout import lay_out
+from warmup.training.data.batching.memory import explain_out_of_memory
 from warmup.training.data.batching.micro_batch import MicroBatch, padded_inputs, to_device
 from warmup.training.data.samples import IGNORE_INDEX
 from warmup.training.distributed import collectives, exit_status
@@ -191,7 +192,7 @@ def _compute(
         watchdog.heartbeat("the predictions", number)
         batch = lay_out(_batch(trained.tokenizer, rows, groups[number]), trained.layout)
         model_inputs, targets = to_device(batch, accelerator.device)
-        with accelerator.autocast():
+        with accelerator.autocast(), explain_out_of_memory(batch, "batch.evaluation"):
             logits = trained.model(**model_inputs).logits
         table_rows = targets.values.where(targets.values != IGNORE_INDEX, count)
         values[table_rows] = trained.predictor.postprocess(logits.flatten(0, -2).float()).float()

@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from warmup.training.data.batching.layout import lay_out
+from warmup.training.data.batching.memory import explain_out_of_memory
 from warmup.training.data.batching.micro_batch import to_device
 from warmup.training.data.samples import Samples
 from warmup.training.distributed import collectives
@@ -99,7 +100,7 @@ class Evaluator:
         layout = replace(self.layout, static_max_length=0)
         batch = lay_out(evaluation_batch(self.objective, samples, indices), layout)
         inputs, targets = to_device(batch, self.accelerator.device)
-        with eager(self.layout):
+        with eager(self.layout), explain_out_of_memory(batch, "batch.evaluation"):
             logits = self.model(**inputs).logits
         losses_N = self.objective.losses(logits, targets).double()
         sums_S2 = sum_by_sample(torch.stack([losses_N, losses_N > 0], 1), targets)  # what is no target has a loss of 0

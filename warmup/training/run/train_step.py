@@ -17,6 +17,7 @@ from warmup.plan import Plan
 from warmup.scheduler import WarmupScheduler
 from warmup.training.checkpoints.saver import Saver, last_good
 from warmup.training.data import order
+from warmup.training.data.batching.memory import explain_out_of_memory
 from warmup.training.data.batching.micro_batch import MicroBatch, to_device
 from warmup.training.data.batching.prefetcher import BatchPrefetcher, RankBatch
 from warmup.training.data.samples import StepSamples
@@ -194,7 +195,8 @@ class TrainStep:
             # What is random about a micro-batch is keyed by its index, so that it does not matter which rank has it.
             torch.manual_seed(int(order.key(self.prefetcher.seed, position, index)) >> 1)
             with self.engine.micro_batch_context(last=number == len(rank_batch.micro_batches) - 1):
-                loss_sum += self._forward_backward(batch, targets)
+                with explain_out_of_memory(batch, "batch.per_device, or set speed.gradient_checkpointing"):
+                    loss_sum += self._forward_backward(batch, targets)
         self.engine.reduce_sparse_grads(rank_batch)
         return loss_sum
 

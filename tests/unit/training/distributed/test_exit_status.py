@@ -105,6 +105,9 @@ LOST = [
     "Timed out waiting 20000ms for recv operation to complete",
     "NCCL communicator was aborted on rank 1",
     "Broken pipe",
+    "[Rank 1] Watchdog caught collective operation timeout: WorkNCCL(SeqNum=7, OpType=ALLREDUCE) ran for 600000 ms",
+    "NCCL error: remote process exited or there was a network error, NCCL version 2.28.9",
+    "Gloo connectFullMesh failed with [/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:144] no error",
 ]
 
 
@@ -118,7 +121,17 @@ def test_a_lost_peer_is_said_in_words_and_without_a_traceback(
     assert capfd.readouterr().err == ""
 
 
-@pytest.mark.parametrize("error", [ValueError("timed out"), RuntimeError("mat1 and mat2 shapes cannot be multiplied")])
+# Wrong use, by which no rank was lost.
+WRONG_USE = [
+    "NCCL error: invalid usage (run with NCCL_DEBUG=WARN for details), NCCL version 2.28.9",
+    "Duplicate GPU detected : rank 1 and rank 0 both on CUDA device 1000",
+    "[enforce fail at ../third_party/gloo/gloo/transport/tcp/pair.cc:446] op.preamble.length <= op.nbytes. 8 vs 4",
+    "CUDA error: peer access is not supported between these two devices",
+    "mat1 and mat2 shapes cannot be multiplied",
+]
+
+
+@pytest.mark.parametrize("error", [ValueError("timed out"), *map(RuntimeError, WRONG_USE)])
 def test_what_is_no_lost_peer(error: Exception, status: Path) -> None:
     guard(ending(error), show_traceback=False)
     assert content(status)["message"] == f"rank 0: {type(error).__name__}: {error}"
