@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -87,7 +88,7 @@ def tokens_of(option: Option, lists: Collection[str]) -> list[str]:
     name, values = option
     if name in lists:
         only = values[0] if len(values) == 1 else ""
-        return [f"--{name}={only if only.startswith('[') else json.dumps(_split_at_commas(values))}"]
+        return [f"--{name}={only if only.startswith('[') else json.dumps(split_values(values))}"]
     if len(values) > 1:
         raise UserError(f"{name}: takes one value, not {len(values)}: {' '.join(values)}")
     if name in SWITCHES:
@@ -96,8 +97,14 @@ def tokens_of(option: Option, lists: Collection[str]) -> list[str]:
     return [f"--{name}={values[0]}"] if values else [f"--{name}"]
 
 
-def _split_at_commas(values: Sequence[str]) -> list[str]:
-    """Split 1,2,8 and wandb,tensorboard; not a file with a comma in its name, nor a text with a blank behind it."""
+def split_values(values: Sequence[str]) -> list[str]:
+    """The values of a list: a JSON list, or those that blanks and commas part.
+
+    A file with a comma in its name is not parted, nor a text with a blank behind the comma.
+    """
+    if len(values) == 1 and values[0].startswith("["):
+        with suppress(ValueError):
+            return [str(value) for value in json.loads(values[0])]
     parts: list[str] = []
     for value in values:
         parts += [value] if "," not in value or Path(value).exists() else re.split(r",(?=\S)", value)

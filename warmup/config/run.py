@@ -156,6 +156,11 @@ class Log:
     push_to_hub: str | None = None
     """Hub repository to upload the model to when the run is done, as "user/name"; a new repository is private."""
 
+    language: str | None = None
+    """Language of the model, for its card, as a code: en."""
+    license: str | None = None
+    """License of the model, for its card: apache-2.0."""
+
     def __post_init__(self) -> None:
         object.__setattr__(self, "trackers", tuple(self.trackers))
         name = r"[\w.-]+"

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import os
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
 
-import yaml
+from huggingface_hub import EvalResult, ModelCardData
 
-from warmup.commandline.whole_command import quote
 from warmup.commandline.words import Option
 from warmup.config import Config
 from warmup.config.tasks import TASKS
@@ -20,50 +16,62 @@ from warmup.plan import Plan
 from warmup.training.data.prepare import Prepared
 from warmup.training.models.build import is_new_model
 from warmup.training.reporting.console import library_versions
+from warmup.training.reporting.published import HUB, configuration, is_on_hub, published_files, published_path, rerun
 
-_LOCAL_OPTIONS = ("run_dir", "resume", "traceback")
-"""Options of train.py that do not change the model."""
-_HUB = "hub:"  # begins the name of a data file on the hub
+_COUNTS = ("targets",)
+"""What is counted in an evaluation beside its metrics."""
+_METRIC_TYPES = {"matthews": "matthews_correlation", "pearson": "pearsonr", "spearman": "spearmanr"}
+"""The hub's names of metrics, where they are others than here."""
 
 
-def model_card(
-    config: Config, plan: Plan, data: Prepared, metrics: Mapping[str, float], step: int, arguments: Sequence[Option]
-) -> str:
+@dataclass(frozen=True)
+class TrainedModel:
+    """All that a card says of a model, apart from what it has in its own files."""
+
+    config: Config
+    plan: Plan
+    data: Prepared
+    metrics: Mapping[str, float]
+    """Held-out metrics of the exported weights."""
+    step: int
+    """The step after which they were evaluated."""
+    options: Sequence[Option]
+    """The options of train.py as they were given."""
+    launcher: Sequence[str]
+    """The words in front of them that start as many ranks."""
+    hardware: str
+    parameters: int
+
+
+def model_card(trained: TrainedModel) -> str:
     """The text of an exported model's README.md.
 
     A card may be published, so of the paths of this machine it contains only the last part.
-
-    Args:
-        config: The configuration.
-        plan: The plan.
-        data: The prepared data.
-        metrics: Held-out metrics of the exported weights.
-        step: The step after which they were evaluated.
-        arguments: The options of train.py.
     """
+    config, plan = trained.config, trained.plan
     facts = TASKS[config.task]
     pipeline = facts.pipeline
+    place = config.log.push_to_hub or "path/to/this/folder"
     return f"""---
-library_name: transformers
-pipeline_tag: {pipeline}
-{_header(config)}---
+{_header(trained).to_yaml()}
+---
 
-# {pipeline} model
+# {config.log.push_to_hub or f"{pipeline} model"}
 
 ```python
 from transformers import pipeline
-model = pipeline("{pipeline}", model="path/to/this/folder"{facts.pipeline_options})
+model = pipeline("{pipeline}", model="{place}"{facts.pipeline_options})
 ```
 
 ## Held-out metrics
 
-After step {step}, on {len(data.validation)} samples:
+After step {trained.step}, on {_amount(trained)}:
 
-{_table(("metric", "value"), [(name, f"{value:.6g}") for name, value in metrics.items()])}
+{_table(("metric", "value"), [(name, f"{value:.6g}") for name, value in _metrics(trained).items()])}
 
 ## Model, data and versions
 
-{_table(("what", "value"), _sources(config, data))}
+{_table(("what", "value"), _sources(trained))}
 
 ## Plan
 
@@ -71,49 +79,91 @@ After step {step}, on {len(data.validation)} samples:
 
 ## Command and configuration
 
-{_block("bash", _command(arguments))}
+{rerun(config, trained.launcher, trained.options, _block)}
 
 The whole configuration, which `train.py --config` accepts:
 
-{_block("yaml", _configuration(config))}
+{_block("yaml", configuration(config))}
 """
 
 
-def _header(config: Config) -> str:
-    """The metadata that the hub reads: the base model and the data sets, if they are on the hub."""
-    data_files = [*config.data.train_files, *config.data.validation_files]
-    names = {name.split(":")[1]: None for name in data_files if name.startswith(_HUB)}
-    base = f"base_model: {_scalar(config.model)}\n" if _is_on_hub(config.model) else ""
-    return base + (f"datasets:\n{''.join(f'- {_scalar(name)}' + chr(10) for name in names)}" if names else "")
+def _metrics(trained: TrainedModel) -> dict[str, float]:
+    return {name: value for name, value in trained.metrics.items() if name not in _COUNTS}
 
 
-def _scalar(text: str) -> str:
-    """A string in YAML, on one line: a line `---` in it would end the header."""
-    plain = re.fullmatch(r"[A-Za-z][\w./-]*", text) and yaml.safe_load(text) == text
-    return text if plain else json.dumps(text)
+def _amount(trained: TrainedModel) -> str:
+    samples = f"{len(trained.data.validation)} samples"
+    targets = trained.metrics.get("targets")
+    return samples if targets is None else f"{samples} with {int(targets)} targets"
 
 
-def _is_on_hub(model: str) -> bool:
-    return not is_new_model(model) and not os.path.exists(model) and not os.path.isabs(model)
+def _header(trained: TrainedModel) -> ModelCardData:
+    """The metadata that the hub reads."""
+    config = trained.config
+    files = [*config.data.train_files, *config.data.validation_files]
+    names = list(dict.fromkeys(name.split(":")[1] for name in files if name.startswith(HUB)))
+    types = [_METRIC_TYPES.get(name, name) for name in _metrics(trained) if name != "loss"]
+    return ModelCardData(
+        library_name="transformers",
+        pipeline_tag=TASKS[config.task].pipeline,
+        language=config.log.language,
+        license=config.log.license,
+        base_model=config.model if is_on_hub(config.model) else None,
+        datasets=names or None,
+        metrics=types,
+        tags=["bert-warmup"],
+        model_name=config.log.push_to_hub or f"{TASKS[config.task].pipeline} model",
+        eval_results=[_eval_result(trained, name, value) for name, value in _metrics(trained).items()],
+    )
 
 
-def _sources(config: Config, data: Prepared) -> list[tuple[str, str]]:
-    """Rows (name, value): model, data and libraries."""
-    train_files, validation_files = config.data.train_files, config.data.validation_files
-    train = _names(train_files) or "docstrings of the installed Python packages"
-    validation = _names(validation_files) or f"{config.data.validation_fraction:g} of the training rows, held out"
+def _eval_result(trained: TrainedModel, name: str, value: float) -> EvalResult:
+    """A metric as an entry of the header's model-index, with the data that it was measured on."""
+    facts, data = TASKS[trained.config.task], trained.config.data
+    held_out = data.validation_files or data.train_files
+    _, dataset, *configuration, split = (
+        held_out[0].split(":") if held_out and held_out[0].startswith(HUB) else [None] * 3
+    )
+    kind = "docstrings" if not held_out else published_path(held_out[0]).split(".", 1)[-1]
+    return EvalResult(
+        task_type=facts.pipeline,
+        dataset_type=dataset or kind,
+        dataset_name=dataset or _validation_text(trained, plain=True),
+        dataset_config=configuration[0] if configuration else None,
+        dataset_split=split,
+        metric_type=_METRIC_TYPES.get(name, name),
+        metric_value=value,
+        metric_name=name,
+    )
+
+
+def _validation_text(trained: TrainedModel, plain: bool = False) -> str:
+    data = trained.config.data
+    if data.validation_files:
+        return _names(data.validation_files, plain)
+    rows = f"{data.validation_fraction:g} of the training rows, held out"
+    return rows if not plain else f"{rows} ({_names(data.train_files, plain) or 'docstrings'})"
+
+
+def _sources(trained: TrainedModel) -> list[tuple[str, str]]:
+    """Rows (name, value): model, data, hardware and libraries."""
+    config, data = trained.config, trained.data
+    train = _names(config.data.train_files) or "docstrings of the installed Python packages"
     versions = ", ".join(f"{name} {version}" for name, version in library_versions().items())
-    kind = TASKS[config.task].new_model
+    new = is_new_model(config.model)
+    model = f"a new {TASKS[config.task].new_model}, {config.model}" if new else _code(published_path(config.model))
     return [
-        ("base model", f"a new {kind}, {config.model}" if is_new_model(config.model) else _code(_name(config.model))),
+        ("base model", model),
+        ("parameters", f"{trained.parameters:,}"),
         ("training data", f"{train}: {data.amount}"),
-        ("validation data", f"{validation}: {len(data.validation)} samples"),
+        ("validation data", f"{_validation_text(trained)}: {len(data.validation)} samples"),
+        ("hardware", trained.hardware),
         ("versions", versions),
     ]
 
 
-def _names(files: Sequence[str]) -> str:
-    return ", ".join(_code(_name(file)) for file in files)
+def _names(files: Sequence[str], plain: bool = False) -> str:
+    return ", ".join(name if plain else _code(name) for name in published_files(files))
 
 
 def _code(text: str) -> str:
@@ -132,44 +182,6 @@ def _block(language: str, text: str) -> str:
 
 def _longest_backticks(text: str) -> int:
     return max(map(len, re.findall("`+", text)), default=0)
-
-
-def _name(text: str) -> str:
-    """The last part of an absolute path; any other text as it is."""
-    return os.path.basename(text.rstrip("/")) if text.startswith(("/", "~")) else text
-
-
-def _command(arguments: Sequence[Option]) -> str:
-    """The command that started the run, without the options that do not change the model."""
-    words = ["accelerate", "launch", "train.py"]
-    for name, values in arguments:
-        if name not in _LOCAL_OPTIONS:
-            words += (f"--{name}", *map(_without_folders, values))
-    return quote(words)
-
-
-def _without_folders(value: str) -> str:
-    """An option's value with only the last part of each path; several may be given as a JSON list."""
-    try:
-        items = json.loads(value) if value.startswith("[") else None
-    except ValueError:
-        items = None
-    return json.dumps(_shorten_paths(items)) if items is not None else _name(value)
-
-
-def _configuration(config: Config) -> str:
-    data = dataclasses.replace(config.data, cache_dir=None)
-    fields = dataclasses.asdict(dataclasses.replace(config, run_dir=None, data=data))
-    return yaml.safe_dump(_shorten_paths(fields), sort_keys=False)
-
-
-def _shorten_paths(content: Any) -> Any:
-    """Nested dicts and lists, with only the last part of each absolute path in them."""
-    if isinstance(content, dict):
-        return {name: _shorten_paths(value) for name, value in content.items()}
-    if isinstance(content, list | tuple):
-        return [_shorten_paths(value) for value in content]
-    return _name(content) if isinstance(content, str) else content
 
 
 def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:

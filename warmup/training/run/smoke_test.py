@@ -10,9 +10,8 @@ import torch
 
 from warmup.training.distributed import collectives
 from warmup.training.reporting.export import export_model
-from warmup.training.reporting.model_card import model_card
 from warmup.training.run.train_step import StepResult, TrainStep
-from warmup.training.run.training_run import TrainingRun, evaluate_only, watch_ranks
+from warmup.training.run.training_run import TrainingRun, card, evaluate_only, watch_ranks
 
 STEPS = 5
 
@@ -61,7 +60,7 @@ def run_smoke_test(run: TrainingRun) -> tuple[str, str]:
     model, weights = train_step.engine.unwrapped_model, train_step.engine.weights()
 
     def save_and_load() -> list[str]:
-        text = model_card(run.config, train_step.plan, run.data, metrics, train_step.clock.step, run.arguments)
+        text = card(run, metrics, train_step.clock.step, weights)
         saved = export_model(run.folder, model, run.data.tokenizer, text, weights)
         return check_export(saved, weights, run.task.auto_class)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,11 +21,12 @@ from warmup.training.checkpoints.state import RunState
 from warmup.training.data.prepare import Prepared
 from warmup.training.distributed import collectives
 from warmup.training.files import write_json
-from warmup.training.reporting import loss_spikes
+from warmup.training.reporting import hardware, loss_spikes
 from warmup.training.reporting.console import library_versions, summary
 from warmup.training.reporting.export import export_model, push_to_hub
 from warmup.training.reporting.log import Log
-from warmup.training.reporting.model_card import model_card
+from warmup.training.reporting.model_card import TrainedModel, model_card
+from warmup.training.reporting.published import start_command
 from warmup.training.run import evaluation_record
 from warmup.training.run.evaluate import Evaluation, Evaluator
 from warmup.training.run.train_step import StepResult, TrainStep
@@ -271,10 +272,37 @@ def export_final_model(run: TrainingRun, weights: dict[str, torch.Tensor]) -> di
     step, metrics, best_step = run.train_step.clock.step, run.state.metrics, run.state.best_step
     if run.config.evaluation.export == "best" and best_step is not None and (best := best_weights(run)) is not None:
         step, metrics, weights = best_step, run.state.best_metrics, best
-    text = model_card(run.config, run.train_step.plan, run.data, metrics, step, run.arguments)
+    text = card(run, metrics, step, weights)
     export_model(run.folder, run.train_step.engine.unwrapped_model, run.data.tokenizer, text, weights)
     per_class = evaluation_record.find_record(run.folder, step).get("per_class", {})
     return {"metrics": metrics, "per_class": per_class, "exported_step": step}
+
+
+def card(run: TrainingRun, metrics: Mapping[str, float], step: int, weights: Mapping[str, torch.Tensor]) -> str:
+    """The model card. Call on rank 0.
+
+    Args:
+        run: the run.
+        metrics: those of the exported weights.
+        step: the step that they are of.
+        weights: the exported weights by name, shared ones once.
+    """
+    accelerator, engine = run.train_step.accelerator, run.train_step.engine
+    device, ranks = accelerator.device.type, run.train_step.plan.world_size
+    learned = {name for name, _ in engine.unwrapped_model.named_parameters()}
+    return model_card(
+        TrainedModel(
+            config=run.config,
+            plan=run.train_step.plan,
+            data=run.data,
+            metrics=metrics,
+            step=step,
+            options=run.arguments,
+            launcher=start_command(engine.name, device, accelerator.mixed_precision, ranks),
+            hardware=f"{hardware.describe_device(accelerator)}, {engine.name}",
+            parameters=sum(tensor.numel() for name, tensor in weights.items() if name in learned),
+        )
+    )
 
 
 def best_weights(run: TrainingRun) -> dict[str, torch.Tensor] | None:
