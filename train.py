@@ -39,9 +39,13 @@ def run(config: Config, options: Namespace) -> tuple[str, str]:
     started_at = time.perf_counter()
     from warmup.training.distributed import collectives
     from warmup.training.predict.predict import predict
-    from warmup.training.run import seed_sweep, setup
+    from warmup.training.run import dry_run, seed_sweep, setup
 
+    if options.dry_run:
+        config = dry_run.as_dry_run(config)
     launched = setup.start(config, options)
+    if options.dry_run:
+        return dry_run.run_dry(config, launched)
     if options.predict:
         return predict(config, launched.accelerator, options.predict, options.output)
     if options.seeds:

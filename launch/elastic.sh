@@ -53,7 +53,7 @@ fruitless=0 # attempts in a row without a new checkpoint
 while true; do
     ranks=$((max - (fruitless > 1 ? fruitless - 1 : 0)))
     if [ "$where" = gpus ]; then
-        found=$(nvidia-smi -L 2>/dev/null | grep -c '^GPU ' || true)
+        found=$(bash "$root/launch/gpus.sh" --count 2>/dev/null || echo 0) # where there is none, gpus.sh says so
         if [ "$found" -gt 0 ] && [ "$ranks" -gt "$found" ]; then ranks=$found; fi
     fi
     if [ "$ranks" -lt "$min" ]; then ranks=$min; fi

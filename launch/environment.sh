@@ -4,11 +4,20 @@
 # Usage:  source launch/environment.sh        (sourced, not run)
 #         WARMUP_EXTRAS=test source launch/environment.sh        (extras of setup.cfg: test, deepspeed, track, plot)
 # It uses the virtual environment that is active, else .venv in the repository root, made with ${WARMUP_PYTHON:-python3}.
-# To edit: nothing. On a machine without a GPU, PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu lets pip find
-# PyTorch's CPU build, which saves a download of several GB.
+# On a machine without a GPU it takes PyTorch's CPU build, which saves a download of several GB, where
+# https://download.pytorch.org/whl/cpu answers within two seconds and PIP_EXTRA_INDEX_URL is not set.
+# To edit: nothing.
+
+# The index of the wheels that suit this machine; nothing where pip's own is to be used alone.
+_warmup_index() {
+    local index=https://download.pytorch.org/whl/cpu
+    if [ -n "${PIP_EXTRA_INDEX_URL+set}" ] || nvidia-smi -L 2>/dev/null | grep -q '^GPU '; then return 0; fi
+    if timeout 2 python -c 'import sys, urllib.request; urllib.request.urlopen(sys.argv[1], timeout=2)' "$index/torch/" \
+        >/dev/null 2>&1; then echo "$index"; fi
+}
 
 _warmup_environment() {
-    local root python extras=${WARMUP_EXTRAS:-} stamp hash log
+    local root python extras=${WARMUP_EXTRAS:-} stamp hash log index
     root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
     python=${WARMUP_PYTHON:-python3}
     if [ -n "${VIRTUAL_ENV:-}" ]; then python=$VIRTUAL_ENV/bin/python; fi
@@ -33,7 +42,9 @@ _warmup_environment() {
 
     echo "installing the dependencies into $VIRTUAL_ENV (a few minutes the first time) ..." >&2
     log=$(mktemp "${TMPDIR:-/tmp}/warmup-pip.XXXXXX")
-    if ! python -m pip install -c "$root/constraints.txt" -e "$root${extras:+[$extras]}" >"$log" 2>&1; then
+    index=$(_warmup_index)
+    if [ -n "$index" ]; then echo "no GPU: PyTorch's CPU build, from $index" >&2; fi
+    if ! ${index:+env "PIP_EXTRA_INDEX_URL=$index"} python -m pip install -c "$root/constraints.txt" -e "$root${extras:+[$extras]}" >"$log" 2>&1; then
         tail -n 20 "$log" >&2
         echo "error: pip could not install the dependencies; its whole output is in $log" >&2
         return 1

@@ -17,7 +17,9 @@ if [ "${1:-}" = --count ]; then
 fi
 found=$(nvidia-smi -L 2>/dev/null | grep -c '^GPU ' || true)
 if [ "$found" -gt 0 ] && [ -n "${CUDA_VISIBLE_DEVICES+set}" ]; then
-    found=$(tr ',' '\n' <<<"$CUDA_VISIBLE_DEVICES" | grep -c . || true)
+    # As CUDA reads it: numbers and UUIDs up to the first that names no GPU, such as -1.
+    found=$(awk -F ' *, *' -v all="$found" '{ for (i = 1; i <= NF; i++)
+        if ($i ~ /^[0-9]+$/ ? $i < all : $i ~ /^(GPU|MIG)-/) n++; else break } END { print n + 0 }' <<<"$CUDA_VISIBLE_DEVICES")
 fi
 if [ "$found" -eq 0 ]; then
     echo "error: nvidia-smi -L shows no GPU on this machine that may be used; launch/cpu.sh trains on the CPU" >&2

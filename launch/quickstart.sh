@@ -9,6 +9,12 @@ set -euo pipefail
 trap 'exit 75' INT TERM HUP USR1 # until something has been started
 if [[ ${1:-} =~ ^(-h|--help)$ ]]; then exec sed -n '2,/^set -/s/^# \{0,1\}//p' "$0"; fi
 
+given=()
+for arg in "$@"; do # a dry run prints the three commands: the second one needs the model of the first
+    if [[ $arg =~ ^--dry[_-]run$ ]]; then export WARMUP_DRY_RUN=1; else given+=("$arg"); fi
+done
+set -- "${given[@]}"
+
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 # shellcheck source=launch/functions.sh
 source "$root/launch/functions.sh"
@@ -17,7 +23,7 @@ if [ -z "${WARMUP_DRY_RUN:-}" ]; then source "$root/launch/environment.sh"; fi
 
 out=runs/quickstart-$(date -u +%Y%m%dT%H%M%SZ)
 train=(bash "$root/launch/cpu.sh" 2)
-if nvidia-smi -L 2>/dev/null | grep -q '^GPU '; then train=(bash "$root/launch/gpus.sh"); fi
+if bash "$root/launch/gpus.sh" --count >/dev/null 2>&1; then train=(bash "$root/launch/gpus.sh"); fi
 
 # part TITLE [train.py options]
 part() {

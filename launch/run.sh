@@ -4,7 +4,8 @@
 # Usage:  bash launch/run.sh [accelerate launch options] train.py [train.py options]
 #   e.g.  bash launch/run.sh --config_file configs/accelerate/cpu_2.yaml train.py --config configs/quickstart_pretrain.yaml
 # Exit code:  0 done, 75 stopped by a signal (start it again to go on), 2 user error, 1 failed.
-# To look first:  WARMUP_DRY_RUN=1 prints the command and starts nothing, here and in every script that ends here.
+# To look first:  WARMUP_DRY_RUN=1 prints the command and starts nothing, here and in every script that ends here;
+# --dry_run among train.py's options also prints the plan for as many ranks, what the data holds and the run directory.
 # To debug:  add --traceback, or set WARMUP_TRACEBACK=1: the launcher's own output comes through untouched.
 # Nothing to edit here. Paths are relative to where you are; the environment is the active one, else the repository's .venv.
 set -euo pipefail
@@ -46,9 +47,10 @@ command -v accelerate >/dev/null || PATH="$root/.venv/bin:$PATH"
 tmp=$(mktemp -d "${TMPDIR:-/tmp}/warmup.XXXXXX")
 trap 'rm -rf "$tmp"' EXIT
 
-traceback=${WARMUP_TRACEBACK:-} config="" previous=""
+traceback=${WARMUP_TRACEBACK:-} config="" previous="" dry_run=""
 for arg in "$@"; do
     if [ "$arg" = --traceback ]; then traceback=1; fi
+    if [[ $arg =~ ^--dry[_-]run$ ]]; then dry_run=1; fi
     if [ "$previous" = --config_file ]; then config=$arg; fi
     previous=$arg
 done
@@ -65,14 +67,21 @@ if [ -z "${WARMUP_COMMAND:-}" ]; then # for what train.py answers: all that stan
 fi
 export WARMUP_COMMAND
 
-if [ -n "${WARMUP_DRY_RUN:-}" ]; then
+if [ -n "${WARMUP_DRY_RUN:-}$dry_run" ]; then
     command=""
     for name in ACCELERATE_USE_CPU DS_ACCELERATOR GLOO_SOCKET_IFNAME OMP_NUM_THREADS; do
         if [ -n "${!name:-}" ]; then command+="$name=$(printf %q "${!name}") "; fi
     done
     printf -v words ' %q' "$@"
     echo "${command}accelerate launch$words"
-    exit 0
+    if [ -z "$dry_run" ]; then exit 0; fi
+    while [[ $1 != *.py ]]; do shift; done
+    exec "$(command -v python || command -v python3)" "$@"
+fi
+
+if ! command -v accelerate >/dev/null; then
+    say "error: accelerate is not installed here; make the environment, or activate yours: source $root/launch/environment.sh"
+    exit 2
 fi
 
 # train.py: the first rank that ends writes here how it ended.

@@ -21,6 +21,9 @@
 set -euo pipefail
 if [[ ${1:-} =~ ^(-h|--help)$ ]]; then exec sed -n '2,/^set -/s/^# \{0,1\}//p' "$0"; fi
 
+for arg in "$@"; do
+    if [[ $arg =~ ^--dry[_-]run$ ]]; then export WARMUP_DRY_RUN=1; fi
+done
 root=${SLURM_SUBMIT_DIR:-$PWD} # SLURM runs a copy of this file that lies elsewhere
 if [ ! -f "$root/launch/machines.sh" ]; then
     echo "error: $root is not the repository; go there first: sbatch launch/slurm.sh" >&2

@@ -17,6 +17,11 @@ from warmup.lint import Finding, examine
 from warmup.plan import Plan, Topology
 from warmup.presets import PRESETS
 
+_TEMPLATE = (
+    "error: train.py is a template and no part of the installed package: clone the repository, and there run "
+    "bash launch/quickstart.sh, or accelerate launch train.py --help. The package has the plan (python -m warmup "
+    "plan), the scheduler and the callbacks."
+)
 CURVE_POINTS = 200
 MOST_CURVE_POINTS = 100_000
 
@@ -31,6 +36,9 @@ class Result(NamedTuple):
 
 def main(argv: Sequence[str]) -> int:
     """Run the command. Returns its exit code: 0, 1 if the linter found an error, 2 for wrong arguments."""
+    if argv and argv[0] in ("train", "predict"):
+        print(_TEMPLATE, file=sys.stderr)
+        return 2
     if not argv or argv[0] != "plan":
         print("usage: python -m warmup plan [--config FILE] [--world-sizes 1,2,8] [--json] ...", file=sys.stderr)
         return 0 if argv and argv[0] in ("-h", "--help") else 2

@@ -279,3 +279,9 @@ def test_the_module_is_the_command():
     )
     assert (answer.returncode, answer.stdout) == (2, "")
     assert answer.stderr == "error: sed: no such field; did you mean seed?\n"
+
+
+def test_what_is_no_part_of_the_package_is_said_to_be_elsewhere(capsys):
+    for name in ("train", "predict"):
+        assert main([name, "--config", "x.yaml"]) == 2
+        assert "train.py is a template and no part of the installed package: clone" in capsys.readouterr().err

@@ -127,6 +127,8 @@ def start_trackers(folder: Path, config: Config, last_step: int) -> dict[str, Ge
             tracker = _start_one(name, config.log.project, folder, identity, last_step, resumes=name in known)
             if name == "mlflow":  # its server chooses the id
                 identity["run_id"] = tracker.tracker.info.run_id
+            if name == "wandb":  # in a sweep it has the one that the agent chose
+                identity["id"] = tracker.tracker.id
             if name not in known or name in _CONFIG_ON_RESUME:
                 tracker.store_init_configuration(settings(config))
         except Exception as error:

@@ -21,6 +21,9 @@ CONFIGS = Path(__file__).parents[3] / "configs"
 def parse(argv: Sequence[str]) -> tuple[Config, Namespace]:
     """Configuration and options. Without a --config, the task's recipe is the base of what is given."""
     parser = commandline.parser("train.py", "Pretrain or fine-tune BERT; the recipe is scaled to the ranks there are.")
+    parser.add_argument(
+        "--dry_run", action="store_true", help="print the plan, the data's counts and the run directory; start nothing"
+    )
     parser.add_argument("--as_world_size", type=int, metavar="N", help="train the N-rank job on the ranks there are")
     parser.add_argument(
         "--test", action="store_true", help="a few steps of the job, checked; ends with PASS or why not"
@@ -60,7 +63,7 @@ def base_arguments(given: Mapping[str, tuple[str, ...]]) -> list[str]:
     file = facts.recipe if given.get("data.train_files") else facts.recipe_on_docstrings or facts.recipe
     # Both would be an error, and only one of them was typed.
     unset = ["--batch.global_size", "null"] if "batch.accumulation" in given else []
-    return ["--config", os.path.relpath(CONFIGS / file), *unset]
+    return ["--config", min(str(CONFIGS / file), os.path.relpath(CONFIGS / file), key=len), *unset]
 
 
 def _config_of_run(given: Mapping[str, tuple[str, ...]]) -> str | None:
@@ -81,7 +84,7 @@ def prediction_defaults(config: Config, options: Namespace) -> dict[str, Any]:
         return {}
     if not options.predict:
         raise UserError("--predict: names no file")
-    for name in ("test", "resume", "as_world_size", "seeds"):
+    for name in ("test", "dry_run", "resume", "as_world_size", "seeds"):
         if getattr(options, name) not in (None, False, "never"):
             raise UserError(f"--predict: does not train; leave --{name} out")
     from warmup.training.predict import model_source  # which imports torch, as --help must not
@@ -93,6 +96,8 @@ def check_options(config: Config, options: Namespace) -> None:
     """Raise UserError where the options do not go together."""
     if options.as_world_size is not None and options.as_world_size < 1:
         raise UserError(f"as_world_size: {options.as_world_size} is not 1 or above")
+    if options.dry_run and (options.test or options.seeds is not None):
+        raise UserError("--dry_run: starts nothing; leave --test and --seeds out")
     if options.test and options.resume not in (None, "never"):
         raise UserError("--test: tries a job from its start; leave --resume out")
     if options.seeds is None:

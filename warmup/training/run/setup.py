@@ -61,7 +61,8 @@ class RunSpec:
 def start(config: Config, options: Namespace) -> Launched:
     """Accelerate on all ranks, which hold one configuration. Raises UserError where they cannot run it."""
     preemption = PreemptionHandler()
-    simulated = options.as_world_size or (config.launch.world_size if options.test else None)
+    tried = options.test or options.dry_run
+    simulated = options.as_world_size or (config.launch.world_size if tried else None)
     expected = None if simulated else config.launch.world_size
     accelerator = launch.start_accelerator(
         expected, config.launch.device, config.launch.start_timeout, config.log.trackers

@@ -6,8 +6,10 @@ import os
 import re
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import kubernetes_validate
@@ -100,8 +102,36 @@ def test_gpus_of_this_machine(run) -> None:
         assert options(words)["--config_file"] == str(ACCELERATE / f"{config}.yaml")
         assert options(words)["--launch.world_size"] == ranks and options(words)["--launch.device"] == "cuda"
         assert words[-2:] == ["--task", "mlm"] and "ACCELERATE_USE_CPU=true" not in words
-    (words,) = printed(run("bash", LAUNCH / "gpus.sh", CUDA_VISIBLE_DEVICES="1,3"))
-    assert options(words)["--num_processes"] == "2"
+
+
+@pytest.mark.parametrize(
+    ("visible", "found"),
+    [
+        ("1,3", 2),
+        ("0, 1,2", 3),
+        ("2", 1),
+        ("0,-1,2", 1),
+        ("1,9", 1),
+        ("GPU-5a,GPU-5b", 2),
+        ("", 0),
+        ("-1", 0),
+        ("9", 0),
+    ],
+)
+def test_all_scripts_count_the_gpus_that_cuda_would_show(visible: str, found: int, run) -> None:
+    """Of 4: CUDA's own rule for CUDA_VISIBLE_DEVICES stops at the first entry that names no GPU."""
+    ended = run("bash", LAUNCH / "gpus.sh", "--count", CUDA_VISIBLE_DEVICES=visible)
+    assert (ended.returncode, ended.stdout) == ((0, f"{found}\n") if found else (2, ""))
+    elastic = run("bash", LAUNCH / "elastic.sh", "gpus", "1:8", CUDA_VISIBLE_DEVICES=visible)
+    quickstart = run("bash", LAUNCH / "quickstart.sh", CUDA_VISIBLE_DEVICES=visible)
+    first = next(words for words in printed(quickstart) if words[0] != "==")
+    if not found:  # the one says so, the other goes on without
+        assert elastic.returncode == 2 and "shows no GPU" in elastic.stderr
+        assert options(first)["--launch.device"] == "cpu" and options(first)["--num_processes"] == "2"
+        return
+    (words,) = printed(elastic)
+    for each in (words, first):
+        assert options(each)["--launch.device"] == "cuda" and options(each)["--launch.world_size"] == str(found)
 
 
 def test_deepspeed_on_gpus_and_on_cpu_ranks(run) -> None:
@@ -155,6 +185,25 @@ def test_the_three_runs_of_the_quickstart(run) -> None:
     commands = [words for words in commands if words[0] != "=="]
     assert [Path(options(words)["--run_dir"]).name for words in commands] == ["pretrain", "finetune", "from_scratch"]
     assert {tuple(words[-2:]) for words in commands} == {("--seed", "1")}
+    asked = run("bash", LAUNCH / "quickstart.sh", "--dry_run", "--seed", 1, WARMUP_DRY_RUN="")
+    assert [words[:4] for words in printed(asked) if words[0] != "=="] == [words[:4] for words in commands]
+
+
+def test_a_dry_run_prints_the_command_and_the_plan(run, classification: tuple[str, ...]) -> None:
+    ended = run("bash", LAUNCH / "cpu.sh", 3, *classification, "--dry-run", WARMUP_DRY_RUN="")
+    command, *plan = ended.stdout.splitlines()
+    assert ended.returncode == 0, ended.stderr
+    assert shlex.split(command)[-1] == "--dry-run" and "accelerate launch" in command
+    assert "3 ranks x 1 micro-batch x 32 samples" in plan[0] and plan[-1].startswith("dry run: nothing was trained")
+
+
+def test_without_an_environment_it_says_how_to_get_one(tmp_path: Path) -> None:
+    ended = subprocess.run(
+        ["bash", LAUNCH / "cpu.sh", "1"], cwd=tmp_path, env={"PATH": "/usr/bin:/bin"}, capture_output=True, text=True
+    )
+    if (ROOT / ".venv").exists():
+        pytest.skip("the repository has an environment")
+    assert ended.returncode == 2 and ended.stderr.startswith("error: accelerate is not installed here;")
 
 
 def test_several_machines(run) -> None:
@@ -221,6 +270,50 @@ def test_the_cores_that_a_scheduler_gave(tmp_path: Path) -> None:
 SERVICE, CLAIM, JOB = yaml.safe_load_all((LAUNCH / "kubernetes.yaml").read_text())
 POD = JOB["spec"]["template"]["spec"]
 (CONTAINER,) = POD["containers"]
+
+
+PYTHON = """#!/bin/sh
+case "$*" in
+*urllib*) if [ -n "$ANSWERS" ]; then exit "$ANSWERS"; fi ;;
+*"-m pip"*) echo "index ${PIP_EXTRA_INDEX_URL:-none}" >&2; exit 1 ;;
+esac
+exec PYTHON "$@"
+"""
+
+
+@pytest.fixture
+def install(tmp_path: Path):
+    """What index pip would be given by environment.sh: a Python that only says so is in the environment."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "python").write_text(PYTHON.replace("exec PYTHON", f"exec {sys.executable}"))
+    (tmp_path / "bin" / "python").chmod(0o755)
+
+    def call(gpus: int, **env: str) -> str:
+        (tmp_path / "bin" / "nvidia-smi").write_text("#!/bin/sh\n" + "echo GPU 0\n" * gpus)
+        (tmp_path / "bin" / "nvidia-smi").chmod(0o755)
+        known = {name: value for name, value in os.environ.items() if name != "PIP_EXTRA_INDEX_URL"}
+        known |= {"VIRTUAL_ENV": str(tmp_path), "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", **env}
+        command = ["bash", "-c", f". {LAUNCH}/environment.sh"]
+        ended = subprocess.run(command, env=known, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+        assert ended.returncode == 1
+        return re.search(r"^index (\S+)$", ended.stderr, re.MULTILINE)[1]
+
+    return call
+
+
+def test_a_machine_without_a_gpu_gets_pytorchs_cpu_build(install) -> None:
+    assert install(0, ANSWERS="0") == "https://download.pytorch.org/whl/cpu"
+    assert install(1, ANSWERS="0") == "none"
+    assert install(0, ANSWERS="1") == "none"
+    assert install(0, ANSWERS="0", PIP_EXTRA_INDEX_URL="https://own") == "https://own"
+
+
+def test_an_index_that_does_not_answer_costs_two_seconds(install) -> None:
+    """Of a proxy that takes connections and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        began = time.monotonic()
+        assert install(0, https_proxy=f"http://127.0.0.1:{silent.getsockname()[1]}") == "none"
+    assert time.monotonic() - began < 5  # 2 s, and the rest of the script
 
 
 @pytest.mark.parametrize("version", ["1.31", "1.37"])

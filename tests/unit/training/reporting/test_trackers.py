@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import threading
 from collections.abc import Iterator
@@ -38,6 +39,8 @@ class Calls(list):
     def record(self, name: str, result: Any = None) -> Any:
         def called(*args: object, **kwargs: object) -> Any:
             self.append((name, {**dict(enumerate(args)), **kwargs}))
+            if name == "wandb.init":
+                result.id = os.environ.get("WANDB_RUN_ID") or kwargs["id"]
             return result
 
         return called
@@ -98,6 +101,18 @@ def test_wandb_resumes_the_same_run(tmp_path: Path, calls: Calls) -> None:
     assert first.of("wandb.log") == [{0: {"train/loss": 0.5}, "step": 0}]
     assert second.of("wandb.log") == [{0: {"train/loss": 0.5}, "step": 41}]
     assert second[-1][0] == "wandb.finish"
+
+
+def test_in_a_sweep_of_wandb_the_id_is_its_agents(
+    tmp_path: Path, calls: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Outside of it, the run goes on under that id."""
+    monkeypatch.setenv("WANDB_RUN_ID", "agents")
+    run(tmp_path, configured("wandb"), -1)
+    assert json.loads((tmp_path / trackers.FILE).read_text())["wandb"]["id"] == "agents"
+    monkeypatch.delenv("WANDB_RUN_ID")
+    run(tmp_path, configured("wandb"), 40)
+    assert calls.of("wandb.init")[1]["id"] == "agents"
 
 
 def test_another_run_is_another_one_of_wandb(tmp_path: Path, calls: Calls) -> None:
