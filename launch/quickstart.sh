@@ -41,7 +41,7 @@ part "3/3 fine-tune from scratch, for comparison" --config "$root/configs/quicks
     --data.tokenizer "$out/pretrain/model" --run_dir "$out/from_scratch" "$@"
 if [ -n "${WARMUP_DRY_RUN:-}" ]; then exit 0; fi
 
-summary=$(python - "$out" "$SECONDS" <<'EOF'
+summary=$(python - "$out" "$SECONDS" "$root" <<'EOF'
 import json
 import sys
 from pathlib import Path
@@ -52,6 +52,7 @@ print("On held-out data:")
 print(f"  masked-LM loss {runs['pretrain']['loss']:.3f}, perplexity {runs['pretrain']['perplexity']:.1f}")
 print(f"  accuracy with pretraining    {runs['finetune']['accuracy']:.3f}")
 print(f"  accuracy without pretraining {runs['from_scratch']['accuracy']:.3f}")
+print(f"To predict:  bash {sys.argv[3]}/launch/cpu.sh 1 --predict FILE --model {out / 'finetune'}")
 print(f"Wall time: {seconds // 60} min {seconds % 60} s\nWritten:")
 for name in runs:
     for file in ("config.yaml", "plan.json", "metrics.jsonl", "result.json", "model"):

@@ -27,7 +27,9 @@ def test_sigterm_stops_and_the_next_start_goes_on(classification, tmp_path: Path
     process.send_signal(signal.SIGTERM)
     code, text = ended(process)
     assert code == 75, text
-    (step,) = re.findall(r"^stopped: after step (\d+) of 50000; go on with --resume auto", text, re.MULTILINE)
+    (step,) = re.findall(
+        r"^stopped: after step (\d+) of 50000; go on with bash .*launch/cpu.sh 2 --resume auto", text, re.MULTILINE
+    )
     run = tmp_path / "run"
     result = json.loads((run / "result.json").read_text())
     assert result["outcome"] == "stopped" and result["step"] == int(step) == steps(run)

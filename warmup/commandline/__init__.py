@@ -124,7 +124,7 @@ def _error_text(arg_parser: ArgumentParser, text: str) -> str:
     text = text.replace("expected one argument", "needs a value")
     name, _, rest = text.partition(": ")
     kinds = {action.dest: getattr(action, "_typehint", None) or action.type for action in arg_parser._actions}
-    value = re.search(r"(?:Got|Given) value: (.*)$", rest)
+    value = re.search(r"(?:Got|Given) value: ?(.*)$", rest)
     if not value or not kinds.get(name):
         return text
     shown = value.group(1) if value.group(1).startswith("[") else repr(value.group(1))

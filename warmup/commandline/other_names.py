@@ -152,6 +152,8 @@ def _text_columns(value: str, given: Mapping[str, str]) -> Rewrite:
 
 _EVALUATION_STRATEGY = OtherName("epoch", _strategy("evaluation.every", "eval_steps"))
 _PACKED = "samples are packed, so that almost no padding is computed"
+_RANKS = "the launcher says it: bash launch/gpus.sh N, or accelerate launch --num_processes N"
+_PRECISION = "the launcher says it: accelerate launch --mixed_precision bf16 or fp16"
 _CPU = to_choice("launch.device", {"": "cpu", "True": "cpu", "true": "cpu"}, "GPUs are used if there are any")
 _ALWAYS = "every run trains, evaluates and exports"
 
@@ -160,18 +162,22 @@ OTHER_NAMES: dict[str, OtherName] = {
     "num_train_epochs": OtherName("3", _epochs),
     "epochs": OtherName("3", _epochs),
     "max_epochs": OtherName("3", _epochs),
+    "num_epochs": OtherName("3", _epochs),
     "max_steps": OtherName("1000", _max_steps),
     "max_train_steps": OtherName("1000", _max_steps),
     "per_device_train_batch_size": OtherName("32", to_field("batch.per_device")),
     "train_batch_size": OtherName("32", to_field("batch.per_device")),
     "batch_size": OtherName("32", to_field("batch.per_device")),
+    "eval_batch_size": OtherName("64", to_field("batch.evaluation")),
     "per_device_eval_batch_size": OtherName("64", to_field("batch.evaluation")),
     "gradient_accumulation_steps": OtherName("4", to_field("batch.accumulation")),
+    "accumulate_grad_batches": OtherName("4", to_field("batch.accumulation")),
     "auto_find_batch_size": OtherName("", to_nothing("choose --batch.per_device; the global batch can stay the same")),
     "learning_rate": OtherName("5e-5", to_field("recipe.lr")),
     "lr_scheduler_type": OtherName(
         "cosine", to_choice("recipe.decay", _DECAYS, "--recipe.decay has linear, cosine, wsd and others; see --help")
     ),
+    "scheduler": OtherName("cosine", to_choice("recipe.decay", _DECAYS, "--recipe.decay has it; see --help")),
     "warmup_steps": OtherName("500", lambda value, given: Rewrite(("--recipe.warmup", length(value)))),
     "num_warmup_steps": OtherName("500", lambda value, given: Rewrite(("--recipe.warmup", length(value)))),
     "warmup_ratio": OtherName("0.06", _warmup_ratio),
@@ -190,10 +196,17 @@ OTHER_NAMES: dict[str, OtherName] = {
     "model_name_or_path": OtherName("bert-base-uncased", to_field("model")),
     "config_name": OtherName("bert-base-uncased", to_nothing("--model takes a size for a new model: tiny to large")),
     "model_type": OtherName("bert", to_nothing("--model takes a size for a new model: tiny to large")),
+    "hidden_size": OtherName("256", to_nothing("--model takes a size for a new model: tiny to large")),
+    "num_hidden_layers": OtherName("4", to_nothing("--model takes a size for a new model: tiny to large")),
+    "hidden_dropout_prob": OtherName("0.2", to_field("dropout")),
+    "num_labels": OtherName("3", to_nothing("the classes are those of the training files")),
     "tokenizer_name": OtherName("bert-base-uncased", to_field("data.tokenizer")),
     "task_name": OtherName("sst2", _task_name),
     "dataset_name": OtherName("wikitext", _dataset_name),
     "dataset_config_name": OtherName("wikitext-2-raw-v1", to_nothing("it is a part of hub:NAME:CONFIGURATION:SPLIT")),
+    "dataset": OtherName("wikitext", _dataset_name),
+    "data": OtherName("train.csv", to_fields("data.train_files")),
+    "train_data": OtherName("train.csv", to_fields("data.train_files")),
     "train_file": OtherName("train.csv", to_fields("data.train_files")),
     "validation_file": OtherName("dev.csv", to_fields("data.validation_files")),
     "test_file": OtherName("test.csv", to_nothing("afterwards: --predict FILE --model RUN_DIR")),
@@ -215,6 +228,7 @@ OTHER_NAMES: dict[str, OtherName] = {
     "overwrite_cache": OtherName("", to_nothing("tokenised data is found by a hash of its content")),
     "preprocessing_num_workers": OtherName("4", to_nothing("data is tokenised by all cores")),
     "dataloader_num_workers": OtherName("4", to_nothing("a thread of each rank prepares the next step")),
+    "num_workers": OtherName("4", to_nothing("a thread of each rank prepares the next step")),
     "dataloader_drop_last": OtherName("", to_nothing("every step has the same number of samples")),
     "dataloader_pin_memory": OtherName("", to_nothing("memory is pinned on GPUs")),
     "remove_unused_columns": OtherName("False", to_nothing("the columns that are read are found by their names")),
@@ -226,6 +240,7 @@ OTHER_NAMES: dict[str, OtherName] = {
     "evaluation_strategy": _EVALUATION_STRATEGY,
     "eval_strategy": _EVALUATION_STRATEGY,
     "eval_steps": OtherName("500", _steps("evaluation.every", ("eval_strategy", "evaluation_strategy"))),
+    "val_check_interval": OtherName("500", _steps("evaluation.every", ())),
     "save_strategy": OtherName("epoch", _strategy("checkpoint.every", "save_steps")),
     "save_steps": OtherName("500", _steps("checkpoint.every", ("save_strategy",))),
     "checkpointing_steps": OtherName("500", _steps("checkpoint.every", ())),
@@ -238,11 +253,14 @@ OTHER_NAMES: dict[str, OtherName] = {
     "ignore_data_skip": OtherName("", to_nothing("the position in the data is a number: nothing is read again")),
     # where it goes
     "output_dir": OtherName("out", to_field("run_dir")),
+    "checkpoint_dir": OtherName("out", to_nothing("checkpoints are in --run_dir; --resume goes on from them")),
     "overwrite_output_dir": OtherName("", to_nothing("none is overwritten: name a new --run_dir, or --resume auto")),
     "logging_dir": OtherName("logs", to_nothing("everything is written to --run_dir")),
+    "log_level": OtherName("info", to_nothing("--traceback shows more of an error")),
     "logging_steps": OtherName("10", to_field("log.every")),
     "logging_strategy": OtherName("steps", to_nothing("--log.every counts steps")),
     "report_to": OtherName("wandb", _report_to),
+    "wandb": OtherName("", lambda value, given: Rewrite(("--log.trackers", "wandb"))),
     "with_tracking": OtherName("", to_nothing("--log.trackers names those to log to")),
     "run_name": OtherName("first", _run_name),
     "push_to_hub": OtherName("", _push_to_hub),
@@ -253,6 +271,11 @@ OTHER_NAMES: dict[str, OtherName] = {
     "bf16": OtherName("", to_launcher("mixed_precision", "bf16")),
     "mixed_precision": OtherName("bf16", to_launcher("mixed_precision")),
     "num_processes": OtherName("2", to_launcher("num_processes")),
+    "precision": OtherName("bf16", to_nothing(_PRECISION)),
+    "gpus": OtherName("2", to_nothing(_RANKS)),
+    "n_gpu": OtherName("2", to_nothing(_RANKS)),
+    "devices": OtherName("2", to_nothing(_RANKS)),
+    "accelerator": OtherName("gpu", to_nothing("GPUs are used if there are any; --launch.device cpu")),
     "config_file": OtherName("accelerate.yaml", to_launcher("config_file")),
     "tf32": OtherName("True", to_nothing("it is on where bf16 is not used")),
     "use_cpu": OtherName("", _CPU),

@@ -90,7 +90,8 @@ def quote(words: Iterable[str]) -> str:
 def _tuned_batch(options: Sequence[Option], values: Mapping[str, str]) -> int | None:
     """The global batch size that the command's learning rate is for; None where it does not say, or a file does."""
     said = {"config", "preset", "recipe.reference_batch_size", "batch.global_size"}
-    if "learning_rate" not in values or said & {option.name for option in options}:
+    names = {option.name for option in options}
+    if not ("learning_rate" in values or names & {"lr", "recipe.lr"}) or said & names:
         return None
     per_device = next((values[name] for name in _BATCH if name in values), "")
     accumulation = values.get("gradient_accumulation_steps", "1")

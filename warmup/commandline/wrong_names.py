@@ -83,7 +83,7 @@ def nearest(name: str, known: Collection[str]) -> str | None:
     near = difflib.get_close_matches(name, known, 1, 0.9)
     near = near or [other for other in known if leaf_of[other] == leaf]  # in another section of the configuration
     near = near or difflib.get_close_matches(name, known, 1, 0.6)
-    near = near or [other for other in known if difflib.get_close_matches(leaf, [leaf_of[other]], 1, 0.65)]
+    near = near or [other for other in known if difflib.get_close_matches(leaf, [leaf_of[other]], 1, 0.7)]
     return near[0] if near else None
 
 

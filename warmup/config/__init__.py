@@ -9,7 +9,7 @@ from warmup.config.checks import expand_home, parse_seconds, require
 from warmup.config.data import Data
 from warmup.config.recipe import Recipe
 from warmup.config.run import Batch, Checkpoint, Elastic, Evaluation, Launch, Log, Speed
-from warmup.config.tasks import TASKS, tasks_with
+from warmup.config.tasks import CALLED_ELSEWHERE, TASKS, tasks_with
 from warmup.errors import UserError
 
 
@@ -52,6 +52,8 @@ class Config:
 
     def _check_task(self) -> None:
         """Raise UserError for an unknown task, and for what this one does not have."""
+        if self.task in CALLED_ELSEWHERE:
+            raise UserError(f"task: {self.task!r} is called {CALLED_ELSEWHERE[self.task]} here")
         require(self.task in TASKS, "task", self.task, f"one of {', '.join(TASKS)}")
         for name in {name: None for facts in TASKS.values() for name in facts.fields}:
             value = attrgetter(name)

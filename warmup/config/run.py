@@ -162,7 +162,8 @@ class Log:
     """License of the model, for its card: apache-2.0."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "trackers", tuple(self.trackers))
+        trackers = tuple(self.trackers)
+        object.__setattr__(self, "trackers", () if trackers == ("none",) else trackers)
         name = r"[\w.-]+"
         require(
             self.push_to_hub is None or bool(re.fullmatch(f"{name}/{name}", self.push_to_hub)),

@@ -129,6 +129,14 @@ _ALL = (
 TASKS: dict[str, TaskFacts] = {facts.name: facts for facts in _ALL}
 """All tasks by name."""
 
+CALLED_ELSEWHERE = {
+    **dict.fromkeys(("fill-mask", "masked-lm", "pretraining"), "mlm"),
+    **dict.fromkeys(("text-generation", "causal-lm", "lm"), "clm"),
+    **dict.fromkeys(("text-classification", "sequence-classification", "sentiment-analysis"), "classification"),
+    **dict.fromkeys(("ner", "pos", "chunk"), "token-classification"),
+}
+"""Other names of tasks, as pipelines and example scripts have them."""
+
 
 def tasks_with(field: str) -> list[str]:
     """Names of the tasks that have a field of the configuration; all of them if no task claims it."""

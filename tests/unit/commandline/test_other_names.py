@@ -105,6 +105,14 @@ NAMES = {
     "deepspeed ds.json": "leave it out (bash launch/deepspeed.sh STAGE, with configs/accelerate/)",
     "local_rank 0": "leave it out (the launcher says it)",
     "training_args.learning_rate 5e-5": "--recipe.lr 5e-5",
+    "lr_scheduler_type greedy": "leave it out (--recipe.decay has linear, cosine, wsd and others; see --help)",
+    "scheduler cosine": "--recipe.decay cosine",
+    "accumulate_grad_batches 4": "--batch.accumulation 4",
+    "precision 16": "leave it out (the launcher says it: accelerate launch --mixed_precision bf16 or fp16)",
+    "gpus 2": "leave it out (the launcher says it: bash launch/gpus.sh N, or accelerate launch --num_processes N)",
+    "num_labels 3": "leave it out (the classes are those of the training files)",
+    "hidden_dropout_prob 0.2": "--dropout 0.2",
+    "wandb": "--log.trackers wandb",
     "print_shtab bash": "leave it out (there is no completion; --help lists all fields)",
 }  # fmt: skip
 

@@ -11,7 +11,16 @@ from warmup.config import Config
 from warmup.config.data import Data
 from warmup.config.recipe import Recipe
 from warmup.config.run import Evaluation, Speed
-from warmup.config.tasks import TABLES, TASKS, TEXT_FILES, WORD_FILES, TaskFacts, lower_is_better, tasks_with
+from warmup.config.tasks import (
+    CALLED_ELSEWHERE,
+    TABLES,
+    TASKS,
+    TEXT_FILES,
+    WORD_FILES,
+    TaskFacts,
+    lower_is_better,
+    tasks_with,
+)
 from warmup.errors import UserError
 from warmup.training.data.readers import _READERS
 from warmup.training.run import arguments
@@ -96,9 +105,16 @@ def test_an_evaluation_metric_is_one_of_the_task(facts: TaskFacts) -> None:
 
 
 def test_an_unknown_task_is_refused_with_the_list_of_tasks() -> None:
-    message = f"task: 'ner' is not one of {', '.join(TASKS)}"
-    for refused in (lambda: Config(task="ner"), lambda: arguments.parse(["--task", "ner"])):
+    message = f"task: 'nor' is not one of {', '.join(TASKS)}"
+    for refused in (lambda: Config(task="nor"), lambda: arguments.parse(["--task", "nor"])):
         with pytest.raises(UserError) as caught:
             refused()
         assert str(caught.value) == message
     assert message.endswith(", ".join(TASKS))
+
+
+@pytest.mark.parametrize(("name", "meant"), CALLED_ELSEWHERE.items())
+def test_a_task_that_is_called_something_else(name: str, meant: str) -> None:
+    with pytest.raises(UserError) as caught:
+        Config(task=name)
+    assert str(caught.value) == f"task: {name!r} is called {meant} here" and meant in TASKS and name not in TASKS

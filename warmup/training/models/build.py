@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
 from transformers import AutoConfig, BertConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
@@ -184,6 +185,7 @@ def load_config(name: str) -> Any:
     try:
         return AutoConfig.from_pretrained(name)
     except Exception as error:  # transformers raises whatever its parts raise
+        check_reachable(name, "model", error)
         raise UserError(f"model: {name} cannot be loaded: {first_line(error)}; sizes are {', '.join(SIZES)}") from error
 
 
@@ -223,6 +225,21 @@ def check_folder(name: str, flag: str) -> None:
     looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1
     if looks_local and not os.path.isdir(name):
         raise UserError(f"{flag}: no folder {name}; give a folder, a hub name, or one of {', '.join(SIZES)}")
+
+
+def check_reachable(name: str, flag: str, error: Exception) -> None:
+    """Raise UserError if that something cannot be loaded is because the hub cannot be reached.
+
+    Args:
+        name: What was to be loaded, from a folder or from the hub.
+        flag: The option that named it.
+        error: What loading it raised.
+    """
+    if isinstance(error.__cause__, LocalEntryNotFoundError) or "couldn't connect to" in str(error):
+        raise UserError(
+            f"{flag}: {name} would have to be downloaded, and huggingface.co cannot be reached; give a folder, or "
+            "download it where there is a network, with the same HF_HOME"
+        ) from error
 
 
 def first_line(error: Exception) -> str:

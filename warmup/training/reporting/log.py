@@ -103,7 +103,9 @@ class Log:
     def evaluation(self, clock: StepClock, metrics: Mapping[str, float]) -> None:
         """Log and print the metrics of an evaluation."""
         self._write({"kind": "eval", **_position(clock), **metrics})
-        self.print(f"step {clock.step}: " + ", ".join(f"{name} {value:.6g}" for name, value in metrics.items()))
+        self.print(
+            f"step {clock.step}, held-out data: " + ", ".join(f"{name} {value:.6g}" for name, value in metrics.items())
+        )
 
     def skipped(
         self, clock: StepClock, sample_ids: Sequence[int], grad_norm: float, loss_scale: float | None = None

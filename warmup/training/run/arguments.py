@@ -80,7 +80,7 @@ def prediction_defaults(config: Config, options: Namespace) -> dict[str, Any]:
     """The fields that --predict takes from the run that made the model; none without it."""
     if options.predict is None:
         if options.output:
-            raise UserError("--output: says where --predict writes; give that too")
+            raise UserError("--output: says where --predict writes; a run is written to --run_dir")
         return {}
     if not options.predict:
         raise UserError("--predict: names no file")

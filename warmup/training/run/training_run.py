@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
+from warmup.commandline.whole_command import COMMAND
 from warmup.commandline.words import Option
 from warmup.config import Config
 from warmup.duration import Duration
@@ -250,9 +252,17 @@ def finish(run: TrainingRun, stopped: bool) -> tuple[str, str]:
         run.log.print(summary(run.folder, result))
         if (repository := run.config.log.push_to_hub) and not stopped:
             run.log.print(push_to_hub(run.folder / "model", repository))
-    more = f"; go on with --resume auto --run_dir {run.folder}" if stopped else ""
+    more = f"; go on with {_resume_command(run.folder)}" if stopped else ""
     more = f"; {why_early(run)}" if run.out_of_patience else more
     return result["outcome"], f"after step {clock.step} of {train_step.total_steps}{more}"
+
+
+def _resume_command(folder: Path) -> str:
+    """What goes on with a run: it needs no more, as the run's own configuration is the base of what is typed."""
+    script = os.environ.get(COMMAND, "")
+    if "elastic.sh" in script:  # goes on with what is in the directory anyway
+        return f"{script} --run_dir {folder}"
+    return f"{script} --resume auto --run_dir {folder}".strip()
 
 
 def why_early(run: TrainingRun) -> str:

@@ -304,3 +304,12 @@ def test_a_model_with_one_token_type_gets_no_token_type_ids(tmp_path: Path) -> N
     pair = pipeline("text-classification", model=str(folder))({"text": "w1", "text_pair": "w2"})
     logits = model.eval()(**tokenizer("w1", "w2", return_tensors="pt")).logits[0]
     assert pair == {"label": LABELS[int(logits.argmax())], "score": pytest.approx(logits.softmax(0).max().item())}
+
+
+@pytest.mark.parametrize("load", [model_build.load_config, lambda name: load_tokenizer(name, "model")])
+def test_without_a_network_it_says_so_and_not_that_something_is_missing(load) -> None:
+    """HF_HUB_OFFLINE is set in tests."""
+    with pytest.raises(
+        UserError, match=r"^model: nobody/nothing would have to be downloaded, and huggingface.co cannot"
+    ):
+        load("nobody/nothing")

@@ -113,7 +113,7 @@ def test_models_without_predictions_here(config, message: str, tmp_path: Path) -
     (("--predict", "x.csv", "--model", "m", "--test"), "--predict: does not train; leave --test out"),
     (("--predict", "x.csv", "--model", "m", "--resume", "auto"), "--predict: does not train; leave --resume out"),
     (("--predict", "x.csv", "--model", "m", "--as-world-size", "2"), "leave --as_world_size out"),
-    (("--task", "mlm", "--output", "x.jsonl"), "--output: says where --predict writes; give that too"),
+    (("--task", "mlm", "--output", "x.jsonl"), "--output: says where --predict writes; a run is written to --run_dir"),
 ])  # fmt: skip
 def test_what_is_refused_at_once(argv: tuple[str, ...], message: str) -> None:
     with pytest.raises(UserError, match=message):

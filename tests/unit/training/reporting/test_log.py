@@ -234,7 +234,7 @@ def test_an_evaluation_line(tmp_path: Path, capsys: pytest.CaptureFixture) -> No
     assert lines(tmp_path) == [
         {"kind": "eval", "step": 5, "consumed_samples": 384, "loss": 1 / 3, "accuracy": 0.5, "targets": 8.0}
     ]
-    assert capsys.readouterr().err == "step 5: loss 0.333333, accuracy 0.5, targets 8\n"
+    assert capsys.readouterr().err == "step 5, held-out data: loss 0.333333, accuracy 0.5, targets 8\n"
     log.close()
 
 
