@@ -68,8 +68,9 @@ def train(config: Config, launched: Launched, started_at: float) -> tuple[str, s
         (outcome, message) as `run`.
     """
     from warmup.training.run import assembly, setup
+    from warmup.training.run.finish import finish
     from warmup.training.run.smoke_test import run_smoke_test
-    from warmup.training.run.training_run import finish, run_training
+    from warmup.training.run.training_run import run_training
 
     # What to train, on which data, at which rates: the same on every rank, and checked before anything is built.
     spec = setup.plan_run(config, launched)

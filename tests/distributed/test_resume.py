@@ -162,9 +162,9 @@ def test_a_run_that_is_over_is_resumed(job: tuple, whole: Ended, tmp_path: Path)
 
 def test_killed_between_the_last_step_and_the_export(job: tuple, whole: Ended, tmp_path: Path) -> None:
     def before(rank: int) -> None:
-        from warmup.training.run import training_run
+        from warmup.training.run import finish
 
-        training_run.export_model = lambda *args: os.kill(os.getpid(), signal.SIGKILL)
+        finish.export_model = lambda *args: os.kill(os.getpid(), signal.SIGKILL)
 
     run = train(2, tmp_path / "run", *job, before=before)
     assert run.codes == [-signal.SIGKILL, 1]

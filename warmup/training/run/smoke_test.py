@@ -10,8 +10,9 @@ import torch
 
 from warmup.training.distributed import collectives
 from warmup.training.reporting.export import export_model
+from warmup.training.run.finish import card
 from warmup.training.run.train_step import StepResult, TrainStep
-from warmup.training.run.training_run import TrainingRun, card, evaluate_only, watch_ranks
+from warmup.training.run.training_run import TrainingRun, evaluate_only, watch_ranks
 
 STEPS = 5
 
