@@ -66,7 +66,7 @@ PHASES = {
         options=("--evaluation.every", "3 steps", "--batch.evaluation", "4"),
         skipped_calls=3,
     ),
-    "export": Phase("warmup.training.run.training_run:export_final_model"),
+    "export": Phase("warmup.training.run.finish:export_final_model"),
 }
 
 

@@ -46,7 +46,7 @@ def interrupted(
 
     def before(this: int) -> None:
         from warmup.training.distributed.preemption import PreemptionHandler
-        from warmup.training.run import training_run
+        from warmup.training.run import finish, training_run
         from warmup.training.run.evaluate import Evaluator
 
         compute, evaluate, now, count, late = Evaluator._compute, training_run.evaluate, -1, 0, False
@@ -68,7 +68,7 @@ def interrupted(
                 late = True
             return compute(self, *args)
 
-        Evaluator._compute, training_run.evaluate = computed, noted
+        Evaluator._compute, training_run.evaluate, finish.evaluate = computed, noted, noted
         if not number:
             PreemptionHandler.stop_requested = lambda self: late
 
