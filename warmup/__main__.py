@@ -74,7 +74,7 @@ def plan(argv: Sequence[str]) -> int:
 def _parser() -> commandline.ArgumentParser:
     description = "The plan of a recipe at each world size, and what is wrong with it. Nothing is launched."
     parser = commandline.parser("python -m warmup plan", description)
-    parser.add_argument("--world_sizes", type=list[int], help="numbers of ranks (default: 1 2 4 8)")
+    parser.add_argument("--world_sizes", type=list[int], metavar="1,2,8", help="numbers of ranks (default: 1 2 4 8)")
     parser.add_argument("--num_samples", type=int, help="samples in the training set, for durations in epochs")
     parser.add_argument("--tokens_per_sample", type=float, help="their mean length in tokens, for durations in tokens")
     parser.add_argument("--json", action="store_true", help="print one JSON object")

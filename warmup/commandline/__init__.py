@@ -37,6 +37,8 @@ class _HelpFormatter(DefaultHelpFormatter):
     def _format_action_invocation(self, action: Action) -> str:
         if action.dest in LISTS:
             return f"--{action.dest} X [X ...]"
+        if any(option.endswith("+") for option in action.option_strings):  # jsonargparse's way to append to a list
+            return f"--{action.dest} {action.metavar or 'N [N ...]'}"
         return super()._format_action_invocation(action)
 
 

@@ -20,7 +20,11 @@ CONFIGS = Path(__file__).parents[3] / "configs"
 
 def parse(argv: Sequence[str]) -> tuple[Config, Namespace]:
     """Configuration and options. Without a --config, the task's recipe is the base of what is given."""
-    parser = commandline.parser("train.py", "Pretrain or fine-tune BERT; the recipe is scaled to the ranks there are.")
+    description = (
+        "Pretrain or fine-tune BERT; the recipe is scaled to the ranks there are. Without a --config, what is not given "
+        "is as in the recipe of the task: configs/README.md lists them."
+    )
+    parser = commandline.parser("train.py", description)
     parser.add_argument(
         "--dry_run", action="store_true", help="print the plan, the data's counts and the run directory; start nothing"
     )
