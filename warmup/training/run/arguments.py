@@ -21,8 +21,8 @@ CONFIGS = Path(__file__).parents[3] / "configs"
 def parse(argv: Sequence[str]) -> tuple[Config, Namespace]:
     """Configuration and options. Without a --config, the task's recipe is the base of what is given."""
     description = (
-        "Pretrain or fine-tune BERT; the recipe is scaled to the ranks there are. Without a --config, what is not given "
-        "is as in the recipe of the task: configs/README.md lists them."
+        "Pretrain or fine-tune BERT; the recipe is scaled to the ranks there are. Without a --config, what is not "
+        "given is as in the recipe of the task: configs/README.md lists them."
     )
     parser = commandline.parser("train.py", description)
     parser.add_argument(
