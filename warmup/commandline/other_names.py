@@ -145,6 +145,10 @@ def _dataset_name(value: str, given: Mapping[str, str]) -> Rewrite:
     )
 
 
+def _split_percentage(value: str, given: Mapping[str, str]) -> Rewrite:
+    return Rewrite(("--data.validation_fraction", f"{int(value) / 100:g}" if value.isdigit() else value))
+
+
 def _text_columns(value: str, given: Mapping[str, str]) -> Rewrite:
     text, *pair = value.replace(",", " ").split() or [""]
     return Rewrite(("--data.text_column", text, *(("--data.pair_column", pair[0]) if pair else ())))
@@ -210,9 +214,7 @@ OTHER_NAMES: dict[str, OtherName] = {
     "train_file": OtherName("train.csv", to_fields("data.train_files")),
     "validation_file": OtherName("dev.csv", to_fields("data.validation_files")),
     "test_file": OtherName("test.csv", to_nothing("afterwards: --predict FILE --model RUN_DIR")),
-    "validation_split_percentage": OtherName(
-        "5", lambda value, given: Rewrite(("--data.validation_fraction", f"{float(value) / 100:g}"))
-    ),
+    "validation_split_percentage": OtherName("5", _split_percentage),
     "max_seq_length": OtherName("128", to_field("data.max_length")),
     "max_length": OtherName("128", to_field("data.max_length")),
     "block_size": OtherName("1024", to_field("data.max_length")),

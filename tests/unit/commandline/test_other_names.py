@@ -147,6 +147,14 @@ def test_what_is_to_be_written_is_accepted(name: str) -> None:
     assert name not in commandline.FIELDS
 
 
+def test_any_value_is_answered() -> None:
+    for name, (_, rule) in OTHER_NAMES.items():
+        for value in ("", "x", "-1", "1e999", "a,b c"):
+            options, launcher, note = rule(value, {name: value})
+            assert options or launcher or note, (name, value)
+            assert all(isinstance(word, str) for word in (*options, *launcher))
+
+
 def test_names_that_belong_together() -> None:
     assert rewritten("--adam_beta1", "0.8", "--adam_beta2", "0.98")[3:] == ["--recipe.betas", "0.8", "0.98"]
     words = rewritten("--eval_strategy", "steps", "--eval_steps", "50", "--save_strategy", "no", "--save_steps", "7")
