@@ -2,7 +2,7 @@
 # The Python environment of every other script: made and filled the first time, reused at once afterwards.
 #
 # Usage:  source launch/environment.sh        (sourced, not run)
-#         WARMUP_EXTRAS=test source launch/environment.sh        (extras of setup.cfg: test, deepspeed, track, plot)
+#         WARMUP_EXTRAS=test source launch/environment.sh        (extras of setup.cfg: test, deepspeed, track)
 # It uses the virtual environment that is active, else .venv in the repository root, made with ${WARMUP_PYTHON:-python3}.
 # On a machine without a GPU it takes PyTorch's CPU build, which saves a download of several GB, where
 # https://download.pytorch.org/whl/cpu answers within two seconds and PIP_EXTRA_INDEX_URL is not set.

@@ -1,4 +1,6 @@
-"""`python -m warmup plan`: print the plan at several world sizes and what the linter finds. Launches nothing."""
+"""`python -m warmup plan`: print the plan at several world sizes and what the linter finds. Launches nothing.
+`python -m warmup report`: what a run was, as a page.
+"""
 
 from __future__ import annotations
 
@@ -39,14 +41,22 @@ def main(argv: Sequence[str]) -> int:
     if argv and argv[0] in ("train", "predict"):
         print(_TEMPLATE, file=sys.stderr)
         return 2
-    if not argv or argv[0] != "plan":
+    if not argv or argv[0] not in ("plan", "report"):
         print("usage: python -m warmup plan [--config FILE] [--world-sizes 1,2,8] [--json] ...", file=sys.stderr)
+        print("       python -m warmup report RUN [RUN ...] [--over samples] [--png]", file=sys.stderr)
         return 0 if argv and argv[0] in ("-h", "--help") else 2
     try:
-        return plan(argv[1:])
+        return plan(argv[1:]) if argv[0] == "plan" else report(argv[1:])
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+
+
+def report(argv: Sequence[str]) -> int:
+    """Write the report of runs. Needs libraries that the plan does not."""
+    from warmup.report import command
+
+    return command.main(argv)
 
 
 def plan(argv: Sequence[str]) -> int:

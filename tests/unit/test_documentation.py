@@ -11,6 +11,7 @@ import pytest
 from accelerate.commands.launch import launch_command_parser
 from callbacks import RECIPE, Module, bert, reset_accelerate, samples
 from harness import ROOT
+from made_runs import make_run
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from warmup import Recipe, Topology, commandline, make_plan
@@ -48,7 +49,7 @@ def python_blocks() -> list[str]:
 def test_the_python_examples_run_in_order() -> None:
     names: dict = {}
     blocks = python_blocks()
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     assert [page for page, text in PAGES.items() if "```python" in text] == ["warmup/README.md"]
     blocks[0] = blocks[0].replace(
         'warmup="1000 steps", duration="10000 steps"', 'warmup="40 steps", duration="400 steps"'
@@ -172,7 +173,9 @@ def test_accelerate_takes_the_arguments(page: str, words: list[str], monkeypatch
         assert options.config_file is None or Path(options.config_file).is_file()
 
 
-PLANNED = [(page, words[3:]) for page, words in COMMANDS if words[:3] == ["python", "-m", "warmup"]]
+WARMUP = [(page, words[3:]) for page, words in COMMANDS if words[:3] == ["python", "-m", "warmup"]]
+PLANNED = [(page, words) for page, words in WARMUP if words[:1] == ["plan"]]
+REPORTED = [(page, words) for page, words in WARMUP if words[:1] == ["report"] and len(words) > 1]
 
 
 @pytest.mark.parametrize(("page", "words"), PLANNED, ids=ids(PLANNED))
@@ -183,6 +186,30 @@ def test_the_plan_command_runs(page: str, words: list[str], tmp_path: Path, monk
         words = [*words, "--plot", str(picture)]
     assert main(words) == 0
     assert "--plot" not in words or picture.stat().st_size > 1000
+
+
+@pytest.mark.parametrize(("page", "words"), REPORTED, ids=ids(REPORTED))
+def test_the_report_command_runs(page: str, words: list[str], tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for word in words:
+        if word.startswith("runs/"):
+            make_run(tmp_path / word)
+    assert main(words) == 0
+    assert len(list(tmp_path.rglob("report.html"))) == 1
+
+
+def test_every_command_of_the_package_is_of_a_known_kind() -> None:
+    assert {tuple(words[:1]) for _, words in WARMUP} == {("plan",), ("report",)} and len(REPORTED) >= 2
+
+
+def test_the_notebook_example_runs(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_run(tmp_path / "runs" / "mine")
+    make_run(tmp_path / "runs" / "other")
+    names: dict = {}
+    (block,) = (block for block in python_blocks() if "import report" in block)
+    exec(compile(block, "warmup/README.md", "exec"), names)
+    assert len(names["run"].train) == 40 and (tmp_path / "report.html").is_file()
 
 
 def test_the_plan_table_is_what_the_command_prints(

@@ -16,11 +16,13 @@ PURE = (
     "errors", "duration", "shapes", "scaling", "config", "plan", "planning", "explain", "lint", "elastic", "presets",
 )  # fmt: skip
 COMMAND = ("commandline", "__main__")
+REPORT = ("report",)
 TORCH = ("scheduler", "clock")
 THIRD_PARTY = {
     "commandline": {"yaml", "jsonargparse"},
     "commandline.yaml_files": {"yaml"},
     "__main__": {"matplotlib"},
+    "report": {"matplotlib", "numpy", "pandas", "jinja2", "markupsafe", "yaml"},
     "scheduler": {"torch"},
     "clock": {"torch"},
 }
@@ -65,7 +67,7 @@ CORE = {
 
 
 def test_these_are_all_the_files_of_the_core() -> None:
-    assert {module_of(name) for name in CORE} == {*PURE, *COMMAND, *TORCH}
+    assert {module_of(name) for name in CORE} == {*PURE, *COMMAND, *REPORT, *TORCH}
 
 
 @pytest.mark.parametrize("name", CORE)
@@ -74,8 +76,19 @@ def test_a_file_of_the_core_imports_only_what_its_layer_may(name: str) -> None:
     ours = {module_of(module) for module in modules if module.startswith("warmup.")}
     others = {module.split(".")[0] for module in modules if not module.startswith("warmup")}
     names = set(importlib.import_module("warmup").__all__)
-    assert ours - names <= ({*PURE, "commandline"} if own in COMMAND else set(PURE))
-    assert others - set(sys.stdlib_module_names) == THIRD_PARTY.get(name.removeprefix("warmup."), set())
+    allowed = {"report": {*PURE, *REPORT}, "__main__": {*PURE, *REPORT, "commandline"}}
+    assert ours - names <= allowed.get(own, {*PURE, "commandline"} if own in COMMAND else set(PURE))
+    third_party = others - set(sys.stdlib_module_names)
+    if own in REPORT:
+        assert third_party <= THIRD_PARTY[own]
+    else:
+        assert third_party == THIRD_PARTY.get(name.removeprefix("warmup."), set())
+
+
+def test_a_run_is_seen_without_torch() -> None:
+    code = "import sys, warmup.report.command; print(sorted({'torch', 'transformers', 'datasets'} & set(sys.modules)))"
+    answer = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (answer.stdout, answer.stderr) == ("[]\n", "")
 
 
 def test_a_callback_needs_its_own_library_and_the_schedule() -> None:

@@ -21,6 +21,7 @@ from warmup.training.reporting.console import library_versions, summary
 from warmup.training.reporting.export import export_model, push_to_hub
 from warmup.training.reporting.model_card import TrainedModel, model_card
 from warmup.training.reporting.published import start_command
+from warmup.training.reporting.report import write_report
 from warmup.training.run import evaluation_record
 from warmup.training.run.training_run import TrainingRun, evaluate, save, why_early
 
@@ -66,6 +67,7 @@ def finish(run: TrainingRun, stopped: bool) -> tuple[str, str]:
     collectives.on_main(train_step.accelerator, write)
     if train_step.accelerator.is_main_process:  # the folder is on its machine
         run.log.print(summary(run.folder, result))
+        run.log.print(write_report(run.folder))
         if (repository := run.config.log.push_to_hub) and not stopped:
             run.log.print(push_to_hub(run.folder / "model", repository))
     more = f"; go on with {_resume_command(run.folder)}" if stopped else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -23,6 +24,7 @@ from warmup.training.checkpoints.state import config_fields
 from warmup.training.data.prepare import prepare_data
 from warmup.training.distributed import collectives, exit_status
 from warmup.training.files import write_json
+from warmup.training.reporting.report import write_report
 from warmup.training.run.setup import Launched, check_recipe
 from warmup.training.tasks import create_task
 
@@ -71,6 +73,7 @@ def run_seed_sweep(config: Config, launched: Launched, train: Callable[..., tupl
         return "stopped", f"{stopped}; go on with --resume auto --run_dir {folder} --seeds {numbers}"
     if accelerator.is_main_process:
         print(results_table(results), flush=True)
+        print(write_report(folder), file=sys.stderr)
     return "done", f"{len(seeds)} seeds, compared in {folder / RESULTS}"
 
 
