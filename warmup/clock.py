@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from fractions import Fraction
+from math import ceil
 from typing import Any, Literal, Protocol
 
 import torch
@@ -91,12 +92,25 @@ class StepClock:
             since: an earlier position, as `state_dict` returned it; {} for the start of the run.
             run_samples: the duration of the run in samples, for intervals in %.
         """
-        if every.unit in ("steps", "tokens"):
-            counter, interval = {"steps": "step", "tokens": "tokens"}[every.unit], every.value
-        else:
-            counter = "consumed_samples"
-            interval = every.samples(None, DataSize(self.num_samples), Fraction(run_samples))
+        counter, interval = self._interval(every, run_samples)
         return getattr(self, counter) // interval > since.get(counter, 0) // interval
+
+    def next_multiple(self, every: Duration, run_samples: int) -> int | None:
+        """The step after which the next multiple of `every` is passed, if no step is skipped; None for tokens, whose
+        number is not known in advance. Arguments as of `passed`.
+        """
+        counter, interval = self._interval(every, run_samples)
+        if counter == "tokens":
+            return None
+        position = getattr(self, counter)
+        left = (position // interval + 1) * interval - position
+        return self.step + ceil(left / (1 if counter == "step" else self.batch_size))
+
+    def _interval(self, every: Duration, run_samples: int) -> tuple[str, Fraction]:
+        """The counter that an interval is measured by, and its length."""
+        if every.unit in ("steps", "tokens"):
+            return {"steps": "step", "tokens": "tokens"}[every.unit], every.value
+        return "consumed_samples", every.samples(None, DataSize(self.num_samples), Fraction(run_samples))
 
     def check(self, lr: float, extra: float = 0.0) -> list[float]:
         """Compare step, samples, consumed_samples and the bits of the learning rate over all ranks: one small exchange.

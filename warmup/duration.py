@@ -102,3 +102,13 @@ class Duration:
 def round_half_up(value: Fraction) -> int:
     """The nearest integer, with halves rounded up (Python's `round` rounds halves to even)."""
     return (2 * value.numerator + value.denominator) // (2 * value.denominator)
+
+
+def seconds_text(seconds: float) -> str:
+    """A time as a person says it: 45 s, 12 min 5 s, 3 h 20 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"

@@ -30,7 +30,9 @@ def test_sigterm_stops_and_the_next_start_goes_on(classification, tmp_path: Path
     (step,) = re.findall(
         r"^stopped: after step (\d+) of 50000; go on with bash .*launch/cpu.sh 2 --resume auto", text, re.MULTILINE
     )
+    assert "\r" not in text and "\x1b" not in text  # it is no terminal
     run = tmp_path / "run"
+    assert (run / "report.html").is_file()
     result = json.loads((run / "result.json").read_text())
     assert result["outcome"] == "stopped" and result["step"] == int(step) == steps(run)
     newest, skipped = checkpoint_format.newest_valid(run)

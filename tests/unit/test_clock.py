@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from warmup import clock as module
 from warmup.clock import RanksDisagree, StepClock, gather, require_equal, require_same
+from warmup.duration import Duration
 
 
 @pytest.fixture
@@ -171,3 +172,16 @@ def test_require_equal():
     require_equal("seed", [], "hint")
     with pytest.raises(RanksDisagree, match=r"^ranks disagree on model: rank 0 has 'a', rank 1 'b' \(start alike\)$"):
         require_equal("model", iter(["a", "b", "c"]), "start alike")
+
+
+@pytest.mark.parametrize(
+    ("every", "step"),
+    [("5 steps", 10), ("1 epoch", 12), ("64 samples", 15), ("10%", 13), ("1.5 steps", 8), ("3 tokens", None)],
+)
+def test_the_next_multiple_of_an_interval(every: str, step: int | None) -> None:
+    """At step 7, with 8 samples each and one step skipped: 64 samples are consumed. 10% of the run are 56 samples."""
+    clock = StepClock(batch_size=8, num_samples=100)
+    for _ in range(7):
+        clock.advance(tokens=3)
+    clock.advance(applied=False)
+    assert clock.next_multiple(Duration.parse(every), 560) == step

@@ -14,6 +14,7 @@ from harness import ROOT
 PACKAGE = ROOT / "warmup"
 PURE = (
     "errors", "duration", "shapes", "scaling", "config", "plan", "planning", "explain", "lint", "elastic", "presets",
+    "terminal",
 )  # fmt: skip
 COMMAND = ("commandline", "__main__")
 REPORT = ("report",)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas
 
+from warmup.duration import seconds_text
 from warmup.explain import explain_plan
 from warmup.report.evaluation_figures import MOST_CLASSES
 from warmup.report.figures import has_changed
@@ -37,7 +38,7 @@ def headline(run: Run) -> list[tuple[str, str]]:
         ("ranks", str(ranks or "?")),
     ]
     if len(run.train) and run.train["seconds"].notna().all():
-        rows.append(("training time", duration(float(run.train["seconds"].iloc[-1]))))
+        rows.append(("training time", seconds_text(float(run.train["seconds"].iloc[-1]))))
     return rows
 
 
@@ -152,7 +153,7 @@ def comparison_rows(runs: Sequence[Run], names: Sequence[str]) -> tuple[Row, Seq
                 str(run.result.get("outcome", "-")),
                 f"{last_step(run):,}",
                 *((str(plan.world_size), str(plan.global_batch_size), number(plan.peak_lr)) if plan else ("-",) * 3),
-                duration(trained) if trained == trained else "-",
+                seconds_text(trained) if trained == trained else "-",
                 *(number(found.get(metric)) for metric in metrics),
             )
         )
@@ -200,13 +201,3 @@ def _text(value: Any) -> str:
 def number(value: Any, digits: int = 5) -> str:
     """A number with so many digits; a dash for none."""
     return f"{value:.{digits}g}" if isinstance(value, (int, float)) else "-"
-
-
-def duration(seconds: float) -> str:
-    """A time as a person says it: 45 s, 12 min 5 s, 3 h 20 min."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"

@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 from warmup.clock import StepClock
 from warmup.config.checks import parse_interval
 from warmup.config.run import Checkpoint
-from warmup.duration import Duration
+from warmup.duration import Duration, seconds_text
 from warmup.errors import UserError
 from warmup.training.checkpoints import format as checkpoint_format
 from warmup.training.checkpoints import retention
@@ -79,6 +79,14 @@ class Saver:
         """Whether a checkpoint is due by the run's counters: the same on all ranks."""
         every = self._interval
         return isinstance(every, Duration) and clock.passed(every, self._saved, self.duration_samples)
+
+    def next_save(self, clock: StepClock) -> str:
+        """When the next checkpoint is due, in words; "" if that is at the end, or not known in advance."""
+        every = self._interval
+        if isinstance(every, float):
+            return f"in {seconds_text(max(every - (time.monotonic() - self._saved_time), 0))}"
+        step = clock.next_multiple(every, self.duration_samples) if every else None
+        return "" if step is None else f"at step {step}"
 
     def failed(self) -> bool:
         """Whether the last checkpoint could not be written, as far as this rank knows."""

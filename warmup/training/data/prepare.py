@@ -10,8 +10,10 @@ import copy
 import json
 import os
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
@@ -26,6 +28,7 @@ from transformers import PreTrainedTokenizerBase
 from warmup.config import Config, Data
 from warmup.config.tasks import TaskFacts
 from warmup.errors import UserError
+from warmup.terminal import is_terminal
 from warmup.training.data.default_corpus import docstring_files
 from warmup.training.data.key import Sources, data_key
 from warmup.training.data.notes import label_notes, source_notes, token_notes
@@ -41,6 +44,7 @@ from warmup.training.data.tokenizers.windows import TokenizeBatch
 from warmup.training.files import staged_folder
 from warmup.training.models.build import is_new_model, label_names
 
+datasets.disable_progress_bars()  # "Generating rows" and "Saving the dataset" tell a user nothing
 CACHE_FORMAT = 4  # raise it where the same samples are stored in another way
 
 
@@ -287,15 +291,30 @@ def tokenize_rows(
     Raises:
         UserError: there is not one token in the texts.
     """
-    samples = rows.map(
-        task.tokenize(tokenizer, labels),
-        batched=True,
-        remove_columns=rows.column_names,
-        features=table_features(task.features),
-        desc=f"tokenising {name}",
-        load_from_cache_file=False,
-        new_fingerprint=name,
-    )
+    with _announced(f"tokenising {len(rows):,} {name} rows"):
+        samples = rows.map(
+            task.tokenize(tokenizer, labels),
+            batched=True,
+            remove_columns=rows.column_names,
+            features=table_features(task.features),
+            desc=f"tokenising {name}",
+            load_from_cache_file=False,
+            new_fingerprint=name,
+        )
     if not len(samples):
         raise UserError(f"data: no token in the {name} texts")
     return samples
+
+
+@contextmanager
+def _announced(text: str) -> Iterator[None]:
+    """Let datasets show its bar in the block if stderr is a terminal; otherwise say once what is being done."""
+    if not is_terminal(sys.stderr):
+        print(text, file=sys.stderr, flush=True)
+        yield
+        return
+    datasets.enable_progress_bars()
+    try:
+        yield
+    finally:
+        datasets.disable_progress_bars()

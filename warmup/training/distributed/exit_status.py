@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from warmup.errors import UserError
+from warmup.terminal import highlight
 from warmup.training.distributed import environment
 
 STATUS_FILE = "WARMUP_STATUS_FILE"
@@ -119,7 +120,7 @@ def announce(outcome: str, message: str) -> None:
     message = _error_prefix + message
     record_status(outcome, message)
     if STATUS_FILE not in os.environ and (rank() == 0 or outcome == "failed"):
-        print(f"error: {message}", file=sys.stderr, flush=True)
+        print(highlight(f"error: {message}", sys.stderr), file=sys.stderr, flush=True)
         if environment.has_launcher():
             print(_LAUNCHER_NOTE, file=sys.stderr, flush=True)
 

@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import Accelerator
-from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from warmup.config import Config
@@ -34,6 +33,7 @@ from warmup.training.models.input_layout import InputLayout
 from warmup.training.models.partial_forward import install_partial_forward
 from warmup.training.predict import inputs, model_source, outputs
 from warmup.training.predict.inputs import PredictionInputs
+from warmup.training.reporting.progress import track
 from warmup.training.tasks import Predictor, Task, create_task
 
 _SCRATCH = "warmup-prediction-"
@@ -188,7 +188,7 @@ def _compute(
     # One more row than there are targets, for what is computed in vain.
     values = torch.zeros(count + 1, trained.predictor.width, device=accelerator.device)
     own = range(accelerator.process_index, len(groups), accelerator.num_processes)
-    for number in tqdm(own, desc="predicting", disable=not accelerator.is_main_process):
+    for number in track(own, "predicting", accelerator.is_main_process):
         watchdog.heartbeat("the predictions", number)
         batch = lay_out(_batch(trained.tokenizer, rows, groups[number]), trained.layout)
         model_inputs, targets = to_device(batch, accelerator.device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ import datasets
 import torch
 import transformers
 
+from warmup.config.tasks import TaskFacts
 from warmup.explain import explain_plan
 from warmup.lint import Finding
 from warmup.plan import Plan
@@ -36,21 +38,27 @@ def plan_table(plan: Plan, findings: list[Finding], facts: dict[str, str]) -> st
     return "\n".join(lines + [f"  {finding.level} [{finding.code}]: {finding.message}" for finding in findings])
 
 
-def summary(folder: Path, result: Mapping[str, Any]) -> str:
-    """The result of a run: how far it came, the exported model's metrics, and the files in its directory.
+def summary(folder: Path, result: Mapping[str, Any], facts: TaskFacts, report: str) -> str:
+    """The result of a run: how far it came, the exported model's metrics, and what to do next.
 
     Args:
         folder: The run directory.
         result: The content of its result.json.
+        facts: Those of its task.
+        report: A line about its report.
     """
     metrics = ", ".join(f"{name} {value:.6g}" for name, value in result["metrics"].items()) or "none"
     exported_step = result.get("exported_step")
     of_step = "" if exported_step in (None, result["step"]) else f" of step {exported_step}"
-    paths = sorted(str(path) for path in folder.iterdir() if not path.name.startswith("."))
+    model = shlex.quote(str(folder))
+    go_on = f"resume: the same command with --resume auto --run_dir {model}"
+    predict = facts.no_prediction.format(model=folder / "model") or f"python train.py --predict FILE --model {model}"
     lines = [
         f"{result['outcome']} after step {result['step']} of {result['total_steps']} in {result['wall_seconds']} s",
         f"  held-out metrics{of_step}: {metrics}",
-        *(f"  wrote {path}" for path in paths),
+        f"  run directory: {folder}",
+        f"  {report}",
+        f"  {go_on}" if result["outcome"] == "stopped" else f"  predict: {predict}",
     ]
     return "\n".join(lines)
 

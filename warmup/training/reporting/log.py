@@ -14,11 +14,10 @@ from tqdm import tqdm
 
 from warmup.clock import StepClock
 from warmup.errors import UserError
+from warmup.terminal import highlight
 from warmup.training.reporting.console import rows_text
+from warmup.training.reporting.progress import Progress
 from warmup.training.reporting.trackers import Trackers
-
-_BAR_SECONDS = 0.5  # between two updates of the progress bar on a terminal
-_BAR_SECONDS_IN_A_FILE = 30.0  # where each update is another line
 
 
 class Log:
@@ -47,26 +46,35 @@ class Log:
         self._active = accelerator.is_main_process
         self._file = _open(folder / "metrics.jsonl") if self._active else None
         self._samples = _open(folder / "samples.jsonl") if self._active and samples else None
-        self._bar: tqdm | None = None
+        self._progress: Progress | None = None
         self._total_steps = 0
 
     def begin(self, total_steps: int) -> None:
-        """Set the length of the progress bar."""
+        """Set how many steps there will be."""
         self._total_steps = total_steps
 
-    def advance(self, clock: StepClock) -> None:
-        """Move the progress bar to the clock's step. The first call shows it."""
-        if self._bar is None:
-            seconds = _BAR_SECONDS if sys.stderr.isatty() else _BAR_SECONDS_IN_A_FILE
-            self._bar = tqdm(
-                initial=max(clock.step - 1, 0),
-                total=self._total_steps,
-                unit="step",
-                disable=not self._active,
-                mininterval=seconds,
-                maxinterval=seconds,
-            )
-        self._bar.update(clock.step - self._bar.n)
+    def advance(self, clock: StepClock, previous_loss: float | None = None, next_save: str = "") -> None:
+        """Show that a step is done.
+
+        Args:
+            clock: the position after it.
+            previous_loss: the loss of the step before it; None if that is not known.
+            next_save: when the next checkpoint is due, in words.
+        """
+        if not self._active:
+            return
+        if self._progress is None:
+            self._progress = Progress(self._total_steps, max(clock.step - 1, 0))
+        if previous_loss is not None:
+            self._progress.add_loss(previous_loss)
+        if line := self._progress.update(clock, next_save):
+            self.print(line)
+
+    def close_progress(self) -> None:
+        """Remove the progress bar."""
+        progress, self._progress = self._progress, None
+        if progress and (line := progress.close()):
+            self.print(line)
 
     def train(
         self,
@@ -96,8 +104,6 @@ class Log:
             "grad_norm": grad_norm,
             **throughput,
         }
-        if self._bar is not None:
-            self._bar.set_postfix(loss=f"{loss:.4g}", lr=f"{lr:.3g}", refresh=False)
         self._write(line)
 
     def evaluation(self, clock: StepClock, metrics: Mapping[str, float]) -> None:
@@ -180,7 +186,7 @@ class Log:
     def print(self, text: str) -> None:
         """Print a message for the user on stderr, without breaking the progress bar."""
         if self._active:
-            tqdm.write(text, file=sys.stderr)
+            tqdm.write(highlight(text, sys.stderr), file=sys.stderr)
 
     def print_result(self, text: str) -> None:
         """Print a line of the result itself, for a program to read, on stdout."""
@@ -189,8 +195,7 @@ class Log:
 
     def close(self) -> None:
         """Close the progress bar, the trackers and the files."""
-        if self._bar is not None:
-            self._bar.close()
+        self.close_progress()
         if self._trackers:
             self._trackers.finish()
         for file in (self._file, self._samples):

@@ -17,6 +17,6 @@ def write_report(folder: Path) -> str:
         from warmup import report  # which the first step need not wait for
         from warmup.report.command import PAGE
 
-        return f"  report: {report.write_page([report.load(run) for run in report.expand(folder)], folder / PAGE)}"
+        return f"report: {report.write_page([report.load(run) for run in report.expand(folder)], folder / PAGE)}"
     except Exception as error:  # of a library, or of files that something else has changed
         return f"warning: no report: {type(error).__name__}: {one_line(error)}; python -m warmup report {folder}"

@@ -17,6 +17,7 @@ from warmup.training.data.samples import Samples
 from warmup.training.distributed import collectives
 from warmup.training.models.compile import eager
 from warmup.training.models.input_layout import InputLayout
+from warmup.training.reporting.progress import track
 from warmup.training.tasks import Objective
 from warmup.training.tasks.metrics import sum_by_sample
 from warmup.training.tasks.task import evaluation_batch
@@ -67,7 +68,9 @@ class Evaluator:
         losses = torch.zeros(len(groups), dtype=torch.float64, device=device)
         results = losses.new_zeros(len(samples), self.objective.width + 1)  # the last is the sample's mean loss
         self.model.eval()
-        for turn, first in enumerate(range(0, len(groups), ranks)):
+        for turn, first in enumerate(
+            track(range(0, len(groups), ranks), "evaluating", self.accelerator.is_main_process)
+        ):
             if turn % STOP_CHECK_EVERY == 0 and self._any_stop_requested():
                 self.model.train()
                 return None

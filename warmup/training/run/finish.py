@@ -36,6 +36,7 @@ def finish(run: TrainingRun, stopped: bool) -> tuple[str, str]:
         (outcome, message), as `exit_status.guard` takes them.
     """
     train_step, clock, state = run.train_step, run.train_step.clock, run.state
+    run.log.close_progress()
     if not stopped and state.evaluated.get("consumed_samples") != clock.consumed_samples:
         stopped = not evaluate(run)
     train_step.watchdog.stop()
@@ -66,8 +67,7 @@ def finish(run: TrainingRun, stopped: bool) -> tuple[str, str]:
 
     collectives.on_main(train_step.accelerator, write)
     if train_step.accelerator.is_main_process:  # the folder is on its machine
-        run.log.print(summary(run.folder, result))
-        run.log.print(write_report(run.folder))
+        run.log.print(summary(run.folder, result, run.task.facts, write_report(run.folder)))
         if (repository := run.config.log.push_to_hub) and not stopped:
             run.log.print(push_to_hub(run.folder / "model", repository))
     more = f"; go on with {_resume_command(run.folder)}" if stopped else ""

@@ -73,7 +73,7 @@ def run_seed_sweep(config: Config, launched: Launched, train: Callable[..., tupl
         return "stopped", f"{stopped}; go on with --resume auto --run_dir {folder} --seeds {numbers}"
     if accelerator.is_main_process:
         print(results_table(results), flush=True)
-        print(write_report(folder), file=sys.stderr)
+        print(f"  {write_report(folder)}", file=sys.stderr)
     return "done", f"{len(seeds)} seeds, compared in {folder / RESULTS}"
 
 

@@ -79,7 +79,7 @@ def run_training(run: TrainingRun) -> bool:
     for number, step in enumerate(train_step.steps()):
         if number == 0:  # what may take very long is over
             watch_ranks(run)
-        log.advance(clock)
+        log.advance(clock, step.previous_loss, saver.next_save(clock))
         last = step.stop or train_step.is_over()
         report(run, step, detector, last)
         if step.save_failed:

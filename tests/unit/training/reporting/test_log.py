@@ -11,6 +11,7 @@ import pytest
 
 from warmup.clock import StepClock
 from warmup.config.recipe import Recipe
+from warmup.config.tasks import TASKS
 from warmup.errors import UserError
 from warmup.lint import Finding
 from warmup.plan import Topology
@@ -48,18 +49,22 @@ def test_the_plan_as_a_table() -> None:
 
 
 def test_the_summary(tmp_path: Path) -> None:
-    for name in ("plan.json", "metrics.jsonl", ".hidden"):
-        (tmp_path / name).write_text("")
+    folder = tmp_path / "my run"
     result = {"outcome": "done", "step": 7, "total_steps": 9, "wall_seconds": 1.5, "metrics": {"loss": 1 / 3, "n": 8}}
-    assert summary(tmp_path, result).splitlines() == [
+    assert summary(folder, result, TASKS["classification"], "report: x.html").splitlines() == [
         "done after step 7 of 9 in 1.5 s",
         "  held-out metrics: loss 0.333333, n 8",
-        f"  wrote {tmp_path}/metrics.jsonl",
-        f"  wrote {tmp_path}/plan.json",
+        f"  run directory: {folder}",
+        "  report: x.html",
+        f"  predict: python train.py --predict FILE --model '{folder}'",
     ]
-    assert "held-out metrics: none" in summary(tmp_path, result | {"metrics": {}})
+    lines = summary(folder, result | {"metrics": {}, "outcome": "stopped"}, TASKS["mlm"], "").splitlines()
+    assert lines[1] == "  held-out metrics: none"
+    assert lines[-1] == f"  resume: the same command with --resume auto --run_dir '{folder}'"
+    assert 'pipeline("text-generation"' in summary(folder, result, TASKS["clm"], "")
     for step, of_step in ((7, ""), (None, ""), (3, " of step 3")):
-        assert f"  held-out metrics{of_step}: loss" in summary(tmp_path, result | {"exported_step": step})
+        text = summary(folder, result | {"exported_step": step}, TASKS["mlm"], "")
+        assert f"  held-out metrics{of_step}: loss" in text
 
 
 def test_the_model_and_its_new_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,19 +142,6 @@ def test_a_training_line_has_exactly_the_documented_keys(tmp_path: Path) -> None
     assert set(values) == {f"train/{name}" for name in lines(tmp_path)[0] if name not in ("kind", "step", "mfu")}
     log.close()
     assert accelerator.finished == 1
-
-
-def test_the_progress_bar_shows_the_step_of_the_clock(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    log = reporting_log.Log(tmp_path, Tracking())
-    log.begin(total_steps=79)
-    log.advance(clock(41, skipped=0))
-    assert (log._bar.initial, log._bar.n, log._bar.total) == (40, 41, 79)
-    log.advance(clock(41, skipped=1))  # a skipped step is no step
-    assert log._bar.n == 41
-    log.advance(clock(42, skipped=1))
-    assert log._bar.n == 42
-    log.close()
-    assert "42/79" in capsys.readouterr().err
 
 
 def test_a_line_about_a_checkpoint(tmp_path: Path) -> None:
