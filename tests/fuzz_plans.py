@@ -21,7 +21,8 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-import warmup.__main__ as command
+import warmup.plan_command as command
+from warmup import __main__ as package
 
 # --- Functions of a user's, good and bad, for the fields that take module:function ---
 
@@ -171,7 +172,7 @@ def run(argv: list[str]) -> tuple[int, str, str]:
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
-            code = command.main(["plan", *argv])
+            code = package.main(["plan", *argv])
         except SystemExit as exited:
             raise AssertionError(f"it exits with {exited.code!r} from within") from exited
     return code, out.getvalue(), err.getvalue()

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 import subprocess
 import sys
+from fractions import Fraction
 
 import pytest
 from fuzz_plans import fuzz
 from harness import ROOT
 
+from warmup import commandline, plan_command
 from warmup.__main__ import main
 from warmup.config.recipe import Recipe
+from warmup.duration import DataSize
 from warmup.plan import Topology
+from warmup.plan_command.plot import plan_figure
+from warmup.plan_command.results import examine_all
 from warmup.planning import make_plan
+from warmup.report.theme import style
 
 RECIPE = (
     "--recipe.reference_batch_size", "256", "--recipe.warmup", "10000 steps", "--recipe.duration", "1000000 steps",
@@ -33,8 +41,10 @@ def command(capsys, *argv):
 
 
 def plans(capsys, *argv, code=0):
+    """The plans as JSON. `code`: the exit code to expect; None for any."""
     exit_code, out, err = command(capsys, *argv, "--json")
-    assert (exit_code, err) == (code, "")
+    assert exit_code in ((0, 1) if code is None else (code,))
+    assert [line for line in err.splitlines() if not line.startswith("tokenising ")] == []
     parsed = json.loads(out)
     assert list(parsed) == ["plans"]
     return parsed["plans"]
@@ -211,7 +221,131 @@ def test_plot_writes_a_png(source, capsys, tmp_path):
     assert (code, err) == (0, "") and out.startswith("ranks")
     content = path.read_bytes()
     assert content[:8] == b"\x89PNG\r\n\x1a\n" and content[-8:-4] == b"IEND"
-    assert (int.from_bytes(content[16:20]), int.from_bytes(content[20:24])) == (1200, 675)  # 8 x 4.5 inches at 150
+    assert (int.from_bytes(content[16:20]), int.from_bytes(content[20:24])) == (1650, 630)  # 11 x 4.2 inches at 150
+
+
+def test_the_picture_has_steps_and_samples_the_warmup_and_the_findings(capsys):
+    argv = (*RECIPE, "--recipe.optimizer", "adamw", "--world-sizes", "8,16,128")
+    config, _ = commandline.parse(plan_command._parser(), argv)
+    results = examine_all(config, [8, 16, 128], DataSize())
+    with style():
+        left, right = plan_figure(results).axes
+    assert (left.get_xlabel(), right.get_xlabel()) == ("step", "samples")
+    lines = {line.get_label(): line for line in left.lines if line.get_label()[0] != "_"}
+    assert list(lines) == [
+        "8 ranks, batch 256, 1000000 steps", "16 ranks, batch 512, 500000 steps", "128 ranks, batch 4096, 62500 steps",
+    ]  # fmt: skip
+    peaks = [(line.get_xdata()[line.get_ydata().argmax()], line.get_ydata().max()) for line in lines.values()]
+    assert peaks == [(10_000, 1e-4), (5000, 2e-4), (625, pytest.approx(1.6e-3))]
+    ends = [line.get_xdata()[-1] + size for line, size in zip(right.lines, (256, 512, 4096))]
+    assert ends == [256e6] * 3  # all of them after the same samples
+    shaded = [area.get_paths()[0].vertices[:, 0].max() for area in right.collections]
+    assert shaded[:2] == [2_560_000] * 2 and len(left.collections) == 3
+    (mark,) = [line for line in left.lines if line.get_marker() == "D"]
+    assert mark.get_ydata() == [pytest.approx(1.6e-3)]  # at the peak of the plan that has a finding
+    assert [text.get_text() for text in left.texts] == ["warning [linear-adaptive] at 128 ranks"]
+
+
+TEN = [
+    ("--preset", "bert-base"),
+    ("--preset", "resnet50-goyal"),
+    ("--preset", "bert-base", "--recipe.scaling", "sqrt", "--recipe.warmup_scaling", "steps"),
+    ("--config", "configs/finetune_classification.yaml", "--num-samples", "67349", "--batch.global_size", "96"),
+    ("--config", "configs/quickstart_pretrain.yaml", "--recipe.decay", "wsd", "--recipe.decay_length", "7%"),
+    (*RECIPE, "--recipe.duration", "1.5B tokens", "--tokens-per-sample", "33.7", "--recipe.warmup", "3M tokens"),
+    (*RECIPE, "--recipe.max_lr", "3e-4", "--recipe.start_lr", "1e-6", "--recipe.end_lr", "1e-5"),
+    (*RECIPE, "--recipe.warmup", "0 steps", "--recipe.beta_scaling", "half-life", "--recipe.momentum", "0.9"),
+    (*RECIPE, "--recipe.optimizer", "adamw", "--recipe.beta_scaling", "sde", "--recipe.scaling", "auto"),
+    (*RECIPE, "--recipe.decay", "multistep", "--recipe.decay_milestones", "30%,60%", "--recipe.warmup", "1%",
+     "--recipe.duration", "0.3M samples"),
+]  # fmt: skip
+NUMBERS = {
+    "global batch": "global_batch_size", "accumulation": "accumulation", "scale k": "scale",
+    "total steps": "total_steps", "samples of the run": "total_samples",
+    "warmup steps": "warmup_steps", "peak lr": "peak_lr", "scaled lr": "uncapped_lr",
+    "decay length": "decay_length_samples", "momentum": "momentum", "eps": "eps",
+}  # fmt: skip
+
+
+LINE = re.compile(r"  ([a-z0-9 ]+): (.+) = (\S+|\(\d+ / \d+\))( steps| samples| micro-batches)?( \([^=]+\))?")
+
+
+def computed(expression):
+    """The value of an expression as --explain prints it, in exact numbers where there are no roots."""
+    names = {"ceil": math.ceil, "sqrt": math.sqrt, "round": lambda x: math.floor(x + Fraction(1, 2)), "max": max}
+    python = re.sub(
+        r"(?<![\w.])(\d+(\.\d+)?(e[+-]?\d+)?)", r"Fraction('\1')", expression.replace(" x ", " * ").replace("^", "**")
+    )
+    return eval(python, {"__builtins__": {}, "Fraction": Fraction, "min": min, **names})
+
+
+@pytest.mark.parametrize("argv", TEN, ids=range(10))
+def test_the_arithmetic_can_be_checked(argv, capsys, monkeypatch):
+    """Each line's expression gives its value, and that is the number of the plan."""
+    monkeypatch.chdir(ROOT)
+    argv = (*argv, "--world-sizes", "3,16")
+    of_size = {plan["world_size"]: plan for plan in plans(capsys, *argv, code=None)}
+    _, out, _ = command(capsys, *argv, "--explain")
+    checked, plan = 0, {}
+    for line in out.splitlines():
+        if found := re.fullmatch(r"at (\d+) ranks:", line):
+            plan = of_size[int(found[1])]
+        if found := LINE.fullmatch(line):
+            name, expression, value = found[1], found[2], computed(found[3])
+            assert float(computed(expression)) == pytest.approx(float(value), rel=1e-9), line
+            if name in NUMBERS:
+                assert float(value) == pytest.approx(plan[NUMBERS[name]], rel=1e-9), line
+                checked += 1
+            if name.startswith("beta"):
+                assert float(value) == pytest.approx(plan["betas"][int(name[-1]) - 1], rel=1e-9)
+            if name.startswith("lr of the"):
+                assert float(value) == pytest.approx(plan["lr"][0 if "first" in name else -1][1], rel=1e-9)
+    assert checked >= 10  # at two world sizes
+
+
+def test_the_difference_of_two_configurations(capsys, tmp_path):
+    other = tmp_path / "other.yaml"
+    other.write_text(
+        "recipe: {lr: 2e-4, reference_batch_size: 256, warmup: 10000 steps, duration: 1000000 steps, optimizer: sgd}\n"
+    )
+    code, out, _ = command(capsys, *RECIPE, "--recipe.lr", "1e-4", "--world-sizes", "8,16", "--against", str(other))
+    lines = [line.split() for line in out.splitlines()[4:]]
+    assert code == 0 and lines == [
+        ["this", str(other)],
+        ["recipe.lr", "0.0001", "0.0002"],
+        ["peak", "lr", "at", "8", "ranks", "0.0001", "0.0002"],
+        ["peak", "lr", "at", "16", "ranks", "0.0002", "0.0004"],
+    ]
+    _, out, _ = command(capsys, "--config", str(other), "--against", str(other))
+    assert out.splitlines()[-1] == f"no difference from {other}"
+    other.write_text("recipe: {duration: 3 epochs}\n")
+    _, out, _ = command(capsys, *RECIPE, "--against", str(other))
+    assert f"{other}: error [reference-missing] at 1, 2, 4, 8 ranks: " in out
+
+
+@pytest.mark.parametrize("more", ["--explain", "--against=x.yaml"])
+def test_json_stays_json(more, capsys):
+    assert command(capsys, *RECIPE, "--json", more) == (
+        2, "", "error: --json: prints plans only; leave out --explain and --against\n",
+    )  # fmt: skip
+
+
+def test_samples_are_counted_where_a_length_needs_them(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("WARMUP_CACHE", str(tmp_path / "cache"))
+    rows, held_out = tmp_path / "rows.csv", tmp_path / "held_out.csv"
+    for path in (rows, held_out):
+        path.write_text("text,label\n" + "".join(f"word{n % 7} word{n % 3},{n % 2}\n" for n in range(100)))
+    argv = (
+        "--task", "classification", "--data.train_files", str(rows), "--data.validation_files", str(held_out),
+        "--model", "tiny", "--recipe.reference_batch_size", "8", "--recipe.duration", "3 epochs",
+        "--batch.per_device", "8", "--world-sizes", "1,2", "--recipe.warmup", "10%",
+    )  # fmt: skip
+    assert [plan["total_steps"] for plan in plans(capsys, *argv)] == [38, 19]  # 300 samples
+    assert [plan["num_samples"] for plan in plans(capsys, *argv, "--num-samples", "40")] == [40, 40]
+    (plan, _) = plans(capsys, *argv, "--recipe.duration", "400 tokens")
+    assert plan["duration_samples"] == 100 and plan["tokens_per_sample"] == 4.0  # of two words and two special tokens
+    _, _, err = command(capsys, *argv, "--data.train_files", str(tmp_path / "missing.csv"))
+    assert err == f"error: {tmp_path / 'missing.csv'} does not exist\n"
 
 
 @pytest.mark.parametrize("name", ["no_folder/plan.png", "plan.doc"])

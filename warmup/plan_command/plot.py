@@ -1,0 +1,106 @@
+"""The learning rates of several plans as a picture: over steps and over samples, with the warmup shaded."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
+
+from warmup.errors import UserError, one_line
+from warmup.plan import Plan
+from warmup.plan_command.results import Result, curve
+from warmup.report.theme import LINES, compact, light, shorten, style
+
+_LOG_FROM = 20  # times as many steps, or as high a peak, in one plan as in another: then the axis is logarithmic
+_MOST_NOTES = 6
+
+
+def plot(path: str, results: Sequence[Result]) -> None:
+    """Plot the learning rate of each plan into a file. Raises UserError if that is impossible."""
+    try:
+        with style(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of numbers that matplotlib cannot draw, which it then raises as well
+            plan_figure(results).savefig(path, dpi=150)
+    except UserError:
+        raise
+    except Exception as error:  # matplotlib cannot draw all numbers that floats have
+        raise UserError(f"--plot: cannot write {path}: {one_line(error)}") from None
+
+
+def plan_figure(results: Sequence[Result]) -> Figure:
+    """The figure, to be drawn within `theme.style`."""
+    notes = _notes(results)
+    figure = Figure(figsize=(11, 4.2 + 0.22 * len(notes)), layout="constrained", facecolor="white")
+    axes = figure.subplots(1, 2, sharey=True)
+    planned = [result for result in results if result.plan]
+    for number, result in enumerate(planned):
+        assert result.plan is not None
+        _draw(axes, result, result.plan, light(LINES[number % len(LINES)]))
+    _scale(axes[0], [result.plan for result in planned if result.plan])
+    for axis, name in zip(axes, ("step", "samples"), strict=True):
+        _label(axis, name)
+    axes[0].set_ylabel("learning rate")
+    figure.suptitle("The plan at each world size; the warmup is shaded")
+    if planned:
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=min(len(planned), 3))
+    for row, (level, text) in enumerate(notes):
+        colour = light("red" if level == "error" else "orange")
+        axes[0].annotate(
+            text, (0, 0), (0, -46 - 15 * row), xycoords="axes fraction", textcoords="offset points", color=colour,
+            fontsize=9, annotation_clip=False,
+        )  # fmt: skip
+    return figure
+
+
+def _draw(axes: Sequence[Axes], result: Result, plan: Plan, colour: str) -> None:
+    """One plan over steps and over samples; a mark at its peak if the linter found something."""
+    corners = {step for step in (plan.warmup_steps - 1, plan.warmup_steps) if 0 <= step < plan.total_steps}
+    early = {int(plan.total_steps ** (power / 40)) for power in range(40)}  # for a logarithmic axis
+    points = sorted({*curve(plan), *((step, plan.lr_at_step(step)) for step in corners | early)})
+    ranks = "1 rank" if plan.world_size == 1 else f"{plan.world_size} ranks"
+    label = f"{ranks}, batch {plan.global_batch_size}, {plan.total_steps} steps"
+    for axis, unit in zip(axes, (1, plan.global_batch_size), strict=True):
+        x, y = [float((step + (unit == 1)) * unit) for step, _ in points], [lr for _, lr in points]
+        axis.plot(x, y, color=colour, linewidth=1.8, label=label)
+        ramp = [(at, lr) for (step, _), at, lr in zip(points, x, y) if step <= plan.warmup_steps]
+        axis.fill_between([at for at, _ in ramp], [lr for _, lr in ramp], color=colour, alpha=0.15, linewidth=0)
+        if result.findings:
+            step = min(plan.warmup_steps, plan.total_steps - 1)
+            axis.plot([float((step + (unit == 1)) * unit)], [plan.lr_at_step(step)], "D", color=colour, markersize=7)
+
+
+def _scale(axis: Axes, plans: Sequence[Plan]) -> None:
+    """Logarithmic axes where plans differ so much that some could not be seen on others."""
+    axis.set_ylim(bottom=0)
+    if not plans:
+        return
+    steps, peaks = [plan.total_steps for plan in plans], [plan.peak_lr for plan in plans]
+    if max(steps) > _LOG_FROM * min(steps):
+        axis.set_xscale("log")
+    if max(peaks) > _LOG_FROM * min(peaks):
+        axis.set_yscale("log")
+        axis.set_ylim(bottom=min(peaks) / 50)
+
+
+def _label(axis: Axes, name: str) -> None:
+    axis.set_xlabel(name)
+    axis.grid(color=light("grid"), linewidth=0.8)
+    axis.set_axisbelow(True)
+    axis.margins(x=0.01)
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: compact(value)))
+    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: compact(value)))
+
+
+def _notes(results: Sequence[Result]) -> list[tuple[str, str]]:
+    """(level, text) of the findings, each once."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for result in results:
+        for finding in result.findings:
+            found.setdefault((finding.level, finding.code), []).append(str(result.world_size))
+    notes = [
+        (level, shorten(f"{level} [{code}] at {', '.join(sizes)} ranks", 70)) for (level, code), sizes in found.items()
+    ]
+    return notes[:_MOST_NOTES]

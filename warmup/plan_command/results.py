@@ -1,0 +1,53 @@
+"""A recipe at several world sizes: the plans, what the linter finds, and the curves of the learning rate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import NamedTuple
+
+from warmup.config import Config
+from warmup.duration import DataSize
+from warmup.errors import PlanError, UserError
+from warmup.lint import Finding, examine
+from warmup.plan import Plan, Topology
+
+CURVE_POINTS = 200
+MOST_CURVE_POINTS = 100_000
+
+
+class Result(NamedTuple):
+    """A recipe at one world size."""
+
+    world_size: int
+    plan: Plan | None
+    findings: list[Finding]
+
+
+def examine_all(config: Config, sizes: Sequence[int], data: DataSize) -> list[Result]:
+    """The result at each world size."""
+    return [_examine(config, size, data.num_samples, data.tokens_per_sample) for size in sizes]
+
+
+def _examine(config: Config, world_size: int, num_samples: int | None, tokens_per_sample: Fraction | None) -> Result:
+    try:
+        topology = Topology.from_batch(config.batch, world_size)
+    except PlanError as error:
+        return Result(world_size, None, [Finding(error.code, "error", str(error))])
+    return Result(world_size, *examine(config.recipe, topology, num_samples, tokens_per_sample))
+
+
+def curve(plan: Plan, every: int | None = None) -> list[tuple[int, float]]:
+    """(step, learning rate) of every `every`-th step, counted from 0, and of the last one.
+
+    Raises UserError if those are too many.
+    """
+    every = every or max(1, round(plan.total_steps / CURVE_POINTS))
+    if plan.total_steps > MOST_CURVE_POINTS * every:
+        least = -(-plan.total_steps // MOST_CURVE_POINTS)
+        raise UserError(
+            f"--every: every {every} of {plan.total_steps} steps are more than {MOST_CURVE_POINTS} points of a curve; "
+            f"give {least} or above"
+        )
+    steps = sorted({*range(0, plan.total_steps, every), plan.total_steps - 1})
+    return [(step, plan.lr_at_step(step)) for step in steps]

@@ -1,0 +1,92 @@
+"""What the plan command prints: a table of the plans, the findings, and the difference of two configurations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TextIO
+
+from warmup import commandline
+from warmup.config import Config
+from warmup.lint import Finding
+from warmup.plan import Plan
+from warmup.plan_command.results import Result
+from warmup.terminal import colour, highlight
+
+_HEAD = ("ranks", "batch", "k", "rule", "peak lr", "warmup steps", "samples", "share", "total steps")
+
+
+def plan_table(results: Sequence[Result], stream: TextIO) -> str:
+    """A row for each world size, then the findings; with colours where the stream shows them."""
+    head, *rows = align([_HEAD, *(_row(result.world_size, result.plan) for result in results)])
+    return "\n".join([colour(head, "bold", stream), *rows, *finding_lines(results, stream)])
+
+
+def finding_lines(results: Sequence[Result], stream: TextIO) -> list[str]:
+    """A line for each finding, with all world sizes that it is of."""
+    sizes_by_finding: dict[Finding, list[int]] = {}
+    for result in results:
+        for finding in result.findings:
+            sizes_by_finding.setdefault(finding, []).append(result.world_size)
+    return [
+        highlight(f"{finding.level} [{finding.code}] at {', '.join(map(str, sizes))} ranks: {finding.message}", stream)
+        for finding, sizes in sizes_by_finding.items()
+    ]
+
+
+def difference(configs: Sequence[Config], names: Sequence[str], results: Sequence[Sequence[Result]]) -> str:
+    """In which fields two configurations differ, and in which numbers their plans do.
+
+    Args:
+        configs: the two.
+        names: what they are called.
+        results: of each, at the same world sizes.
+    """
+    ours, theirs = (dict(commandline.leaves(asdict(config))) for config in configs)
+    fields = [(name, _text(ours[name]), _text(theirs[name])) for name in ours if ours[name] != theirs[name]]
+    numbers = []
+    for one, other in zip(*results, strict=True):
+        if one.plan is None or other.plan is None:  # the findings say why
+            continue
+        rows = zip(_HEAD[1:], _row(one.world_size, one.plan)[1:], _row(other.world_size, other.plan)[1:], strict=True)
+        numbers += [(f"{name} at {one.world_size} ranks", *values) for name, *values in rows if values[0] != values[1]]
+    if not fields and not numbers:
+        return f"no difference from {names[1]}"
+    rows = [("", *names), *fields, *numbers]
+    return "\n".join(align([(name, str(value), str(other)) for name, value, other in rows], left=1))
+
+
+def align(rows: Sequence[tuple[str, ...]], left: int = 0) -> list[str]:
+    """Rows as lines of columns of equal width.
+
+    Args:
+        rows: of equally many cells.
+        left: how many of the first columns are aligned to the left.
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    sides = ["<" if number < left else ">" for number in range(len(widths))]
+    return [
+        "  ".join(f"{cell:{side}{width}}" for cell, side, width in zip(row, sides, widths, strict=True)) for row in rows
+    ]
+
+
+def _text(value: object) -> str:
+    text = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _row(world_size: int, plan: Plan | None) -> tuple[str, ...]:
+    if plan is None:
+        return (str(world_size), *["-"] * 8)
+    warmup_percent = 100 * plan.warmup_samples / plan.total_samples
+    return (
+        str(world_size),
+        str(plan.global_batch_size),
+        f"{plan.scale:.6g}",
+        plan.scaling,
+        f"{plan.peak_lr:.6g}" + ("*" if plan.peak_lr != plan.uncapped_lr else ""),
+        str(plan.warmup_steps),
+        str(plan.warmup_samples),
+        f"{warmup_percent:.3g}%",
+        str(plan.total_steps),
+    )
