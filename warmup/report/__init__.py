@@ -11,8 +11,8 @@ In a notebook, with the directory of a run:
 """
 
 from warmup.report.comparison import comparison_figures
-from warmup.report.figures import run_figures
+from warmup.report.figures import loss_figure, run_figures
 from warmup.report.load import Run, expand, load
 from warmup.report.page import write_page
 
-__all__ = ["Run", "comparison_figures", "expand", "load", "run_figures", "write_page"]
+__all__ = ["Run", "comparison_figures", "expand", "load", "loss_figure", "run_figures", "write_page"]

@@ -18,7 +18,7 @@ from warmup.report.theme import legend, light, new_figure, style
 def run_figures(run: Run) -> dict[str, Figure]:
     """All figures that there is something to show in, by name: those of matplotlib, in light colours."""
     makers = {
-        "loss": loss_figure,
+        "loss": _loss_figure,
         "learning rate": lr_figure,
         "gradient norm": norm_figure,
         "throughput": throughput_figure,
@@ -33,7 +33,12 @@ def run_figures(run: Run) -> dict[str, Figure]:
 
 
 def loss_figure(run: Run) -> Figure | None:
-    """The training loss, its running mean, evaluations and spikes."""
+    """The training loss, its running mean, evaluations and spikes; None where nothing is known of it."""
+    with style():
+        return _loss_figure(run)
+
+
+def _loss_figure(run: Run) -> Figure | None:
     if not run.train["loss"].notna().any() and "loss" not in run.evaluations:
         return None
     figure, axes = new_figure("Loss", "step", "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -19,6 +20,7 @@ def export_model(
     tokenizer: PreTrainedTokenizerBase,
     card: str,
     weights: dict[str, torch.Tensor] | None = None,
+    pictures: Mapping[str, bytes] | None = None,
 ) -> Path:
     """Write the folder `model` in a run directory, which from_pretrained and pipeline load. Only rank 0 calls it.
 
@@ -28,6 +30,7 @@ def export_model(
         tokenizer: Its tokenizer.
         card: The text of the model's README.md.
         weights: The weights by name, shared ones only once; None for the model's own.
+        pictures: Content of files that the card shows, by name.
 
     Returns:
         The path of the model's folder.
@@ -42,6 +45,8 @@ def export_model(
             model.save_pretrained(stage, state_dict=weights)
             with_model_max_length(tokenizer, model).save_pretrained(stage)
             (stage / "README.md").write_text(card, encoding="utf-8")
+            for name, content in (pictures or {}).items():
+                (stage / name).write_bytes(content)
     except SafetensorError as error:  # its text hides "no space left" behind sizes that do not match
         raise UserError(f"{target}: cannot be written, is there space left? ({error})") from error
     return target

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -182,6 +182,11 @@ class Log:
         if self._samples:
             line = {**_position(clock), "applied": applied, "positions": positions, "ids": ids}
             _write_line(self._samples, line)
+
+    def pictures(self, clock: StepClock, draw: Callable[[], Mapping[str, bytes]]) -> None:
+        """Send pictures to the trackers, if there are any: `draw` returns PNG files by name."""
+        if self._trackers:
+            self._trackers.log_pictures(draw(), clock.step)
 
     def print(self, text: str) -> None:
         """Print a message for the user on stderr, without breaking the progress bar."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from huggingface_hub import EvalResult, ModelCardData
 
@@ -20,6 +20,7 @@ from warmup.training.reporting.published import HUB, configuration, is_on_hub, p
 
 _COUNTS = ("targets",)
 """What is counted in an evaluation beside its metrics."""
+_MOST_CLASSES = 50
 _METRIC_TYPES = {"matthews": "matthews_correlation", "pearson": "pearsonr", "spearman": "spearmanr"}
 """The hub's names of metrics, where they are others than here."""
 
@@ -41,6 +42,10 @@ class TrainedModel:
     """The words in front of them that start as many ranks."""
     hardware: str
     parameters: int
+    per_class: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """Scores of each class, tag or entity type, as result.json has them."""
+    picture: str = ""
+    """The file beside the card that shows the loss; "" if there is none."""
 
 
 def model_card(trained: TrainedModel) -> str:
@@ -68,7 +73,7 @@ model = pipeline("{pipeline}", model="{place}"{facts.pipeline_options})
 After step {trained.step}, on {_amount(trained)}:
 
 {_table(("metric", "value"), [(name, f"{value:.6g}") for name, value in _metrics(trained).items()])}
-
+{_per_class(trained)}{_picture(trained)}
 ## Model, data and versions
 
 {_table(("what", "value"), _sources(trained))}
@@ -85,6 +90,24 @@ The whole configuration, which `train.py --config` accepts:
 
 {_block("yaml", configuration(config))}
 """
+
+
+def _per_class(trained: TrainedModel) -> str:
+    """A table of the scores of each class; of many, those that are labels most often."""
+    if not trained.per_class:
+        return ""
+    shown = sorted(trained.per_class.items(), key=lambda item: -item[1]["support"])[:_MOST_CLASSES]
+    more = len(trained.per_class) - len(shown)
+    rows = [
+        (_code(name), *(f"{scores[key]:.3f}" for key in ("precision", "recall", "f1")), f"{int(scores['support']):,}")
+        for name, scores in shown
+    ]
+    note = f"\nAnd {more} more that are labels less often.\n" if more else ""
+    return f"\n{_table(('label', 'precision', 'recall', 'F1', 'support'), rows)}\n{note}"
+
+
+def _picture(trained: TrainedModel) -> str:
+    return f"\n![Training and held-out loss over steps]({trained.picture})\n" if trained.picture else ""
 
 
 def _metrics(trained: TrainedModel) -> dict[str, float]:

@@ -4,14 +4,17 @@ tracker that fails does not end training.
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 import uuid
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from accelerate import Accelerator
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
 from tqdm import tqdm
@@ -87,6 +90,11 @@ class Trackers:
         for name, tracker in self._trackers.items():
             self._thread.submit(self._try, name, lambda tracker=tracker: tracker.log(values, step=step))
 
+    def log_pictures(self, pictures: Mapping[str, bytes], step: int) -> None:
+        """Send figures, PNG files by name, to the trackers that take pictures. Returns at once."""
+        for name, tracker in self._trackers.items():
+            self._thread.submit(self._try, name, partial(_log_pictures, name, tracker, pictures, step))
+
     def finish(self) -> None:
         """Wait until everything is sent and close the trackers, with a time limit."""
         ends = [self._thread.submit(self._try, name, tracker.finish) for name, tracker in self._trackers.items()]
@@ -143,6 +151,21 @@ def settings(config: Config) -> dict[str, bool | int | float | str]:
     """The configuration as trackers accept it: values by dotted names, lists and None as JSON text."""
     fields = config_fields(config).items()
     return {name: value if isinstance(value, bool | int | float | str) else json.dumps(value) for name, value in fields}
+
+
+def _log_pictures(name: str, tracker: GeneralTracker, pictures: Mapping[str, bytes], step: int) -> None:
+    """Send pictures to one tracker, if it takes any."""
+    from PIL import Image
+
+    opened = {title: Image.open(io.BytesIO(png)).convert("RGB") for title, png in pictures.items()}
+    images = {f"report/{title}": np.asarray(image) for title, image in opened.items()}
+    if name == "tensorboard":
+        tracker.log_images({title: image[None] for title, image in images.items()}, step=step, dataformats="NHWC")
+    elif name == "mlflow":
+        for title, image in opened.items():
+            tracker.log_figure(image, f"report/{title}.png")
+    elif hasattr(tracker, "log_images"):
+        tracker.log_images({title: [image] for title, image in images.items()}, step=step)
 
 
 def _new_identity(name: str, folder: Path) -> dict[str, str]:

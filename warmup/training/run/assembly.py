@@ -205,7 +205,7 @@ def describe(run: TrainingRun, spec: RunSpec, built: Built) -> None:
     facts = describe_facts(run, spec, built)
     run.log.print(plan_table(spec.plan, spec.findings, facts))
     record = {
-        "command": ["train.py", *run.arguments],
+        "command": ["train.py", *(word for option in run.arguments for word in (f"--{option.name}", *option.values))],
         "facts": facts,
         "findings": [finding.to_dict() for finding in spec.findings],
         "parameters": hardware.count_parameters(model),

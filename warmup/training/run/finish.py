@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,11 @@ from warmup.training.reporting.console import library_versions, summary
 from warmup.training.reporting.export import export_model, push_to_hub
 from warmup.training.reporting.model_card import TrainedModel, model_card
 from warmup.training.reporting.published import start_command
-from warmup.training.reporting.report import write_report
+from warmup.training.reporting.report import loss_picture, report_pictures, write_report
 from warmup.training.run import evaluation_record
 from warmup.training.run.training_run import TrainingRun, evaluate, save, why_early
+
+_PICTURE = "loss.png"  # beside the model card
 
 
 def finish(run: TrainingRun, stopped: bool) -> tuple[str, str]:
@@ -68,6 +71,7 @@ def finish(run: TrainingRun, stopped: bool) -> tuple[str, str]:
     collectives.on_main(train_step.accelerator, write)
     if train_step.accelerator.is_main_process:  # the folder is on its machine
         run.log.print(summary(run.folder, result, run.task.facts, write_report(run.folder)))
+        run.log.pictures(clock, lambda: report_pictures(run.folder))
         if (repository := run.config.log.push_to_hub) and not stopped:
             run.log.print(push_to_hub(run.folder / "model", repository))
     more = f"; go on with {_resume_command(run.folder)}" if stopped else ""
@@ -92,14 +96,19 @@ def export_final_model(run: TrainingRun, weights: dict[str, torch.Tensor]) -> di
     step, metrics, best_step = run.train_step.clock.step, run.state.metrics, run.state.best_step
     if run.config.evaluation.export == "best" and best_step is not None and (best := best_weights(run)) is not None:
         step, metrics, weights = best_step, run.state.best_metrics, best
-    text = card(run, metrics, step, weights)
-    export_model(run.folder, run.train_step.engine.unwrapped_model, run.data.tokenizer, text, weights)
     per_class = evaluation_record.find_record(run.folder, step).get("per_class", {})
+    picture = loss_picture(run.folder)
+    pictures = {_PICTURE: picture} if picture else {}
+    trained = replace(trained_model(run, metrics, step, weights), per_class=per_class, picture="".join(pictures))
+    model, tokenizer = run.train_step.engine.unwrapped_model, run.data.tokenizer
+    export_model(run.folder, model, tokenizer, model_card(trained), weights, pictures)
     return {"metrics": metrics, "per_class": per_class, "exported_step": step}
 
 
-def card(run: TrainingRun, metrics: Mapping[str, float], step: int, weights: Mapping[str, torch.Tensor]) -> str:
-    """The model card. Call on rank 0.
+def trained_model(
+    run: TrainingRun, metrics: Mapping[str, float], step: int, weights: Mapping[str, torch.Tensor]
+) -> TrainedModel:
+    """What the model card says. Call on rank 0.
 
     Args:
         run: the run.
@@ -110,18 +119,16 @@ def card(run: TrainingRun, metrics: Mapping[str, float], step: int, weights: Map
     accelerator, engine = run.train_step.accelerator, run.train_step.engine
     device, ranks = accelerator.device.type, run.train_step.plan.world_size
     learned = {name for name, _ in engine.unwrapped_model.named_parameters()}
-    return model_card(
-        TrainedModel(
-            config=run.config,
-            plan=run.train_step.plan,
-            data=run.data,
-            metrics=metrics,
-            step=step,
-            options=run.arguments,
-            launcher=start_command(engine.name, device, accelerator.mixed_precision, ranks),
-            hardware=f"{hardware.describe_device(accelerator)}, {engine.name}",
-            parameters=sum(tensor.numel() for name, tensor in weights.items() if name in learned),
-        )
+    return TrainedModel(
+        config=run.config,
+        plan=run.train_step.plan,
+        data=run.data,
+        metrics=metrics,
+        step=step,
+        options=run.arguments,
+        launcher=start_command(engine.name, device, accelerator.mixed_precision, ranks),
+        hardware=f"{hardware.describe_device(accelerator)}, {engine.name}",
+        parameters=sum(tensor.numel() for name, tensor in weights.items() if name in learned),
     )
 
 

@@ -10,7 +10,8 @@ import torch
 
 from warmup.training.distributed import collectives
 from warmup.training.reporting.export import export_model
-from warmup.training.run.finish import card
+from warmup.training.reporting.model_card import model_card
+from warmup.training.run.finish import trained_model
 from warmup.training.run.train_step import StepResult, TrainStep
 from warmup.training.run.training_run import TrainingRun, evaluate_only, watch_ranks
 
@@ -61,7 +62,7 @@ def run_smoke_test(run: TrainingRun) -> tuple[str, str]:
     model, weights = train_step.engine.unwrapped_model, train_step.engine.weights()
 
     def save_and_load() -> list[str]:
-        text = card(run, metrics, train_step.clock.step, weights)
+        text = model_card(trained_model(run, metrics, train_step.clock.step, weights))
         saved = export_model(run.folder, model, run.data.tokenizer, text, weights)
         return check_export(saved, weights, run.task.auto_class)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -214,3 +215,19 @@ def test_names_cannot_end_a_table_a_code_block_or_the_header() -> None:
     assert row.startswith("| training data | `` a\\|b`c` \\| x \\| y \\|.csv ``, `hub:a: b --- :c:train`: ")
     assert len(re.findall(r"(?<!\\)\|", row)) == 3
     assert "\n````bash\nbash launch/cpu.sh 2 --data.text_column 'a\n```\n# no'\n````\n" in text
+
+
+def test_the_scores_of_each_class_and_the_picture_of_the_loss() -> None:
+    config = Config(task="classification", recipe=RECIPE, batch=BATCH, data=Data(train_files=("a.csv",)))
+    scores = {"precision": 0.25, "recall": 0.5, "f1": 1 / 3}
+    names = {"<b>|x": 5, "rare": 1, **{f"class {number}": 10 + number for number in range(60)}}
+    per_class = {name: scores | {"support": support} for name, support in names.items()}
+    trained = TrainedModel(
+        config, PLAN, DATA, {"loss": 2.5}, 20, [], ["bash"], "x", 1, per_class=per_class, picture="loss.png"
+    )
+    text = model_card(trained)
+    assert "| `class 59` | 0.250 | 0.500 | 0.333 | 69 |" in text and "`rare`" not in text
+    assert "And 12 more that are labels less often." in text
+    assert "![Training and held-out loss over steps](loss.png)" in text
+    few = model_card(replace(trained, per_class={"<b>|x": per_class["<b>|x"]}, picture=""))
+    assert "| `<b>\\|x` | 0.250 | 0.500 | 0.333 | 5 |" in few and "more that" not in few and "![" not in few

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 from accelerate import PartialState
+from PIL import Image
 
 from warmup.config import Config
 from warmup.config.recipe import Recipe
@@ -224,3 +226,28 @@ def test_others_of_accelerate_get_the_project(tmp_path: Path, monkeypatch: pytes
     started = Trackers(tmp_path, configured("swanlab"), -1)
     assert calls.of("init")[0]["project"] == "bert-warmup"
     started.finish()
+
+
+def test_figures_go_to_the_trackers_that_take_pictures(tmp_path: Path) -> None:
+    """To a real TensorBoard, to one of W&B's kind and one of MLflow's; others are left alone."""
+    from accelerate.tracking import TensorBoardTracker
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    file = io.BytesIO()
+    Image.new("RGB", (8, 4), (255, 0, 0)).save(file, "png")
+    pictures, calls = {"learning rate": file.getvalue()}, Calls()
+    board = TensorBoardTracker("tensorboard", str(tmp_path))
+    board.start()
+    trackers._log_pictures("tensorboard", board, pictures, 7)
+    board.finish()
+    (folder,) = {path.parent for path in tmp_path.rglob("events*")}
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    (image,) = (event for tag in events.Tags()["images"] for event in events.Images(tag))
+    assert (image.width, image.height, image.step) == (8, 4, 7)
+    trackers._log_pictures("wandb", SimpleNamespace(log_images=calls.record("images")), pictures, 7)
+    trackers._log_pictures("mlflow", SimpleNamespace(log_figure=calls.record("figure")), pictures, 7)
+    trackers._log_pictures("trackio", SimpleNamespace(), pictures, 7)
+    ((name, given), (other, figure)) = calls
+    assert (name, given["step"], given[0]["report/learning rate"][0].shape) == ("images", 7, (4, 8, 3))
+    assert (other, figure[0].size, figure[1]) == ("figure", (8, 4), "report/learning rate.png")
