@@ -61,6 +61,10 @@ class Data:
     """Vocabulary size of a tokenizer that is trained on the data (WordPiece; byte-level BPE for clm)."""
     max_bad_rows: int = 10
     """Number of unreadable rows that may be skipped; one more ends the run."""
+    max_document_bytes: int = 256_000_000
+    """The largest document: bytes of a line (uncompressed), of a .json file, of a cell of a table, or of the lines of a
+    sentence. A larger one ends the run. Preparing a text takes up to 10 times its size in memory, and a sentence of
+    words about 20 times."""
     streaming: bool = False
     """mlm, clm: read the training files from beginning to end, over and over, and tokenize them on the way instead of
     before the first step: for a corpus larger than the disk. Hub data sets are then not downloaded. Durations must be
@@ -99,6 +103,7 @@ class Data:
         require(self.max_length >= 4, "data.max_length", self.max_length, "4 or above")
         require(self.vocab_size >= 100, "data.vocab_size", self.vocab_size, "100 or above")
         require(self.max_bad_rows >= 0, "data.max_bad_rows", self.max_bad_rows, "0 or above")
+        require(self.max_document_bytes >= 1, "data.max_document_bytes", self.max_document_bytes, "1 or above")
         require(self.shuffle_buffer >= 1, "data.shuffle_buffer", self.shuffle_buffer, "1 or above")
         if self.streaming and not self.validation_files:
             raise UserError("data.validation_files: needed with streaming, because no rows can be held out of a stream")

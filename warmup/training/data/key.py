@@ -34,6 +34,7 @@ def data_key(config: Config, sources: Sources, known_labels: list[str], tokenize
     data |= {"train_files": train, "validation_files": validation}
     irrelevant = {
         "mask_rate": True,
+        "max_document_bytes": True,
         "vocab_size": tokenizer_identity != [None],
         "whole_words": not config.data.whole_words,
         "streaming": not config.data.streaming,

@@ -32,7 +32,8 @@ _IDEOGRAPH = re.compile("[\u3400-\u9fff\uf900-\ufaff\U00020000-\U0002fa1f]")
 def changed_reading(source: Source, data: Data) -> str | None:
     """How a file is read, if older versions read it otherwise."""
     if source.table is None and source.kind in DELIMITERS and data.quoting == "auto":
-        decision = find_quoting(source.name, data.delimiter or DELIMITERS[source.kind], len(data.column_names))
+        delimiter = data.delimiter or DELIMITERS[source.kind]
+        decision = find_quoting(source.name, delimiter, len(data.column_names), data.max_document_bytes)
         return None if decision.plain else decision.quoting
     if source.table is None and source.kind in WORD_FILES and has_other_lines(source.name, data):
         return "lines"

@@ -13,7 +13,6 @@ import shutil
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
@@ -40,6 +39,7 @@ from warmup.training.data.splits import hold_out
 from warmup.training.data.streaming.chunk_cache import ChunkCache
 from warmup.training.data.streaming.documents import Corpus
 from warmup.training.data.streaming.stream import open_stream
+from warmup.training.data.tables import build_table, tokenize_table, write_samples
 from warmup.training.data.tokenizers.windows import TokenizeBatch
 from warmup.training.files import staged_folder
 from warmup.training.models.build import is_new_model, label_names
@@ -149,26 +149,6 @@ def open_training_stream(
     return replace(prepared, train=open_stream(corpus, cache, train.mean_length, stream_state))
 
 
-def build_table(rows: Any, folder: Path, features: datasets.Features) -> datasets.Dataset:
-    """The rows that a function generates as a table on disk.
-
-    Args:
-        rows: a function without arguments that returns an iterator of rows.
-        folder: where the table is kept.
-        features: types of its columns.
-
-    Raises:
-        UserError, OSError: as the generator raised them.
-    """
-    try:
-        return datasets.Dataset.from_generator(
-            rows, features=features, cache_dir=str(folder), fingerprint=folder.name, split="rows"
-        )
-    except datasets.exceptions.DatasetGenerationError as error:
-        cause = error.__cause__
-        raise cause if isinstance(cause, UserError | OSError) else error from None
-
-
 def _resolve_sources(config: Config, facts: TaskFacts, cache: Path) -> Sources:
     data = config.data
     if facts.label_means and not data.train_files:
@@ -264,8 +244,9 @@ class _Builder:
                     raise UserError(f"data.ignore_labels: all {name} rows have one of them, so that none is left")
                 return islice(chain([first], rows), limit)
 
-            return build_table(generate, folder / name, row_format.features)
+            return build_table(generate(), folder / name, row_format.features)
 
+        folder.mkdir()
         train, validation = sources
         rows = table(train, "train", data.shuffle_buffer if data.streaming else None)
         if validation:
@@ -282,7 +263,7 @@ def tokenize_rows(
     """The samples of rows.
 
     Args:
-        rows: parsed rows.
+        rows: parsed rows, on disk; the samples are written beside them.
         task: what makes samples of them.
         tokenizer: its settings are changed.
         labels: what the task found.
@@ -291,30 +272,11 @@ def tokenize_rows(
     Raises:
         UserError: there is not one token in the texts.
     """
-    with _announced(f"tokenising {len(rows):,} {name} rows"):
-        samples = rows.map(
-            task.tokenize(tokenizer, labels),
-            batched=True,
-            remove_columns=rows.column_names,
-            features=table_features(task.features),
-            desc=f"tokenising {name}",
-            load_from_cache_file=False,
-            new_fingerprint=name,
-        )
+    if not is_terminal(sys.stderr):  # where there is no bar
+        print(f"tokenising {len(rows):,} {name} rows", file=sys.stderr, flush=True)
+    parts = tokenize_table(rows, task.tokenize(tokenizer, labels), name)
+    beside = Path(rows.cache_files[0]["filename"]).with_name(f"{name}.arrow")
+    samples = write_samples(parts, beside, table_features(task.features))
     if not len(samples):
         raise UserError(f"data: no token in the {name} texts")
     return samples
-
-
-@contextmanager
-def _announced(text: str) -> Iterator[None]:
-    """Let datasets show its bar in the block if stderr is a terminal; otherwise say once what is being done."""
-    if not is_terminal(sys.stderr):
-        print(text, file=sys.stderr, flush=True)
-        yield
-        return
-    datasets.enable_progress_bars()
-    try:
-        yield
-    finally:
-        datasets.disable_progress_bars()

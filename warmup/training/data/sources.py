@@ -17,7 +17,7 @@ import datasets
 
 from warmup.config.tasks import TABLES, TASKS, TEXT_FILES, WORD_FILES, TaskFacts
 from warmup.errors import UserError, one_line
-from warmup.training.data.lines import COMPRESSIONS, lines
+from warmup.training.data.lines import COMPRESSIONS, is_empty
 
 TEXT_KINDS = tuple(kind for kind in (*TABLES, *TEXT_FILES, *WORD_FILES) if kind != ".parquet")
 KNOWN = f"{', '.join(TEXT_KINDS)} (also with {', '.join(COMPRESSIONS)} after it) and .parquet"
@@ -166,7 +166,7 @@ def _file(file: str, kinds: Sequence[str], task: str) -> Source:
         raise UserError(
             f"{file}: a {kind} file holds {_HOLDS[kind]}, for task {readers}; task: {task} reads {', '.join(kinds)}"
         )
-    if empty or (compression and next(lines(file), None) is None):
+    if empty or (compression and is_empty(file)):
         raise UserError(f"{file} is empty")
     return Source(file, kind)
 

@@ -17,11 +17,11 @@ from transformers import PreTrainedTokenizerBase
 from warmup.config import Config
 from warmup.config.tasks import TASKS
 from warmup.training.data import sources
-from warmup.training.data.prepare import build_table
 from warmup.training.data.readers import all_rows
 from warmup.training.data.readers.columns import BadRow
 from warmup.training.data.samples import TOKEN_PREFIX, Samples, load_samples, table_features
 from warmup.training.data.sources import Source
+from warmup.training.data.tables import build_table, tokenize_table, write_samples
 from warmup.training.tasks import Predictor
 
 _OF_ROWS = ("row", "truncated", "words")  # columns that the model does not read
@@ -95,9 +95,9 @@ def read_inputs(
             else:
                 yield row
 
-    rows = build_table(usable, folder / "rows", predictor.row_format.features)
+    rows = build_table(usable(), folder / "rows", predictor.row_format.features)
     predictor.check_rows(rows)
-    _tokenize(rows, predictor).save_to_disk(folder / "samples")
+    _tokenize(rows, predictor, folder / "samples.arrow").save_to_disk(folder / "samples")
     content = [source.content() for source in parts] + [tokenizer.backend_tokenizer.to_str()]
     return TokenizedRows(folder / "samples", bad, hashlib.sha256("".join(content).encode()).hexdigest())
 
@@ -107,19 +107,11 @@ def load_inputs(tokenized: TokenizedRows) -> PredictionInputs:
     return PredictionInputs(load_samples(tokenized.folder).table, tokenized.bad, tokenized.key)
 
 
-def _tokenize(rows: datasets.Dataset, predictor: Predictor) -> datasets.Dataset:
+def _tokenize(rows: datasets.Dataset, predictor: Predictor, file: Path) -> datasets.Dataset:
     own = {
         "row": datasets.Value("int32"),
         f"{TOKEN_PREFIX}targets": datasets.List(datasets.Value("int32")),
         "truncated": datasets.Value("bool"),
     }
-    return rows.map(
-        predictor.tokenize,
-        batched=True,
-        with_indices=True,
-        remove_columns=rows.column_names,
-        features=table_features({**own, **predictor.features}),
-        desc="tokenising",
-        load_from_cache_file=False,
-        new_fingerprint="samples",
-    )
+    parts = tokenize_table(rows, predictor.tokenize, "rows", with_numbers=True)
+    return write_samples(parts, file, table_features({**own, **predictor.features}))

@@ -15,6 +15,7 @@ from warmup.training.data.batching.micro_batch import MicroBatch, padded_inputs,
 from warmup.training.data.batching.prefetcher import Collate
 from warmup.training.data.readers.columns import RowFormat, label_column, pair_column, text_column
 from warmup.training.data.samples import SampleSource
+from warmup.training.data.tokenizers.long_texts import count_tokens
 from warmup.training.data.tokenizers.texts import encode_texts, tokenize_for_prediction
 from warmup.training.data.tokenizers.windows import TokenizeBatch
 
@@ -55,11 +56,9 @@ def tokenize_labelled(
 
 def _full_lengths(batch: dict[str, Any], rows: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """How many tokens some rows would have if nothing were cut off."""
-    if not rows:
-        return []
-    texts = [batch["text"][row] for row in rows]
-    pairs = [batch["pair"][row] for row in rows] if batch["pair"][rows[0]] is not None else None
-    return [len(ids) for ids in tokenizer(texts, pairs, verbose=False)["input_ids"]]
+    added = tokenizer.num_special_tokens_to_add(pair=batch["pair"][0] is not None)
+    texts = [[batch[column][row] or "" for column in ("text", "pair")] for row in rows]
+    return [added + sum(count_tokens(text, tokenizer) for text in both) for both in texts]
 
 
 def collate_labelled(tokenizer: PreTrainedTokenizerBase, label_type: type) -> Collate:

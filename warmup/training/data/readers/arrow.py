@@ -10,11 +10,13 @@ from typing import Any
 import datasets
 import pyarrow.parquet
 
+from warmup.config.data import Data
 from warmup.errors import UserError, one_line
+from warmup.training.data.lines import raise_too_large
 from warmup.training.data.readers.columns import BadRow, ChosenColumns, RowFormat
 from warmup.training.data.samples import NO_TAG
+from warmup.training.data.tables import ROWS, rows_at_once
 
-ROWS = 1024  # that are in memory at once
 _UNREADABLE = (OSError, ValueError, KeyError, pyarrow.ArrowException)
 
 
@@ -23,8 +25,8 @@ def parquet_rows(file: str, row_format: RowFormat) -> Iterator[dict[str, Any] | 
         with pyarrow.parquet.ParquetFile(file, page_checksum_verification=True) as parquet:
             schema = parquet.schema_arrow
             chosen = row_format.choose(file, schema.names)
-            batches = parquet.iter_batches(ROWS, columns=list(chosen.file_names))
-            yield from _rows(file, batches, chosen, _features(schema, chosen), row_format.options.ignore_labels)
+            features = _features(schema, chosen)
+            yield from _rows(file, _batches(parquet, chosen), chosen, features, row_format.options)
     except UserError:
         raise
     except _UNREADABLE as error:
@@ -34,8 +36,9 @@ def parquet_rows(file: str, row_format: RowFormat) -> Iterator[dict[str, Any] | 
 def dataset_rows(name: str, table: datasets.Dataset, row_format: RowFormat) -> Iterator[dict[str, Any] | BadRow]:
     chosen = row_format.choose(name, table.column_names)
     try:
-        batches = table.select_columns(list(chosen.file_names)).with_format("arrow").iter(ROWS)
-        yield from _rows(name, batches, chosen, table.features, row_format.options.ignore_labels)
+        read = table.select_columns(list(chosen.file_names)).with_format("arrow")
+        batches = read.iter(rows_at_once(read.data.nbytes, len(read.data)))
+        yield from _rows(name, batches, chosen, table.features, row_format.options)
     except UserError:
         raise
     except _UNREADABLE as error:
@@ -52,11 +55,20 @@ def shard_rows(
         if first is not None:
             features = stream.features or datasets.Features.from_arrow_schema(first.schema)
             chosen = row_format.choose(name, first.column_names)
-            yield from _rows(name, itertools.chain([first], batches), chosen, features)
+            yield from _rows(name, itertools.chain([first], batches), chosen, features, row_format.options)
     except UserError:
         raise
     except Exception as error:  # of the network, the hub, or whatever a damaged file leads the library to
         raise UserError(f"{name} cannot be read: {one_line(error)}") from error
+
+
+def _batches(parquet: pyarrow.parquet.ParquetFile, chosen: ChosenColumns) -> Iterator[pyarrow.RecordBatch]:
+    """Yield the rows of a file, as many at once as the size of their group suggests."""
+    for number in range(parquet.num_row_groups):
+        group = parquet.metadata.row_group(number)
+        size = sum(group.column(column).total_uncompressed_size for column in range(group.num_columns))
+        rows = rows_at_once(size, group.num_rows)
+        yield from parquet.iter_batches(rows, row_groups=[number], columns=list(chosen.file_names))
 
 
 def _features(schema: pyarrow.Schema, chosen: ChosenColumns) -> datasets.Features | dict:
@@ -72,7 +84,7 @@ def _rows(
     batches: Iterable[pyarrow.RecordBatch | pyarrow.Table],
     chosen: ChosenColumns,
     features: dict,
-    ignored: Collection[str] = (),
+    options: Data,
 ) -> Iterator[dict[str, Any] | BadRow]:
     """Yield the rows of batches.
 
@@ -81,17 +93,37 @@ def _rows(
         batches: of its columns.
         chosen: the columns to read.
         features: types of its columns, where they are known.
-        ignored: numbers that are no class of a column of classes, but are to be passed on.
+        options: of the configuration.
     """
     number = 0
     for batch in batches:
-        columns = {column: _values(batch.column(column), features.get(column), ignored) for column in chosen.file_names}
+        for column in chosen.file_names:
+            _check_size(name, number, batch.column(column), options.max_document_bytes)
+        columns = {
+            column: _values(batch.column(column), features.get(column), options.ignore_labels)
+            for column in chosen.file_names
+        }
         for values in zip(*columns.values(), strict=True):
             number += 1
             try:
                 yield chosen.parse(_decoded(dict(zip(columns, values, strict=True))))
             except ValueError as error:
                 yield BadRow(name, number, str(error), unit="row")
+
+
+def _check_size(name: str, before: int, column: pyarrow.Array | pyarrow.ChunkedArray, max_bytes: int) -> None:
+    """Raise UserError where a cell is too large.
+
+    Args:
+        name: of the file or data set.
+        before: rows before those of the column.
+        column: some rows of it.
+        max_bytes: the most that a cell may have.
+    """
+    if column.nbytes > max_bytes:
+        for number in range(len(column)):
+            if column.slice(number, 1).nbytes > max_bytes:
+                raise_too_large(f"{name}: row {before + number + 1}: a cell", max_bytes)
 
 
 def _values(column: pyarrow.Array | pyarrow.ChunkedArray, feature: object, ignored: Collection[str] = ()) -> list:

@@ -223,7 +223,7 @@ def parse_text(value: Any, what: str, blanks: str | None = None) -> str:
         raise ValueError(f"{what} is missing")
     if not isinstance(value, str):
         raise ValueError(f"{what} is not a string")
-    if not value.strip(blanks):
+    if is_blank(value, blanks):
         raise ValueError(f"{what} is blank")
     if "\0" in value:
         raise ValueError(f"{what} holds a NUL byte")
@@ -232,6 +232,11 @@ def parse_text(value: Any, what: str, blanks: str | None = None) -> str:
     except UnicodeEncodeError as error:
         raise ValueError(f"{what} holds a lone surrogate") from error
     return value
+
+
+def is_blank(text: str, blanks: str | None = None) -> bool:
+    """Whether a text is empty or has nothing but blanks: these, or all white space. (A long one is not copied.)"""
+    return not text or (text.isspace() if blanks is None else not text.strip(blanks))
 
 
 def parse_class(value: Any, what: str) -> str:

@@ -13,10 +13,10 @@ from typing import Any
 
 from warmup.config.data import Data
 from warmup.errors import UserError
-from warmup.training.data.lines import lines, why_not_text
+from warmup.training.data.lines import lines, raise_too_large, why_not_text
 from warmup.training.data.readers.columns import BLANKS, BadRow, RowFormat
 
-_LOOK_LINES = 10_000  # that are looked at to tell the columns
+_LOOK_LINES, _LOOK_BYTES = 10_000, 1 << 24  # that are looked at to tell the columns
 _CONLL_U = 10  # columns of CoNLL-X and CoNLL-U: ID FORM LEMMA UPOS XPOS FEATS HEAD DEPREL DEPS MISC
 _NO_WORD = re.compile(r"[0-9]+[-.][0-9]+")  # IDs of the words "1-2", which follow, and of "8.1", which is not said
 
@@ -47,10 +47,16 @@ def conll_rows(file: str, row_format: RowFormat) -> Iterator[dict[str, Any] | Ba
     """
     with_tags = "label" in row_format.roles
     layout = find_layout(file, row_format.options)
+    max_bytes = row_format.options.max_document_bytes
     words: list[str] = []
     tags: list[str] = []
+    known: dict[str, str] = {}  # each word and tag of a sentence is in memory once
+    size = 0
     bad: BadRow | None = None
-    for number, line in enumerate(chain(lines(file), [b""]), 1):
+    for number, line in enumerate(chain(lines(file, max_bytes), [b""]), 1):
+        size += len(line)
+        if size > max_bytes:
+            raise_too_large(f"{file}:{number}: a sentence (they end with an empty line)", max_bytes)
         if line.strip() and not line.startswith(b"-DOCSTART-"):
             try:
                 columns = _columns(line)
@@ -58,14 +64,18 @@ def conll_rows(file: str, row_format: RowFormat) -> Iterator[dict[str, Any] | Ba
                     continue
                 if layout.numbered and _NO_WORD.fullmatch(columns[0]):
                     continue
-                words.append(_column(columns, layout.word, with_tags))
+                word = _column(columns, layout.word, with_tags)
+                words.append(known.setdefault(word, word))
                 if with_tags:
-                    tags.append(_column(columns, layout.tag, with_tags))
+                    tag = _column(columns, layout.tag, with_tags)
+                    tags.append(known.setdefault(tag, tag))
             except ValueError as error:
                 bad = bad or BadRow(file, number, str(error))
         elif words or bad:
             yield bad or ({"text": words} | ({"label": tags} if with_tags else {}))
-            words, tags, bad = [], [], None
+            words, tags, known, size, bad = [], [], {}, 0, None
+        else:
+            size = 0
 
 
 def find_layout(file: str, options: Data) -> Layout:
@@ -77,12 +87,13 @@ def find_layout(file: str, options: Data) -> Layout:
         UserError: the first column counts, or is the same everywhere, and no other one is named.
     """
     status = os.stat(file)
-    return _find_layout(file, options.word_column, options.tag_column, (status.st_size, status.st_mtime_ns))
+    version = status.st_size, status.st_mtime_ns
+    return _find_layout(file, options.word_column, options.tag_column, options.max_document_bytes, version)
 
 
 @lru_cache(maxsize=1024)
-def _find_layout(file: str, word: int | None, tag: int | None, version: tuple[int, int]) -> Layout:
-    sentences = _first_sentences(file)
+def _find_layout(file: str, word: int | None, tag: int | None, max_bytes: int, version: tuple[int, int]) -> Layout:
+    sentences = _first_sentences(file, max_bytes)
     usual = Counter((len(columns), tabs) for sentence in sentences for columns, tabs in sentence)
     (width, tabs), _ = usual.most_common(1)[0] if usual else ((1, False), 0)
     rows = [[columns for columns, _ in sentence if len(columns) == width] for sentence in sentences]
@@ -102,10 +113,14 @@ def _find_layout(file: str, word: int | None, tag: int | None, version: tuple[in
     return Layout((word or 1) - 1, tag - 1 if tag else -1, width, tabs, numbered, note)
 
 
-def _first_sentences(file: str) -> list[list[tuple[list[str], bool]]]:
+def _first_sentences(file: str, max_bytes: int) -> list[list[tuple[list[str], bool]]]:
     """The columns of the first sentences' lines, and whether tabs part them; without lines that begin with #."""
     sentences: list[list[tuple[list[str], bool]]] = [[]]
-    for line in islice(lines(file), _LOOK_LINES):
+    size = 0
+    for line in islice(lines(file, max_bytes), _LOOK_LINES):
+        size += len(line)
+        if size > _LOOK_BYTES:
+            break
         if not line.strip():
             sentences.append([])
         elif not (line.startswith((b"-DOCSTART-", b"#")) or why_not_text(line)):
@@ -133,7 +148,7 @@ def has_other_lines(file: str, options: Data) -> bool:
     if layout.note:
         return True
     at_start = True
-    for line in lines(file):
+    for line in lines(file, options.max_document_bytes):
         if not line.strip() or line.startswith(b"-DOCSTART-"):
             at_start = True
         elif not why_not_text(line):

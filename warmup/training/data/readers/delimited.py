@@ -64,8 +64,9 @@ def table_format(file: str, options: Data, delimiter: str) -> TableFormat:
     delimiter, columns = options.delimiter or delimiter, len(options.column_names)
     quoting = options.quoting
     if quoting == "auto":
-        quoting = find_quoting(file, delimiter, columns).quoting
-    return TableFormat(delimiter, quoting, columns, "data.column_names" if columns else "the header")
+        quoting = find_quoting(file, delimiter, columns, options.max_document_bytes).quoting
+    columns_are_of = "data.column_names" if columns else "the header"
+    return TableFormat(delimiter, quoting, columns, columns_are_of, options.max_document_bytes)
 
 
 def _row(file: str, record: Record, names: list[str], chosen: ChosenColumns) -> dict[str, Any] | BadRow:
@@ -109,14 +110,15 @@ def _why_data(file: str, table: TableFormat, names: list[str], found: bool) -> s
     for name in names:
         if not found and (len(name.split()) > 4 or len(name) > 60):
             return f"{name[:40]!r} is a text"
-    rows = [
-        record.fields
+    recurring = {
+        column
         for record in islice(read_records(file, replace(table, columns=len(names))), 1, _LOOK_ROWS)
         if not record.reason and record.fields != names
-    ]
-    for column, name in enumerate(names):
-        if name.strip() and any(row[column] == name for row in rows):
-            return f"{name[:40]!r} is also in later rows of its column"
+        for column, name in enumerate(names)
+        if name.strip() and record.fields[column] == name
+    }
+    if recurring:
+        return f"{names[min(recurring)][:40]!r} is also in later rows of its column"
     if all(_is_decimal(name) for name in names):
         return f"{names[0]!r} is a number"
     return None

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from warmup.errors import UserError
-from warmup.training.data.lines import lines, why_not_text
+from warmup.training.data.lines import lines, raise_too_large, why_not_text
 from warmup.training.data.readers.columns import BadRow, ChosenColumns, RowFormat
 
 _ENDLESS = "JSON with a number too long or nested too deeply"
@@ -18,7 +18,7 @@ _WRONG_BYTE = re.compile("[\udc80-\udcff]")  # what decoding with surrogateescap
 def jsonl_rows(file: str, row_format: RowFormat) -> Iterator[dict[str, Any] | BadRow]:
     """One object per line."""
     chosen = None
-    for number, line in enumerate(lines(file), 1):
+    for number, line in enumerate(lines(file, row_format.options.max_document_bytes), 1):
         if not line.strip():
             continue
         try:
@@ -39,7 +39,7 @@ def _object(line: bytes) -> dict:
     if reason := why_not_text(line):
         raise ValueError(reason)
     try:
-        record = json.loads(line.decode("utf-8").rstrip("\r\n"))
+        record = json.loads(line.rstrip(b"\r\n").decode("utf-8"))
     except json.JSONDecodeError as error:
         what = error.msg.removesuffix(" at")
         raise ValueError(f"not valid JSON ({what} at column {error.colno}); one object per line") from error
@@ -52,10 +52,11 @@ def _object(line: bytes) -> dict:
 
 def json_rows(file: str, row_format: RowFormat) -> Iterator[dict[str, Any] | BadRow]:
     """A list of objects, alone or as "data" of an object, read as a whole; or what many call .json: one per line."""
-    if _is_one_per_line(file):
+    max_bytes = row_format.options.max_document_bytes
+    if _is_one_per_line(file, max_bytes):
         yield from jsonl_rows(file, row_format)
         return
-    text = b"".join(lines(file)).decode("utf-8", "surrogateescape")
+    text = _whole(file, max_bytes)
     undecodable = not text.isascii() and _WRONG_BYTE.search(text) is not None
     chosen = None
     for number, record in enumerate(_list(file, text), 1):
@@ -74,9 +75,20 @@ def json_rows(file: str, row_format: RowFormat) -> Iterator[dict[str, Any] | Bad
             yield row
 
 
-def _is_one_per_line(file: str) -> bool:
+def _whole(file: str, max_bytes: int) -> str:
+    read: list[bytes] = []
+    size = 0
+    for line in lines(file, max_bytes):
+        read.append(line)
+        size += len(line)
+        if size > max_bytes:
+            raise_too_large(f"{file}: a .json file, which is read as a whole (a .jsonl file is not),", max_bytes)
+    return b"".join(read).decode("utf-8", "surrogateescape")
+
+
+def _is_one_per_line(file: str, max_bytes: int) -> bool:
     """Whether the first line that is not blank is an object by itself."""
-    line = next((line for line in lines(file) if line.strip()), b"")
+    line = next((line for line in lines(file, max_bytes) if line.strip()), b"")
     if not line.lstrip().startswith(b"{"):
         return False
     try:

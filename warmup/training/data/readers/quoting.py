@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Literal, NamedTuple, NoReturn
 
+from warmup.config.data import Data
 from warmup.errors import UserError
 from warmup.training.data.lines import lines
 from warmup.training.data.readers.records import Quoting, Record, TableFormat, read_records
 
 _LOOK_BYTES = 1 << 28  # how much of a file is looked at
 _MAX_VALUES = 100  # distinct values of a column of classes
+_LONG_VALUE = 1000
 _MAX_SEVERAL = 1000
+_MAX_SEVERAL_BYTES = 1 << 24
 
 
 Kind = Literal["rows", "text", "unknown"]
@@ -30,7 +32,7 @@ class Decision(NamedTuple):
     """Whether all of them are quotes of complete rows, or there are none: whatever read the file got the same rows."""
 
 
-def find_quoting(file: str, delimiter: str, columns: int = 0) -> Decision:
+def find_quoting(file: str, delimiter: str, columns: int = 0, max_bytes: int = Data.max_document_bytes) -> Decision:
     """Decide what quotation marks are in a file.
 
     They are quotes where that explains more rows than if they are characters, or where somebody wrote them who quotes:
@@ -41,19 +43,20 @@ def find_quoting(file: str, delimiter: str, columns: int = 0) -> Decision:
         file: its name.
         delimiter: what separates fields.
         columns: how many there are; 0 for as many as the header has.
+        max_bytes: the most that a line may have.
 
     Raises:
         UserError: both would explain the file, and give other rows.
     """
     status = os.stat(file)
-    return _decide(file, delimiter, columns, (status.st_size, status.st_mtime_ns))
+    return _decide(file, delimiter, columns, max_bytes, (status.st_size, status.st_mtime_ns))
 
 
 @lru_cache(maxsize=1024)
-def _decide(file: str, delimiter: str, columns: int, version: tuple[int, int]) -> Decision:
+def _decide(file: str, delimiter: str, columns: int, max_bytes: int, version: tuple[int, int]) -> Decision:
     size = last_line = 0
     has_quotes = False
-    for number, line in enumerate(lines(file), 1):
+    for number, line in enumerate(lines(file, max_bytes), 1):
         size += len(line)
         if size > _LOOK_BYTES:
             break
@@ -61,16 +64,17 @@ def _decide(file: str, delimiter: str, columns: int, version: tuple[int, int]) -
     if not has_quotes:
         return Decision("standard", True)
     with_header = not columns
+    table = TableFormat(delimiter, "standard", max_bytes=max_bytes)
     if with_header:
-        header = next(read_records(file, TableFormat(delimiter, "standard")), None)
+        header = next(read_records(file, table), None)
         columns = len(header.fields) if header else 0
     quoted = _Reading(delimiter, columns, with_header)
-    for record in read_records(file, TableFormat(delimiter, "standard", columns)):
+    for record in read_records(file, replace(table, columns=columns)):
         if record.line <= last_line:
             quoted.add(record)
     characters_bad = sum(
         record.reason is not None
-        for record in read_records(file, TableFormat(delimiter, "none", columns))
+        for record in read_records(file, replace(table, columns=columns, quoting="none"))
         if record.line <= last_line
     )
     return _judge(file, quoted, characters_bad)
@@ -83,7 +87,8 @@ class _Column:
     count: int = 0
     quoted: int = 0
     numbers: int = 0
-    values: dict[str, int] = field(default_factory=dict)
+    values: dict[str | int, int] = field(default_factory=dict)
+    """How often each value occurs; of long ones, which nothing can be told by, the hash."""
     unquoted_elsewhere: bool = False
     """Whether a record of several lines has this field without quotation marks."""
 
@@ -91,8 +96,9 @@ class _Column:
         self.count += 1
         self.quoted += quoted
         self.numbers += _is_number(value)
-        if value in self.values or len(self.values) <= _MAX_VALUES:
-            self.values[value] = self.values.get(value, 0) + 1
+        key = _key(value)
+        if key in self.values or len(self.values) <= _MAX_VALUES:
+            self.values[key] = self.values.get(key, 0) + 1
 
     @property
     def is_always_quoted(self) -> bool:
@@ -106,7 +112,7 @@ class _Column:
     def accepts(self, value: str) -> bool:
         """Whether a field is like the others, in quotation marks or not; of a column that is known."""
         value = value.strip('"')
-        return _is_number(value) if self.numbers == self.count else value in self.values
+        return _is_number(value) if self.numbers == self.count else _key(value) in self.values
 
 
 class _Reading:
@@ -126,8 +132,7 @@ class _Reading:
         """Of the records of one line, without the header."""
         self.several: list[Record] = []
         """Records of several lines."""
-        mark = re.escape(delimiter)
-        self._field = re.compile(rf'(?:^|{mark})(?:"((?:[^"]|"")*)"(?={mark}|$)|([^{mark}]*))')
+        self._several_bytes = 0
 
     def add(self, record: Record) -> None:
         if record.reason:
@@ -138,17 +143,18 @@ class _Reading:
                 self._add_fields(record.fields, [False] * len(record.fields))
             return
         text = b"".join(record.lines).decode("utf-8").rstrip("\r\n")
-        parts = [match.groups() for match in self._field.finditer(text)]
-        enclosed = [inner for inner, _ in parts if inner is not None]
-        self.bare += sum('"' in (other or "") for _, other in parts)
+        parts = list(_fields(text, self.delimiter))
+        enclosed = [part[1:-1] for part, is_enclosed in parts if is_enclosed]
+        self.bare += sum('"' in part for part, is_enclosed in parts if not is_enclosed)
         if record.line < self.first_row:
             self.header_is_quoted = bool(enclosed)
         several = len(record.lines) > 1
         self.needed += sum('""' in inner or (not several and self.delimiter in inner) for inner in enclosed)
-        if several and len(self.several) < _MAX_SEVERAL:
+        if several and len(self.several) < _MAX_SEVERAL and self._several_bytes < _MAX_SEVERAL_BYTES:
             self.several.append(record)
+            self._several_bytes += sum(map(len, record.lines))
         if record.line >= self.first_row:
-            self._add_fields(record.fields, [inner is not None for inner, _ in parts], several)
+            self._add_fields(record.fields, [is_enclosed for _, is_enclosed in parts], several)
 
     def _add_fields(self, fields: Sequence[str], quoted: Sequence[bool], several: bool = False) -> None:
         for column, value, is_quoted in zip(self.columns, fields, quoted, strict=False):
@@ -190,6 +196,28 @@ class _Reading:
         return "unknown" if complete == len(rows) else "text"
 
 
+def _fields(text: str, delimiter: str) -> Iterator[tuple[str, bool]]:
+    """Yield the fields of a record as they are written, and whether quotation marks enclose each."""
+    start = 0
+    while start <= len(text):
+        end = enclosed = _enclosed_end(text, start, delimiter)
+        if end is None:
+            end = text.find(delimiter, start)
+            end = len(text) if end < 0 else end
+        yield text[start:end], enclosed is not None
+        start = end + 1
+
+
+def _enclosed_end(text: str, start: int, delimiter: str) -> int | None:
+    """Where the field in quotation marks ends that begins at `start`; None where there is none."""
+    if not text.startswith('"', start):
+        return None
+    end = text.find('"', start + 1)
+    while text.startswith('"', end + 1) and end > 0:  # a doubled one
+        end = text.find('"', end + 2)
+    return end + 1 if end > 0 and text[end + 1 : end + 2] in ("", delimiter) else None
+
+
 def _judge(file: str, quoted: _Reading, characters_bad: int) -> Decision:
     """Decide by what both readings of a file look like. See `find_quoting`."""
     is_tsv = quoted.delimiter == "\t"
@@ -216,6 +244,10 @@ def _raise_ambiguous(file: str, line: int) -> NoReturn:
         f"{file}:{line}: one row of several lines if quotation marks enclose fields, several rows if they are "
         "characters of the texts; say which it is: --data.quoting standard, or none"
     )
+
+
+def _key(value: str) -> str | int:
+    return value if len(value) <= _LONG_VALUE else hash(value)
 
 
 def _is_number(value: str) -> bool:

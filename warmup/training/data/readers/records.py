@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from warmup.config.data import Data
 from warmup.training.data.lines import lines, why_not_text
 
-MAX_FIELD = 1 << 24  # bounds what a quotation mark that is never closed can draw into memory
+MAX_FIELD = 1 << 24  # of several lines; bounds what a quotation mark that is never closed can draw into memory
 
 Quoting = Literal["standard", "none"]
 """standard: a field may be enclosed in quotation marks, and then hold delimiters, line breaks and doubled quotation
@@ -39,6 +40,8 @@ class TableFormat:
     """How many fields a record must have; 0 for any number."""
     columns_are_of: str = "the header"
     """Where that number is from, for messages."""
+    max_bytes: int = Data.max_document_bytes
+    """The most that a line may have."""
 
     def why_wrong(self, fields: list[str]) -> str | None:
         """Why these cannot be the fields of a record, or None if they can."""
@@ -54,7 +57,7 @@ def read_records(file: str, table: TableFormat) -> Iterator[Record]:
     Where quotation marks are wrong, or do not give the fields that a record of several lines must have, only the line
     on which they begin is given up, and reading goes on at the next one.
     """
-    source = _Lines(file)
+    source = _Lines(file, table.max_bytes)
     for number, line in source:
         if table.quoting == "standard" and (b'"' in line or b"\r" in line.rstrip(b"\r\n")):
             record = _quoted_record(source, number, line, table)
@@ -67,8 +70,8 @@ def read_records(file: str, table: TableFormat) -> Iterator[Record]:
 class _Lines:
     """The numbered lines of a file, which can be given back to be read again."""
 
-    def __init__(self, file: str):
-        self._lines = enumerate(lines(file), 1)
+    def __init__(self, file: str, max_bytes: int):
+        self._lines = enumerate(lines(file, max_bytes), 1)
         self._returned: deque[tuple[int, bytes]] = deque()
 
     def __iter__(self) -> Iterator[tuple[int, bytes]]:
@@ -92,7 +95,7 @@ def _plain_record(number: int, line: bytes, table: TableFormat) -> Record:
 
 def _quoted_record(source: _Lines, number: int, line: bytes, table: TableFormat) -> Record:
     """The record that begins with this line. What it does not take of the lines that follow is given back."""
-    csv.field_size_limit(MAX_FIELD)
+    csv.field_size_limit(max(MAX_FIELD, len(line)))
     used = [(number, line)]
 
     def feed() -> Iterator[str]:
@@ -127,4 +130,6 @@ def _text(line: bytes) -> str:
 def _quote_error(error: csv.Error, delimiter: str) -> str:
     if "unexpected end of data" in str(error):
         return "a quotation mark opened in this row is never closed"
+    if "field larger" in str(error):
+        return f"a quotation mark opened in this row is not closed within {MAX_FIELD} characters"
     return f"not valid {'tsv' if delimiter == chr(9) else 'csv'} ({error})"

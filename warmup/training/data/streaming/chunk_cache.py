@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,9 +15,10 @@ from filelock import FileLock
 
 from warmup.errors import UserError
 from warmup.training.data.samples import Samples
+from warmup.training.data.tables import write_samples
+from warmup.training.data.tokenizers.windows import TokenizeBatch
 from warmup.training.files import staged_file
 
-TOKENIZE_BATCH = 1000  # documents that are tokenized at once
 STALE_SECONDS = 3600.0  # a file that is older than this was left behind by a killed run
 
 
@@ -28,8 +29,8 @@ class ChunkCache:
     folder: Path
     """Where the files are. Its parent must exist."""
 
-    tokenize: Callable[[dict], dict]
-    """Turns a batch of rows, with a column `text`, into a batch of samples."""
+    tokenize: TokenizeBatch
+    """Turns rows with a column `text` into samples."""
 
     features: datasets.Features
     """The columns of the samples and their types."""
@@ -46,8 +47,7 @@ class ChunkCache:
         Raises:
             UserError: The file cannot be written or read.
         """
-        digest = hashlib.blake2b("\0".join(texts).encode(), digest_size=10).hexdigest()
-        file = self.folder / f"{digest}.arrow"
+        file = self.folder / f"{_digest(texts)}.arrow"
         try:
             self.folder.mkdir(exist_ok=True)
             while (samples := load_chunk(file)) is None:
@@ -67,12 +67,18 @@ class ChunkCache:
                     leftover.unlink()
 
     def _write(self, texts: Sequence[str], file: Path) -> None:
-        schema = self.features.arrow_schema
-        with staged_file(file) as stage, pyarrow.OSFile(str(stage), "wb") as sink:
-            with pyarrow.ipc.new_stream(sink, schema) as writer:
-                for start in range(0, len(texts), TOKENIZE_BATCH):
-                    batch = self.tokenize({"text": texts[start : start + TOKENIZE_BATCH]})
-                    writer.write_table(pyarrow.table(batch, schema))
+        with staged_file(file) as stage:
+            samples = self.tokenize({"text": texts})
+            write_samples([samples] if isinstance(samples, Mapping) else samples, stage, self.features)
+
+
+def _digest(texts: Sequence[str]) -> str:
+    """A hash of the texts with a NUL byte between them."""
+    digest = hashlib.blake2b(digest_size=10)
+    for number, text in enumerate(texts):
+        digest.update(b"\0" if number else b"")
+        digest.update(text.encode())
+    return digest.hexdigest()
 
 
 def load_chunk(file: Path) -> Samples | None:

@@ -6,6 +6,8 @@ from typing import Any
 
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
+from warmup.training.data.tokenizers.long_texts import shorten, shorten_pair
+
 
 def encode_texts(
     batch: dict[str, Any], tokenizer: PreTrainedTokenizerBase, max_length: int
@@ -21,8 +23,14 @@ def encode_texts(
         The tokenizer's encoding, and the columns {ids, length, second_start}: `second_start` is the number of tokens
         before the second text.
     """
-    pairs = batch["pair"] if batch.get("pair", [None])[0] is not None else None
-    encoded = tokenizer(batch["text"], pairs, truncation="longest_first", max_length=max_length, verbose=False)
+    options = {"tokens": max_length, "tokenizer": tokenizer, "from_end": tokenizer.truncation_side == "left"}
+    texts, pairs = batch["text"], None
+    if batch.get("pair", [None])[0] is None:
+        texts = [shorten(text, **options) for text in texts]
+    else:
+        both = [shorten_pair(*pair, **options) for pair in zip(texts, batch["pair"], strict=True)]
+        texts, pairs = map(list, zip(*both, strict=True))
+    encoded = tokenizer(texts, pairs, truncation="longest_first", max_length=max_length, verbose=False)
     ids = encoded["input_ids"]
     starts = [sum(part != 1 for part in encoded.sequence_ids(row)) for row in range(len(ids))]
     if pairs:  # the [SEP] after the second text belongs to it

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import datasets
 from tokenizers import BertWordPieceTokenizer, ByteLevelBPETokenizer
@@ -13,6 +13,8 @@ from tokenizers import BertWordPieceTokenizer, ByteLevelBPETokenizer
 from transformers import BertTokenizerFast, GPT2TokenizerFast, PreTrainedTokenizerBase
 
 from warmup.errors import UserError
+from warmup.training.data.tables import rows_at_once
+from warmup.training.data.tokenizers.long_texts import PIECE, spans
 
 SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 ALPHABET = 1000  # the most characters that a trained tokenizer knows
@@ -33,10 +35,9 @@ def train_wordpiece(rows: datasets.Dataset, vocab_size: int) -> PreTrainedTokeni
         vocab_size: Size of the vocabulary. It is exceeded if the alphabet and the special tokens need more.
     """
     trainer = BertWordPieceTokenizer(lowercase=True)
-    texts = [_joined(text) for column in _TEXT_COLUMNS if column in rows.column_names for text in rows[column] if text]
-    alphabet = _alphabet(trainer, texts)
+    alphabet = _alphabet(trainer, _texts(rows))
     trainer.train_from_iterator(
-        texts,
+        _texts(rows),
         vocab_size=vocab_size,
         show_progress=False,
         special_tokens=SPECIAL_TOKENS + [f"##{character}" for character in alphabet if _continues(trainer, character)],
@@ -46,8 +47,14 @@ def train_wordpiece(rows: datasets.Dataset, vocab_size: int) -> PreTrainedTokeni
     return BertTokenizerFast(vocab=trainer.get_vocab(), do_lower_case=True)
 
 
-def _joined(text: str | list[str]) -> str:
-    return text if isinstance(text, str) else " ".join(text)
+def _texts(rows: datasets.Dataset) -> Iterator[str]:
+    """Yield all texts, long ones in pieces, which are cut between words: trainers count words."""
+    for column in _TEXT_COLUMNS:
+        if column in rows.column_names:
+            for batch in rows.select_columns(column).iter(rows_at_once(rows.data.nbytes, len(rows.data))):
+                for text in filter(None, batch[column]):
+                    joined = text if isinstance(text, str) else " ".join(text)
+                    yield from (joined[start:end] for start, end in spans(joined, PIECE, lambda *_: "word"))
 
 
 def _alphabet(trainer: BertWordPieceTokenizer, texts: Iterable[str]) -> list[str]:
@@ -82,6 +89,6 @@ def train_bpe(rows: datasets.Dataset, vocab_size: int) -> PreTrainedTokenizerBas
             f"data.vocab_size: {vocab_size} is not {MIN_BPE_VOCAB} or above: a token for each byte, and {END_OF_TEXT}"
         )
     trainer = ByteLevelBPETokenizer()
-    trainer.train_from_iterator(rows["text"], vocab_size=vocab_size, show_progress=False, special_tokens=[END_OF_TEXT])
+    trainer.train_from_iterator(_texts(rows), vocab_size=vocab_size, show_progress=False, special_tokens=[END_OF_TEXT])
     merges = [tuple(pair) for pair in json.loads(trainer.to_str())["model"]["merges"]]
     return GPT2TokenizerFast(vocab=trainer.get_vocab(), merges=merges)  # its special tokens are all END_OF_TEXT

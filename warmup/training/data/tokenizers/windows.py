@@ -5,16 +5,18 @@ No tail of a document is dropped, and documents are not joined.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from warmup.errors import UserError
+from warmup.training.data.tokenizers.long_texts import TOKENS, Piece, encode_pieces
 from warmup.training.models import gpt2
 
-TokenizeBatch = Callable[[dict[str, Sequence]], dict[str, list]]
-"""Turns a batch of rows, with a column `text`, into samples: {ids, length} and, for whole words, {token_words}."""
+TokenizeBatch = Callable[[dict[str, Sequence]], dict[str, list] | Iterator[dict[str, list]]]
+"""Turns a batch of rows, with a column `text`, into samples: {ids, length} and, for whole words, {token_words}. Where
+rows may be long documents, it yields their samples in parts, so that they are not all in memory."""
 
 
 def causal_windows(tokenizer: PreTrainedTokenizerBase, max_length: int) -> TokenizeBatch:
@@ -29,16 +31,17 @@ def causal_windows(tokenizer: PreTrainedTokenizerBase, max_length: int) -> Token
     """
     bos, eos = gpt2.boundary_tokens(tokenizer)
 
-    def tokenize(batch: dict[str, Sequence]) -> dict[str, list]:
-        documents = tokenizer(list(batch["text"]), add_special_tokens=False, verbose=False)["input_ids"]
-        bounded = [[bos, *document, eos] for document in documents if document]
-        stride = max_length - 1
-        ids = [
-            document[start : start + max_length]
-            for document in bounded
-            for start in range(0, len(document) - 1, stride)
-        ]
-        return {"ids": ids, "length": [len(window) for window in ids]}
+    def tokenize(batch: dict[str, Sequence]) -> Iterator[dict[str, list]]:
+        rest: list[int] = []
+        for pieces in _groups(encode_pieces(batch["text"], tokenizer)):
+            ids: list[list[int]] = []
+            for piece in pieces:
+                rest += piece.ids if rest else [bos, *piece.ids] if piece.ids else []
+                if piece.is_last and rest:
+                    rest.append(eos)
+                windows, rest = _split(rest, max_length, 1, piece.is_last)
+                ids += windows
+            yield {"ids": ids, "length": [len(window) for window in ids]}
 
     return tokenize
 
@@ -59,22 +62,58 @@ def masked_windows(tokenizer: PreTrainedTokenizerBase, max_length: int, whole_wo
         _check_splits_words(tokenizer)
     cls, sep, body_length = tokenizer.cls_token_id, tokenizer.sep_token_id, max_length - 2
 
-    def tokenize(batch: dict[str, Sequence]) -> dict[str, list]:
-        encoded = tokenizer(list(batch["text"]), add_special_tokens=False, verbose=False)
-        documents = encoded["input_ids"]
-        windows = [
-            (row, slice(start, start + body_length))
-            for row, document in enumerate(documents)
-            for start in range(0, len(document), body_length)
-        ]
-        ids = [[cls, *documents[row][body], sep] for row, body in windows]
-        samples = {"ids": ids, "length": [len(window) for window in ids]}
-        if whole_words:
-            word_ids = [encoded.word_ids(row) for row in range(len(documents))]
-            samples["token_words"] = [_word_indices([None, *word_ids[row][body], None]) for row, body in windows]
-        return samples
+    def tokenize(batch: dict[str, Sequence]) -> Iterator[dict[str, list]]:
+        rest: list[int] = []
+        rest_words: list[int | None] = []
+        for pieces in _groups(encode_pieces(batch["text"], tokenizer, whole_words)):
+            bodies: list[list[int]] = []
+            words: list[list[int | None]] = []
+            for piece in pieces:
+                windows, rest = _split(rest + piece.ids, body_length, 0, piece.is_last)
+                bodies += windows
+                windows, rest_words = _split(rest_words + piece.words, body_length, 0, piece.is_last)
+                words += windows
+            samples = {"ids": [[cls, *body, sep] for body in bodies], "length": [len(body) + 2 for body in bodies]}
+            if whole_words:
+                samples["token_words"] = [_word_indices([None, *window, None]) for window in words]
+            yield samples
 
     return tokenize
+
+
+def _groups(pieces: Iterator[Piece]) -> Iterator[list[Piece]]:
+    """Pieces with about as many tokens as are worth a table of their own."""
+    group: list[Piece] = []
+    tokens = 0
+    for piece in pieces:
+        group.append(piece)
+        tokens += len(piece.ids)
+        if tokens >= TOKENS:
+            yield group
+            group, tokens = [], 0
+    if group:
+        yield group
+
+
+def _split(tokens: list, length: int, overlap: int, is_last: bool) -> tuple[list[list], list]:
+    """Divide tokens into windows.
+
+    Args:
+        tokens: Of a document or of a part of it, with what was left of the part before.
+        length: The most tokens of a window.
+        overlap: Tokens at the end of a window with which the next one begins.
+        is_last: Whether the document ends with them; the last window may then be shorter.
+
+    Returns:
+        The windows, and what is left for the next part.
+    """
+    stride = length - overlap
+    count = max(len(tokens) - overlap, 0) // stride
+    windows = [tokens[start : start + length] for start in range(0, count * stride, stride)]
+    rest = tokens[count * stride :]
+    if not is_last:
+        return windows, rest
+    return windows + ([rest] if len(rest) > overlap else []), []
 
 
 def _word_indices(word_ids: list[int | None]) -> list[int]:

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+from operator import itemgetter
 from typing import NamedTuple
 
+from tokenizers import Encoding
 from transformers import PreTrainedTokenizerBase
 
 from warmup.training.data.samples import IGNORE_INDEX
+from warmup.training.data.tokenizers.long_texts import BATCH, PIECE, TOKENS
+
+_SLICE = 1 << 12  # words of a sentence that are tokenized at once
 
 
 class WordTokens(NamedTuple):
-    """A word and its tokens, those from `start` to `end` (exclusive) of its sentence."""
+    """A word and its tokens."""
 
     word: int
-    start: int
-    end: int
+    """Index of the word in its sentence."""
+
+    ids: list[int]
+    """Token ids, at least one."""
 
 
 class SentencePart(NamedTuple):
@@ -39,7 +47,7 @@ class SentencePart(NamedTuple):
 
 def tokenize_tagged(
     batch: dict, tokenizer: PreTrainedTokenizerBase, max_length: int, label_ids: Mapping[str, int]
-) -> dict:
+) -> Iterator[dict[str, list]]:
     """Turn tagged sentences into samples. Parts without a tag to learn at the first token of a word are dropped.
 
     Args:
@@ -48,19 +56,24 @@ def tokenize_tagged(
         max_length: The most tokens of a sample.
         label_ids: The id of each tag, IGNORE_INDEX for those that are not to be learned.
 
-    Returns:
-        Columns {ids, length, token_labels}: `token_labels` has the id of a word's tag at the word's first token, and
-        IGNORE_INDEX at all other tokens.
+    Yields:
+        Columns {ids, length, token_labels} of some samples: `token_labels` has the id of a word's tag at the word's
+        first token, and IGNORE_INDEX at all other tokens.
     """
     ids: list[list[int]] = []
     labels: list[list[int]] = []
+    tokens = 0
     for part in sentence_parts(batch["text"], tokenizer, max_length):
         tags = batch["label"][part.row]
         targets = [label_ids[tags[word - 1]] if word else IGNORE_INDEX for word in part.words]
         if any(target != IGNORE_INDEX for target in targets):
             ids.append(part.ids)
             labels.append(targets)
-    return {"ids": ids, "length": [len(row) for row in ids], "token_labels": labels}
+            tokens += len(targets)
+        if tokens >= TOKENS:
+            yield {"ids": ids, "length": list(map(len, ids)), "token_labels": labels}
+            ids, labels, tokens = [], [], 0
+    yield {"ids": ids, "length": list(map(len, ids)), "token_labels": labels}
 
 
 def sentence_parts(
@@ -76,37 +89,75 @@ def sentence_parts(
     Yields:
         The parts of each sentence in order, at least one per sentence.
     """
-    encoded = tokenizer(texts, is_split_into_words=True, add_special_tokens=False, verbose=False)
-    for row, tokens in enumerate(encoded["input_ids"]):
-        word_ids = encoded.word_ids(row)
-        for index, window in enumerate(list(split_words(_words(word_ids), max_length - 2)) or [[]]):
-            ids, words = [tokenizer.cls_token_id], [0]
-            for word, start, end in window:
-                ids += tokens[start:end]
-                words += [word + 1] + [0] * (end - start - 1)
-            truncated = bool(window) and word_ids[window[-1].end : window[-1].end + 1] == [window[-1].word]
-            yield SentencePart(row, index == 0, [*ids, tokenizer.sep_token_id], [*words, 0], truncated)
+    body_length = max_length - 2
+    for row, encodings in groupby(_encode_slices(texts, tokenizer), key=itemgetter(0)):
+        words = (word for _, start, encoding in encodings for word in _words(encoding, start))
+        for index, window in enumerate(_at_least_one(split_words(words, body_length))):
+            ids, numbers = [tokenizer.cls_token_id], [0]
+            for word, tokens in window:
+                ids += tokens[:body_length]
+                numbers += [word + 1] + [0] * (len(tokens[:body_length]) - 1)
+            truncated = any(len(tokens) > body_length for _, tokens in window)
+            yield SentencePart(row, index == 0, [*ids, tokenizer.sep_token_id], [*numbers, 0], truncated)
 
 
-def _words(word_ids: Sequence[int]) -> Iterator[WordTokens]:
-    """Yield each word that has tokens."""
-    start = 0
-    for end in range(1, len(word_ids) + 1):
-        if end == len(word_ids) or word_ids[end] != word_ids[start]:
-            yield WordTokens(word_ids[start], start, end)
-            start = end
+def _encode_slices(
+    texts: Sequence[list[str]], tokenizer: PreTrainedTokenizerBase
+) -> Iterator[tuple[int, int, Encoding]]:
+    """Tokenize sentences, long ones in slices: each word is tokenized by itself anyway.
+
+    Yields:
+        (index of the sentence, index of the slice's first word, tokens), of each sentence at least once.
+    """
+    slices: list[tuple[int, int, list[str]]] = []
+    characters = 0
+    for row, start, words in _slices(texts):
+        slices.append((row, start, words))
+        characters += sum(map(len, words))
+        if characters >= BATCH:
+            yield from _encode(slices, tokenizer)
+            slices, characters = [], 0
+    yield from _encode(slices, tokenizer)
+
+
+def _slices(texts: Sequence[list[str]]) -> Iterator[tuple[int, int, list[str]]]:
+    for row, words in enumerate(texts):
+        for start in range(0, max(len(words), 1), _SLICE):
+            # A word is cut off at the length of a sample, so the beginning of an endless one is enough.
+            yield row, start, [word[:PIECE] for word in words[start : start + _SLICE]]
+
+
+def _encode(
+    slices: list[tuple[int, int, list[str]]], tokenizer: PreTrainedTokenizerBase
+) -> Iterator[tuple[int, int, Encoding]]:
+    words = [part for _, _, part in slices]
+    encoded = tokenizer(words, is_split_into_words=True, add_special_tokens=False, verbose=False) if words else None
+    encodings = (encoded.encodings or []) if encoded else []
+    return ((row, start, encoding) for (row, start, _), encoding in zip(slices, encodings, strict=True))
+
+
+def _words(encoding: Encoding, start: int) -> Iterator[WordTokens]:
+    """Yield each word of a slice that has tokens; `start` is the index of its first word."""
+    tokens = zip(encoding.word_ids, encoding.ids, strict=True)
+    for word, group in groupby(tokens, key=itemgetter(0)):
+        yield WordTokens(start + word, [token for _, token in group])
+
+
+def _at_least_one(windows: Iterator[list[WordTokens]]) -> Iterator[list[WordTokens]]:
+    yield next(windows, [])
+    yield from windows
 
 
 def split_words(words: Iterator[WordTokens], body_length: int) -> Iterator[list[WordTokens]]:
-    """Group words into windows of at most `body_length` tokens. A single word that is longer is truncated."""
+    """Group words into windows of at most `body_length` tokens. A single word that is longer has one to itself."""
     window: list[WordTokens] = []
     used = 0
-    for word, start, end in words:
-        end = min(end, start + body_length)
-        if used + end - start > body_length:
+    for word in words:
+        length = min(len(word.ids), body_length)
+        if used + length > body_length:
             yield window
             window, used = [], 0
-        window.append(WordTokens(word, start, end))
-        used += end - start
+        window.append(word)
+        used += length
     if window:
         yield window

@@ -47,7 +47,7 @@ def test_every_window_has_a_target(length: int, sizes: list[int]) -> None:
     """With separate tokens for the beginning and the end, as Llama has: a window of 10 tokens has 9 targets."""
     backend = whitespace(["<s>", "</s>", *(f"w{index}" for index in range(30))])
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>")
-    samples = causal_windows(tokenizer, 10)({"text": [" ".join(f"w{index}" for index in range(length)), " "]})
+    (samples,) = causal_windows(tokenizer, 10)({"text": [" ".join(f"w{index}" for index in range(length)), " "]})
     assert samples["length"] == sizes
     tokens = samples["ids"][0] + [token for window in samples["ids"][1:] for token in window[1:]]
     assert tokens == [0, *range(2, length + 2), 1]
@@ -81,7 +81,7 @@ def pieces() -> dict[str, int]:
 def test_words_are_numbered_within_their_window() -> None:
     """parasol . sunset parasol: the first window of 5 tokens ends within a word; both parts count as words."""
     tokenize = masked_windows(BertTokenizerFast(vocab=pieces()), 7, whole_words=True)
-    samples = tokenize({"text": ["parasol. sunset parasol", "sun"]})
+    (samples,) = tokenize({"text": ["parasol. sunset parasol", "sun"]})
     assert samples["ids"] == [[2, 5, 6, 7, 10, 8, 3], [2, 9, 5, 6, 7, 3], [2, 8, 3]]
     assert samples["token_words"] == [[0, 1, 1, 1, 2, 3, 4], [0, 1, 2, 2, 2, 3], [0, 1, 2]]
 
@@ -93,7 +93,7 @@ def test_words_are_those_of_the_tokenizer_and_do_not_depend_on_spelling() -> Non
     backend = Tokenizer(models.BPE(vocabulary, []))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, cls_token="<s>", sep_token="</s>", pad_token="<pad>")
-    samples = masked_windows(tokenizer, 30, whole_words=True)({"text": ["I, too, don't"]})
+    (samples,) = masked_windows(tokenizer, 30, whole_words=True)({"text": ["I, too, don't"]})
     assert samples["token_words"] == [[0, 1, 2, *[3] * 4, 4, *[5] * 4, *[6] * 2, 7]]  # I | , | _too | , | _don | 't
 
 

@@ -30,7 +30,7 @@ PAD, UNK, CLS, SEP, MASK, AN, NA, S, LIVES, IN, RIO, DE = range(12)
 
 
 def tokenize(words: list[str], tags: list[str], max_length: int = 20) -> list[tuple[list[int], list[int]]]:
-    samples = tokenize_tagged({"text": [words], "label": [tags]}, TINY, max_length, LABEL_IDS)
+    (samples,) = tokenize_tagged({"text": [words], "label": [tags]}, TINY, max_length, LABEL_IDS)
     assert samples["length"] == [len(ids) for ids in samples["ids"]] == [len(row) for row in samples["token_labels"]]
     return list(zip(samples["ids"], samples["token_labels"], strict=True))
 
@@ -87,7 +87,7 @@ def test_no_word_is_dropped(max_length: int) -> None:
             "an" + "".join(random_.choices("abcdefg", k=random_.randint(0, 8))) for _ in range(random_.randint(1, 9))
         ]
         tags = random_.choices(LABELS, k=len(words))
-        samples = tokenize_tagged({"text": [words], "label": [tags]}, tokenizer, max_length, LABEL_IDS)
+        (samples,) = tokenize_tagged({"text": [words], "label": [tags]}, tokenizer, max_length, LABEL_IDS)
         assert [LABELS[tag] for row in samples["token_labels"] for tag in row if tag != IGNORE_INDEX] == tags
         tokens = [tokenizer.tokenize(word)[: max_length - 2] for word in words]
         ids = [token for row in samples["ids"] for token in row[1:-1]]
@@ -123,7 +123,7 @@ def test_byte_level_tokenizers_see_a_space_before_a_word(kind: str, tmp_path: Pa
     tokenizer.save_pretrained(again)  # as it is exported
     for loaded in (tokenizer, load_tokenizer(str(again), "model")):
         batch = {"text": [["Anna", "was", "in", "Berlin"]], "label": [["B", "O", "O", "B"]]}
-        samples = tokenize_tagged(batch, loaded, 20, {"O": 0, "B": 1})
+        (samples,) = tokenize_tagged(batch, loaded, 20, {"O": 0, "B": 1})
         assert loaded.convert_ids_to_tokens(samples["ids"][0]) == ["<s>", "ĠAnna", "Ġwas", "Ġin", "ĠBerlin", "</s>"]
         assert samples["token_labels"] == [[IGNORE_INDEX, 1, 0, 0, 1, IGNORE_INDEX]]
         in_text = loaded("Anna was in Berlin", add_special_tokens=False)["input_ids"]
