@@ -160,8 +160,12 @@ def has_other_lines(file: str, options: Data) -> bool:
 
 
 def _is_comment(columns: list[str], line: bytes, layout: Layout) -> bool:
-    """Whether a line before a sentence is no word of it: it begins with #, and has other columns than words have."""
-    return line.startswith(b"#") and (len(columns) != layout.width or (b"\t" in line) != layout.tabs)
+    """Whether a line before a sentence is no word of it: it begins with #, and is not like the lines of words.
+
+    Those have a number in their first column, or one word; and they have a certain number of columns.
+    """
+    other_columns = len(columns) != layout.width or (b"\t" in line) != layout.tabs
+    return line.startswith(b"#") and (layout.numbered or other_columns or " " in columns[0])
 
 
 def _columns(line: bytes) -> list[str]:

@@ -84,6 +84,20 @@ def test_comments_are_no_words(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+def test_comments_with_as_many_columns_as_words(tmp_path: Path) -> None:
+    """GermEval's, which end with a tab, in a file whose first column counts; and one of words where lines have two."""
+    source = "#\thttp://a.example/1\t[2010-07-04]\t\n"
+    counted = write(tmp_path, f"{source}1\tRio\tB-LOC\tO\n2\t#\tO\tO\n\n{source}1\tist\tO\tO\n2\tda\tO\tO\n\n")
+    expected = [{"text": ["Rio", "#"], "label": ["B-LOC", "O"]}, {"text": ["ist", "da"], "label": ["O", "O"]}]
+    assert read(counted, word_column=2, tag_column=3) == (expected, [])
+    assert read(counted, predict=True, word_column=2)[0] == [{"text": row["text"]} for row in expected]
+    two = write(tmp_path, "# id 0001\tdomain=en\nAnna\tB-PER\n#\tO\n\n#\tO\nx\tO\n\n", "b.conll")
+    assert read(two) == (
+        [{"text": ["Anna", "#"], "label": ["B-PER", "O"]}, {"text": ["#", "x"], "label": ["O", "O"]}],
+        [],
+    )
+
+
 @pytest.mark.parametrize("first", [0, 1])
 def test_a_first_column_that_counts(first: int, tmp_path: Path) -> None:
     sentences = [["Anna", "left"], ["So", "did", "I"]]
