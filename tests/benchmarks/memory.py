@@ -12,7 +12,6 @@ import argparse
 import csv
 import json
 import random
-import resource
 import subprocess
 import sys
 import tempfile
@@ -55,7 +54,8 @@ def peak(file: str, task: str) -> float:
     with tempfile.TemporaryDirectory() as cache:
         data = Data(train_files=(file,), cache_dir=cache, vocab_size=500, validation_fraction=0.2)
         prepare_data(Config(task=task, data=data), create_task(Config(task=task, data=data)))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    status = Path("/proc/self/status").read_text()  # not ru_maxrss, which begins at that of the parent process
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
 def measured(file: str, task: str) -> float:
