@@ -1,4 +1,4 @@
-"""One run, once all is in place: its steps with their log, evaluations and checkpoints, and its end."""
+"""One run, once all is in place: its steps with their log, evaluations and checkpoints."""
 
 from __future__ import annotations
 
