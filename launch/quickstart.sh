@@ -3,7 +3,7 @@
 # Uses all GPUs of this machine, or 2 CPU ranks where there is none.
 #
 # Usage:  bash launch/quickstart.sh [train.py options, for all three runs]
-# Writes: runs/quickstart-<UTC time>/{pretrain,finetune,from_scratch}, from where you are.
+# Writes: runs/quickstart-<UTC time>/{pretrain,finetune,from_scratch} and a report.html, from where you are.
 # To edit: configs/quickstart_pretrain.yaml and configs/quickstart_finetune.yaml.
 set -euo pipefail
 trap 'exit 75' INT TERM HUP USR1 # until something has been started
@@ -43,21 +43,39 @@ if [ -n "${WARMUP_DRY_RUN:-}" ]; then exit 0; fi
 
 summary=$(python - "$out" "$SECONDS" "$root" <<'EOF'
 import json
+import math
 import sys
 from pathlib import Path
 
 out, seconds = Path(sys.argv[1]), int(sys.argv[2])
-runs = {name: json.loads((out / name / "result.json").read_text())["metrics"] for name in ("pretrain", "finetune", "from_scratch")}
-print("On held-out data:")
-print(f"  masked-LM loss {runs['pretrain']['loss']:.3f}, perplexity {runs['pretrain']['perplexity']:.1f}")
-print(f"  accuracy with pretraining    {runs['finetune']['accuracy']:.3f}")
-print(f"  accuracy without pretraining {runs['from_scratch']['accuracy']:.3f}")
+
+
+def interval(share, count):
+    """The 95% interval of a share of so many samples (Wilson 1927)."""
+    z = 1.96
+    center = (share + z * z / (2 * count)) / (1 + z * z / count)
+    half = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count)) / (1 + z * z / count)
+    return f"{center - half:.3f} to {center + half:.3f}"
+
+
+rows = [("run", "held out", "loss", "perplexity", "accuracy", "95% interval", "seconds")]
+for name in ("pretrain", "finetune", "from_scratch"):
+    result = json.loads((out / name / "result.json").read_text())
+    metrics, count = result["metrics"], int(result["metrics"]["targets"])
+    accuracy, perplexity, around = metrics["accuracy"], "", interval(metrics["accuracy"], count)
+    if "perplexity" in metrics:  # tokens of one text depend on each other, so that no interval is known
+        perplexity, around = f"{metrics['perplexity']:.1f}", ""
+    seconds_of_run = f"{result['wall_seconds']:.0f}"
+    rows.append((name, str(count), f"{metrics['loss']:.3f}", perplexity, f"{accuracy:.3f}", around, seconds_of_run))
+widths = [max(map(len, column)) for column in zip(*rows)]
+for row in rows:
+    print("  ".join(cell.ljust(width) if cell is row[0] else cell.rjust(width) for cell, width in zip(row, widths)))
+print("(held out: masked tokens of pretrain, docstrings of the others)")
 print(f"To predict:  bash {sys.argv[3]}/launch/cpu.sh 1 --predict FILE --model {out / 'finetune'}")
-print(f"Wall time: {seconds // 60} min {seconds % 60} s\nWritten:")
-for name in runs:
-    for file in ("config.yaml", "plan.json", "metrics.jsonl", "result.json", "model"):
-        if (out / name / file).exists():
-            print(f"  {out / name / file}")
+print(f"Wall time: {seconds // 60} min {seconds % 60} s")
 EOF
 )
+report=$(python -m warmup report "$out/finetune" "$out/from_scratch" --output "$out/report.html") || report="no report"
+summary+=$'\n'"With and without pretraining: $report"
+summary+=$'\n'"Each run by itself: $out/{pretrain,finetune,from_scratch}/report.html"
 printf '\n%s\n' "$summary" 2>/dev/null || true

@@ -127,5 +127,8 @@ def test_the_quickstart(tmp_path: Path) -> None:
     assert accuracy["finetune"] > accuracy["from_scratch"] > 1 / 7
     for stage in accuracy:
         names = {path.name for path in (folder / stage).iterdir()}
-        assert {"config.yaml", "plan.json", "metrics.jsonl", "result.json", "model"} <= names
+        assert {"config.yaml", "plan.json", "metrics.jsonl", "result.json", "report.html", "model"} <= names
+    held_out = json.loads((folder / "finetune" / "result.json").read_text())["metrics"]["targets"]
+    assert held_out >= 1000 and "95% interval" in ended.stdout
+    assert (folder / "report.html").is_file() and f"{folder.relative_to(tmp_path)}/report.html" in ended.stdout
     assert re.search(r"with(out)? .*pretraining", ended.stdout)
