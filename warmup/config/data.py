@@ -63,7 +63,7 @@ class Data:
     """Number of unreadable rows that may be skipped; one more ends the run."""
     max_document_bytes: int = 256_000_000
     """The largest document: bytes of a line (uncompressed), of a .json file, of a cell of a table, or of the lines of a
-    sentence. A larger one ends the run. Preparing a text takes up to 10 times its size in memory, and a sentence of
+    sentence. A larger one ends the run. Preparing a text takes up to 12 times its size in memory, and a sentence of
     words about 20 times."""
     streaming: bool = False
     """mlm, clm: read the training files from beginning to end, over and over, and tokenize them on the way instead of

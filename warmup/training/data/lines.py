@@ -77,7 +77,7 @@ def raise_too_large(what: str, max_bytes: int) -> NoReturn:
     """
     raise UserError(
         f"{what} of more than {max_bytes} bytes, the most that data.max_document_bytes allows; divide it into several "
-        "documents, or raise the limit (in memory, a document takes up to 10 times its size)"
+        "documents, or raise the limit (in memory, a document takes up to 12 times its size)"
     )
 
 
