@@ -145,7 +145,7 @@ def test_resumed_from_an_older_checkpoint(job: tuple, whole: Ended, tmp_path: Pa
 
 
 def test_a_run_that_is_over_is_resumed(job: tuple, whole: Ended, tmp_path: Path) -> None:
-    """Nothing changes but the times of result.json."""
+    """Nothing changes but the times of result.json, and what the start of a run said in run.json and the report."""
     folder = tmp_path / "run"
     shutil.copytree(whole.folder, folder)
     before = contents(folder)
@@ -157,6 +157,10 @@ def test_a_run_that_is_over_is_resumed(job: tuple, whole: Ended, tmp_path: Path)
     results = [json.loads(content.pop(str(folder / "result.json"))) for content in (before, after)]
     times = [result.pop("wall_seconds") for result in results]
     assert all(times) and results[0] == results[1]
+    records = [json.loads(content.pop(str(folder / "run.json"))) for content in (before, after)]
+    assert all(record.pop("command") and record.pop("facts") for record in records)
+    assert records[0] == records[1]
+    assert all(content.pop(str(folder / "report.html")) for content in (before, after))
     assert before == after
 
 
