@@ -36,6 +36,8 @@ def _batch_split(plan: Plan) -> str:
 
 def _peak_lr(plan: Plan) -> str:
     factor = {"linear": " x k", "sqrt": " x sqrt(k)", "none": ""}.get(plan.scaling, f" x {plan.scaling}(k)")
+    if plan.momentum_correction != 1:
+        factor += f" x {plan.momentum_correction:.6g} for the momentum of {plan.momentum:.6g}"
     cap = f", capped from {plan.uncapped_lr:.6g} by max_lr" if plan.peak_lr != plan.uncapped_lr else ""
     name = "no" if plan.scaling == "none" else plan.scaling
     return f"lr {plan.lr:.6g}{factor} ({name} scaling){cap}"

@@ -77,7 +77,7 @@ class Plan:
     lr: float
     """The learning rate of the recipe, at the reference batch size."""
     uncapped_lr: float
-    """The learning rate at k times the batch, before max_lr."""
+    """The learning rate at k times the batch, with the momentum correction, before max_lr."""
     peak_lr: float
     """The learning rate at the end of the warmup: uncapped_lr, or max_lr if that is lower."""
     start_lr: float
@@ -108,6 +108,8 @@ class Plan:
     max_grad_norm: float
     tokens_per_sample: float | None = None
     """Mean number of tokens per sample, special tokens included, that durations in tokens were converted with."""
+    momentum_correction: float = 1.0
+    """The factor in uncapped_lr that makes up for a scaled momentum; see `scaling.momentum_correction`."""
 
     @cached_property
     def _ramp(self) -> shapes.Ramp:

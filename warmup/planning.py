@@ -34,6 +34,8 @@ def make_plan(
     reference = _reference_batch_size(recipe, size)
     k = Fraction(size, reference)
     data_size = DataSize(num_samples, tokens_per_sample)
+    moments = _resolve_moments(recipe, k)
+    correction = scaling.momentum_correction(recipe.momentum, moments["momentum"])
     plan = Plan(
         world_size=topology.world_size,
         per_device_batch_size=topology.per_device_batch_size,
@@ -56,8 +58,9 @@ def make_plan(
         max_grad_norm=recipe.max_grad_norm,
         tokens_per_sample=None if tokens_per_sample is None else float(tokens_per_sample),
         **_resolve_lengths(recipe, reference, size, data_size),
-        **_resolve_rates(recipe, k),
-        **_resolve_moments(recipe, k),
+        **_resolve_rates(recipe, k, correction),
+        **moments,
+        momentum_correction=correction,
     )
     _check_shapes(plan)
     return plan
@@ -122,9 +125,9 @@ def _check_count(what: str, samples: int) -> None:
         raise PlanError("too-large", f"{what} are more than 1e30, the most that can be planned")
 
 
-def _resolve_rates(recipe: Recipe, k: Fraction) -> dict[str, Any]:
-    """Start, peak and end of the learning rate at the scale k."""
-    uncapped = _scaled_lr(recipe, k)
+def _resolve_rates(recipe: Recipe, k: Fraction, correction: float) -> dict[str, Any]:
+    """Start, peak and end of the learning rate at the scale k, where the momentum is scaled too with its correction."""
+    uncapped = _scaled_lr(recipe, k) * correction
     peak = min(uncapped, recipe.max_lr or math.inf)
     start = recipe.lr if recipe.start_lr == "reference" else float(recipe.start_lr)
     if start > peak and not (recipe.start_lr == "reference" and k < 1):

@@ -59,7 +59,8 @@ def scale_beta(beta: float, k: Number, rule: str) -> float:
         beta: the coefficient at the reference batch size.
         k: global batch size / reference batch size.
         rule: none; sde: 1 - k(1 - beta), Malladi et al. 2022 (arXiv:2205.10287, definitions 2 and 3); or half-life:
-            beta^k, which keeps the half-life in samples (Marek et al. 2025, arXiv:2507.07101).
+            beta^k, which keeps the half-life in samples (Marek et al. 2025, arXiv:2507.07101, for Adam's second beta;
+            that it holds for the others too is this project's assumption).
 
     Raises:
         PlanError: `rule` is sde and k is not below 1 / (1 - beta).
@@ -77,6 +78,15 @@ def scale_beta(beta: float, k: Number, rule: str) -> float:
             f"k < {limit:.4g} only; use half-life, or a smaller batch",
         )
     return scaled
+
+
+def momentum_correction(momentum: float, scaled: float) -> float:
+    """The factor of the learning rate that keeps its effect where the momentum changes: (1 - scaled) / (1 - momentum).
+
+    Heavy-ball momentum as torch has it, v = momentum * v + gradient, adds each gradient 1 + momentum + momentum^2 + ...
+    = 1 / (1 - momentum) times in all. A moving average, as Adam has, adds it once and needs no factor.
+    """
+    return (1 - scaled) / (1 - momentum)
 
 
 def scale_eps(eps: float, k: Number, rule: str) -> float:

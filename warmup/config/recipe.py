@@ -82,7 +82,7 @@ class Recipe:
     """rmsprop: smoothing coefficient."""
     beta_scaling: Literal["none", "sde", "half-life"] = "none"
     """How betas, alpha and momentum change with the scale k: none, sde (1 - k(1 - beta) and eps / sqrt(k); for adaptive
-    optimizers) or half-life (beta^k)."""
+    optimizers) or half-life (beta^k; with a momentum, the peak is multiplied by (1 - momentum^k) / (1 - momentum))."""
     label_smoothing: float = 0.0
     """Classification of texts or tokens: fraction of each target that is spread evenly over all classes."""
     class_weights: Sequence[str] = ()

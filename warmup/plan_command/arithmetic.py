@@ -20,7 +20,7 @@ def arithmetic(recipe: Recipe, plan: Plan, size: DataSize) -> list[str]:
         plan: its plan.
         size: of the training set.
     """
-    parts = (_batch(plan), _lengths(recipe, plan, size), _rates(plan), _moments(recipe, plan))
+    parts = (_batch(plan), _lengths(recipe, plan, size), _rates(recipe, plan), _moments(recipe, plan))
     return [line for part in parts for line in part]
 
 
@@ -74,10 +74,12 @@ def _samples(text: str, reference: int, size: DataSize, run_samples: Fraction | 
     }[duration.unit]
 
 
-def _rates(plan: Plan) -> Iterator[str]:
+def _rates(recipe: Recipe, plan: Plan) -> Iterator[str]:
     k = f"({plan.global_batch_size} / {plan.reference_batch_size})"
     known = {"linear": f" x {k}", "sqrt": f" x sqrt{k}", "none": ""}
-    factor = known.get(plan.scaling, f" x {plan.uncapped_lr / plan.lr!r}")
+    factor = known.get(plan.scaling, f" x {plan.uncapped_lr / plan.momentum_correction / plan.lr!r}")
+    if plan.momentum_correction != 1:
+        factor += f" x (1 - {recipe.momentum!r} ^ {k}) / (1 - {recipe.momentum!r})"
     name = "peak lr" if plan.peak_lr == plan.uncapped_lr else "scaled lr"
     yield f"{name}: {plan.lr!r}{factor} = {plan.uncapped_lr:.10g} ({plan.scaling} scaling)"
     if plan.peak_lr != plan.uncapped_lr:
