@@ -198,11 +198,11 @@ def test_a_dry_run_prints_the_command_and_the_plan(run, classification: tuple[st
 
 
 def test_without_an_environment_it_says_how_to_get_one(tmp_path: Path) -> None:
+    if (ROOT / ".venv").exists():
+        pytest.skip("the repository has an environment")
     ended = subprocess.run(
         ["bash", LAUNCH / "cpu.sh", "1"], cwd=tmp_path, env={"PATH": "/usr/bin:/bin"}, capture_output=True, text=True
     )
-    if (ROOT / ".venv").exists():
-        pytest.skip("the repository has an environment")
     assert ended.returncode == 2 and ended.stderr.startswith("error: accelerate is not installed here;")
 
 
