@@ -19,10 +19,10 @@ from warmup.training.data.tokenizers.windows import TokenizeBatch
 from warmup.training.models.build import ProblemType
 from warmup.training.models.input_layout import Head
 from warmup.training.tasks import text_pairs
-from warmup.training.tasks.breakdown import class_breakdown, class_outcome
 from warmup.training.tasks.labels import find_classes
 from warmup.training.tasks.losses import classification_loss, cross_entropy
 from warmup.training.tasks.metrics import class_metrics, prediction_and_label
+from warmup.training.tasks.metrics.breakdown import class_breakdown, class_outcome
 from warmup.training.tasks.task import Objective, Predictor
 
 

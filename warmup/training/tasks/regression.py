@@ -18,9 +18,9 @@ from warmup.training.data.tokenizers.windows import TokenizeBatch
 from warmup.training.models.build import ProblemType
 from warmup.training.models.input_layout import Head
 from warmup.training.tasks import text_pairs
-from warmup.training.tasks.breakdown import number_breakdown, number_outcome
 from warmup.training.tasks.losses import squared_error, squared_error_sum
 from warmup.training.tasks.metrics import prediction_and_label, regression_metrics
+from warmup.training.tasks.metrics.breakdown import number_breakdown, number_outcome
 from warmup.training.tasks.task import Objective, Predictor, significant
 
 VALUE = "value"

@@ -35,7 +35,7 @@ from warmup.training.data.samples import Samples
 from warmup.training.data.tokenizers.windows import TokenizeBatch
 from warmup.training.models.build import ProblemType
 from warmup.training.models.input_layout import Head
-from warmup.training.tasks.breakdown import Breakdown
+from warmup.training.tasks.metrics.breakdown import Breakdown
 
 Loss = Callable[[torch.Tensor, Targets], torch.Tensor]
 """(logits, targets) -> the sum of the losses of all targets, a scalar."""

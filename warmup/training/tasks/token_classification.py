@@ -21,11 +21,11 @@ from warmup.training.data.tokenizers.windows import TokenizeBatch
 from warmup.training.data.tokenizers.words import sentence_parts, tokenize_tagged
 from warmup.training.models.build import ProblemType
 from warmup.training.models.input_layout import Head
-from warmup.training.tasks.breakdown import entity_breakdown, tag_breakdown
-from warmup.training.tasks.entity_f1 import entity_counts, is_entity_tag, parse_scheme
 from warmup.training.tasks.labels import find_classes
 from warmup.training.tasks.losses import classification_loss, cross_entropy
 from warmup.training.tasks.metrics import entity_metrics, tag_counts, tag_metrics
+from warmup.training.tasks.metrics.breakdown import entity_breakdown, tag_breakdown
+from warmup.training.tasks.metrics.entity_f1 import entity_counts, is_entity_tag, parse_scheme
 from warmup.training.tasks.task import Objective, Predictor, best_index
 
 

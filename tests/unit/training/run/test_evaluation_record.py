@@ -12,7 +12,7 @@ import torch
 
 from warmup.training.run import evaluation_record as records
 from warmup.training.run.evaluate import Evaluation
-from warmup.training.tasks import breakdown
+from warmup.training.tasks.metrics import breakdown
 
 WORDS = ("no", "yes")
 

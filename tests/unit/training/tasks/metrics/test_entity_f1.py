@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 
 from warmup.training.data.batching.micro_batch import Targets
 from warmup.training.data.samples import IGNORE_INDEX
-from warmup.training.tasks import entity_f1
-from warmup.training.tasks.metrics import entity_metrics, tag_metrics
+from warmup.training.tasks.metrics import entity_f1, entity_metrics, tag_metrics
 
 BIO = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
 BIOES = ("O", *(f"{prefix}-{kind}" for prefix in "BIES" for kind in ("a", "b-c")))

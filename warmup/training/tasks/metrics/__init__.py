@@ -1,4 +1,4 @@
-"""Metrics of predictions: what an evaluation says of a model, each one number.
+"""Metrics of predictions: what an evaluation says of a model, each one number. Beside it: what is behind them.
 
 `results` of each sample are summed or listed first (they do not depend on how samples were batched), then become
 metrics on rank 0.

@@ -11,8 +11,7 @@ from seqeval.metrics import classification_report as entity_report
 from sklearn.metrics import classification_report, confusion_matrix
 
 from warmup.training.data.batching.micro_batch import Targets
-from warmup.training.tasks import breakdown, entity_f1
-from warmup.training.tasks.metrics import tag_counts
+from warmup.training.tasks.metrics import breakdown, entity_f1, tag_counts
 
 NAMES = ("no", "<b>", "a|b", "never")
 
