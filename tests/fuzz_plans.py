@@ -75,7 +75,10 @@ WILD_BETAS = ("0.9999999999999999", "1e-300", "1", "-0.1", "nan")
 COUNTS = (1, 2, 3, 7, 8, 32, 81, 256, 4096)
 WILD_COUNTS = (0, -1, 2**31, 2**53, 2**63, 10**18, 10**400, "9" * 5000, "1e3", "many")
 RAMPS = ("linear", "exponential", "cosine", "constant", "polynomial")
-DECAYS = ("constant", "linear", "cosine", "polynomial", "step", "multistep", "exponential", "inverse_sqrt", "wsd")
+DECAYS = (
+    "constant", "linear", "cosine", "polynomial", "step", "multistep", "exponential", "inverse_sqrt", "1-sqrt", "wsd",
+)  # fmt: skip
+COOLDOWNS = ("linear", "cosine", "1-sqrt")
 
 
 class Draw(random.Random):
@@ -130,6 +133,7 @@ def random_command(draw: Draw) -> list[str]:
         "recipe.decay_cycles": draw.count,
         "recipe.decay_gamma": lambda: draw.pick(FACTORS, WILD_FACTORS),
         "recipe.decay_power": lambda: draw.pick(FACTORS, WILD_FACTORS),
+        "recipe.cooldown": lambda: draw.choice(COOLDOWNS),
         "recipe.decay_length": draw.length,
         "recipe.eps": draw.rate,
         "recipe.momentum": draw.beta,

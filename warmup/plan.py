@@ -108,6 +108,7 @@ class Plan:
     max_grad_norm: float
     tokens_per_sample: float | None = None
     """Mean number of tokens per sample, special tokens included, that durations in tokens were converted with."""
+    cooldown: str = "linear"
     momentum_correction: float = 1.0
     """The factor in uncapped_lr that makes up for a scaled momentum; see `scaling.momentum_correction`."""
 
@@ -124,6 +125,7 @@ class Plan:
             power=self.decay_power,
             gamma=self.decay_gamma,
             length=None if length is None else Fraction(length, self.total_samples),
+            cooldown=self.cooldown,
             milestones=tuple(Fraction(m, self.total_samples) for m in self.decay_milestones_samples),
         )
 

@@ -52,6 +52,7 @@ def make_plan(
         decay_cycles=recipe.decay_cycles,
         decay_power=recipe.decay_power,
         decay_gamma=recipe.decay_gamma,
+        cooldown=recipe.cooldown,
         warmup_scaling=recipe.warmup_scaling,
         num_samples=num_samples,
         weight_decay=recipe.weight_decay,

@@ -78,6 +78,11 @@ def cosine_decay(peak: float, end: float, fraction: Number, warmup_fraction: Num
     return cosine_ramp(peak, end, 1 if x == 1 else (cycles * x) % 1)
 
 
+def one_minus_sqrt_decay(peak: float, end: float, fraction: Number, warmup_fraction: Number) -> float:
+    """end + (1 - sqrt(x)) * (peak - end): "1-sqrt" of Haegele et al. 2024 (arXiv:2405.18392, section 3)."""
+    return linear_ramp(peak, end, math.sqrt(clamp(fraction)))
+
+
 def polynomial_decay(peak: float, end: float, fraction: Number, warmup_fraction: Number, power: float) -> float:
     """end + (1 - x)^power * (peak - end)."""
     return linear_ramp(end, peak, float(1 - clamp(fraction)) ** power)
@@ -124,11 +129,16 @@ def inverse_sqrt_decay(
     return max(end, peak * math.sqrt(length / (length + distance)))
 
 
-def warmup_stable_decay(peak: float, end: float, fraction: Number, warmup_fraction: Number, length: Number) -> float:
-    """peak, then linear to end over the last `length` (a fraction of the run; MiniCPM, arXiv:2404.06395, 4.2)."""
+def warmup_stable_decay(
+    peak: float, end: float, fraction: Number, warmup_fraction: Number, length: Number, cooldown: str = "linear"
+) -> float:
+    """peak, then down to end over the last `length` (a fraction of the run; MiniCPM, arXiv:2404.06395, 4.2).
+
+    `cooldown` is the shape of the way down, of `COOLDOWNS`.
+    """
     start = 1 - length
     position = _position(fraction, warmup_fraction)
-    return linear_ramp(peak, end, (position - start) / length if position > start else 0)
+    return COOLDOWNS[cooldown](peak, end, (position - start) / length if position > start else 0, warmup_fraction)
 
 
 def _power(base: float, exponent: float) -> float:
@@ -162,8 +172,11 @@ DECAYS = {
     "multistep": multistep_decay,
     "exponential": exponential_decay,
     "inverse_sqrt": inverse_sqrt_decay,
+    "1-sqrt": one_minus_sqrt_decay,
     "wsd": warmup_stable_decay,
 }
+COOLDOWNS = {name: DECAYS[name] for name in ("linear", "cosine", "1-sqrt")}
+"""The shapes that the end of a `wsd` decay can have."""
 
 
 def find(name: str, table: dict[str, Callable[..., Any]], flag: str) -> Callable[..., Any]:
@@ -239,7 +252,10 @@ def ramp(name: str, power: float) -> Ramp:
 
 
 def decay(name: str, **parameters: object) -> Decay:
-    """The decay of that name, with those of `parameters` that it takes (cycles, power, length, milestones, gamma)."""
+    """The decay of that name, with those of `parameters` that it takes.
+
+    They are cycles, power, length, milestones, gamma and cooldown.
+    """
     function = find(name, DECAYS, "recipe.decay")
     accepted = {
         "cosine": ("cycles",),
@@ -248,6 +264,6 @@ def decay(name: str, **parameters: object) -> Decay:
         "multistep": ("milestones", "gamma"),
         "exponential": ("length", "gamma"),
         "inverse_sqrt": ("length",),
-        "wsd": ("length",),
+        "wsd": ("length", "cooldown"),
     }.get(name, ())
     return partial(function, **{key: parameters[key] for key in accepted}) if accepted else function

@@ -91,8 +91,11 @@ def test_ramps_from_1_to_5(name, values):
         ("exponential", {"length": Fraction(2, 5), "gamma": 0.5}, (8, 8, 8 * 0.5**0.5, 4, 8 * 0.5**1.5, 2, 2)),
         ("inverse_sqrt", {"length": None}, (8, 8, 8 / 2**0.5, 8 / 3**0.5, 4, 8 / 5**0.5, 8 / 5**0.5)),
         ("inverse_sqrt", {"length": Fraction(1, 15)}, (8, 8, 4, 8 / 7**0.5, 8 / 10**0.5, 8 / 13**0.5, 8 / 13**0.5)),
-        ("wsd", {"length": Fraction(2, 5)}, (8, 8, 8, 8, 5, 2, 2)),
-        ("wsd", {"length": Fraction(4, 5)}, (8, 8, 6.5, 5, 3.5, 2, 2)),
+        ("wsd", {"length": Fraction(2, 5), "cooldown": "linear"}, (8, 8, 8, 8, 5, 2, 2)),
+        ("wsd", {"length": Fraction(4, 5), "cooldown": "linear"}, (8, 8, 6.5, 5, 3.5, 2, 2)),
+        ("1-sqrt", {}, (8, 8, 5, 8 - 6 * 0.5**0.5, 8 - 6 * 0.75**0.5, 2, 2)),
+        ("wsd", {"length": Fraction(2, 5), "cooldown": "1-sqrt"}, (8, 8, 8, 8, 8 - 6 * 0.5**0.5, 2, 2)),
+        ("wsd", {"length": Fraction(4, 5), "cooldown": "cosine"}, (8, 8, 5 + 3 * 0.5**0.5, 5, 5 - 3 * 0.5**0.5, 2, 2)),
     ],
 )
 def test_decays_from_8_to_2(name, parameters, values):
@@ -121,13 +124,16 @@ def test_ramps_are_exact_at_both_ends_and_monotone_between(name, start, peak, fi
 @given(st.sampled_from(sorted(shapes.DECAYS)), rates, st.floats(0.01, 1.0), fractions, fractions)
 def test_decays_start_at_the_peak_never_rise_and_stay_above_the_end(name, peak, end_ratio, first, second):
     end, warmup_fraction = end_ratio * peak, Fraction(1, 5)
-    parameters = {"cycles": 1, "power": 1.5, "gamma": 0.5, "length": Fraction(3, 10), "milestones": (Fraction(1, 2),)}
+    parameters = {
+        "cycles": 1, "power": 1.5, "gamma": 0.5, "length": Fraction(3, 10), "milestones": (Fraction(1, 2),),
+        "cooldown": "1-sqrt",
+    }  # fmt: skip
     decay = shapes.decay(name, **parameters)
     assert decay(peak, end, 0, warmup_fraction) == peak
     early, late = (decay(peak, end, fraction, warmup_fraction) for fraction in sorted((first, second)))
     slack = 1e-12 * peak
     assert late <= early + slack and end - slack <= late
-    if name in ("linear", "cosine", "polynomial", "wsd"):
+    if name in ("linear", "cosine", "polynomial", "1-sqrt", "wsd"):
         assert decay(peak, end, 1, warmup_fraction) == end
 
 
@@ -223,14 +229,25 @@ def test_the_inverse_square_root_of_transformers_has_the_warmup_as_its_time_scal
     assert_same_but_for_the_shift(ours, other, 4)
 
 
-def test_the_warmup_stable_decay_of_transformers():
+@pytest.mark.parametrize("cooldown", ["linear", "cosine", "1-sqrt"])
+def test_the_warmup_stable_decay_of_transformers(cooldown):
     def make(optimizer):
         return get_wsd_schedule(
-            optimizer, 4, num_decay_steps=5, num_training_steps=20, decay_type="linear", warmup_type="linear"
+            optimizer, 4, num_decay_steps=5, num_training_steps=20, decay_type=cooldown, warmup_type="linear"
         )
 
-    ours = curve(21, warmup="4 steps", duration="20 steps", decay="wsd", decay_length="5 steps")
+    ours = curve(21, warmup="4 steps", duration="20 steps", decay="wsd", decay_length="5 steps", cooldown=cooldown)
     assert_same_but_for_the_shift(ours, their_curve(22, make), 4)
+
+
+def test_the_cooldown_of_haegele_et_al():
+    """arXiv:2405.18392, section 3: the peak until step N - N_decay, then 1 - sqrt((n - (N - N_decay)) / N_decay)."""
+    steps, decay_steps = 400, 80  # N and N_decay: they recommend 20 % of the run
+    lrs = curve(401, warmup="40 steps", duration="400 steps", decay="wsd", decay_length="80 steps", cooldown="1-sqrt")
+    assert lrs[39:321] == [1.0] * 282
+    for n in range(steps - decay_steps, steps + 1):
+        assert lrs[n] == pytest.approx(1 - math.sqrt((n - (steps - decay_steps)) / decay_steps), abs=1e-12)
+    assert (lrs[340], lrs[400]) == (0.5, 0.0)  # half of the way down after a quarter of the steps
 
 
 # torch.optim.lr_scheduler

@@ -46,7 +46,7 @@ class Recipe:
     k * lr)."""
     decay: str = "linear"
     """Shape of the decay after the warmup: constant, linear, cosine, polynomial, step, multistep, exponential,
-    inverse_sqrt, wsd or module:function."""
+    inverse_sqrt, 1-sqrt, wsd or module:function."""
     end_lr: float = 0.0
     """Learning rate at the end of the run, and lower limit of the decays that do not reach a given end. It is not
     scaled."""
@@ -61,6 +61,8 @@ class Recipe:
     decay_length: str | None = None
     """Step: distance between drops; exponential: distance over which the learning rate is multiplied by decay_gamma;
     inverse_sqrt: time scale (default: the warmup); wsd: length of the final decay (default: 10%)."""
+    cooldown: Literal["linear", "cosine", "1-sqrt"] = "linear"
+    """wsd: shape of the final decay."""
     duration: str = "3 epochs"
     """Length of the run at the reference batch size."""
     layer_decay: float = 1.0
