@@ -22,9 +22,8 @@ from warmup.training.data.batching.micro_batch import MicroBatch, Targets, group
 from warmup.training.data.readers.columns import RowFormat, label_column, parse_number, words_column
 from warmup.training.data.samples import IGNORE_INDEX, SampleSource
 from warmup.training.data.tokenizers.load import load_word_tokenizer
-from warmup.training.data.tokenizers.train import train_wordpiece
 from warmup.training.data.tokenizers.words import sentence_parts
-from warmup.training.tasks import REGISTRY, Objective, Predictor
+from warmup.training.tasks import REGISTRY, Objective, Predictor, Task
 from warmup.training.tasks.losses import group_cross_entropy, group_cross_entropy_sum
 from warmup.training.tasks.metrics import sum_by_sample
 
@@ -39,12 +38,10 @@ FACTS = TaskFacts(
 )
 
 
-class Pointing:
+class Pointing(Task):
     facts = FACTS
     auto_class: Any = AutoModelForTokenClassification
     head = "token"
-    problem_type = None
-    causal = False
     features: Mapping[str, Any] = {"token_right": datasets.List(datasets.Value("int32"))}
 
     def __init__(self, config: Config):
@@ -54,17 +51,8 @@ class Pointing:
     def load_tokenizer(self, name: str, flag: str) -> PreTrainedTokenizerBase:
         return load_word_tokenizer(name, flag)
 
-    def train_tokenizer(self, rows: datasets.Dataset) -> PreTrainedTokenizerBase:
-        return train_wordpiece(rows, self._data.vocab_size)
-
-    def tokenizer_facts(self, tokenizer: PreTrainedTokenizerBase) -> list[Any]:
-        return []
-
     def find_labels(self, train: datasets.Dataset, validation: datasets.Dataset, known: list[str]) -> list[str]:
         return ["score"]
-
-    def notes(self, labels: Sequence[str]) -> dict[str, str]:
-        return {}
 
     def tokenize(self, tokenizer: PreTrainedTokenizerBase, labels: Sequence[str]) -> Any:
         def tokenize(batch: dict[str, Any]) -> dict[str, list]:

@@ -57,7 +57,7 @@ class Preprocessing(Protocol):
 
     def load_tokenizer(self, name: str, flag: str) -> PreTrainedTokenizerBase: ...
 
-    def train_tokenizer(self, rows: datasets.Dataset) -> PreTrainedTokenizerBase: ...
+    def train_tokenizer(self, rows: datasets.Dataset, vocab_size: int) -> PreTrainedTokenizerBase: ...
 
     def tokenizer_facts(self, tokenizer: PreTrainedTokenizerBase) -> list[Any]: ...
 
@@ -200,7 +200,7 @@ class _Builder:
             labels = self.task.find_labels(train, validation, self.known_labels)
             tokenizer = self.tokenizer
             if tokenizer is None:
-                tokenizer = self.task.train_tokenizer(train)
+                tokenizer = self.task.train_tokenizer(train, self.config.data.vocab_size)
                 tokenizer.save_pretrained(stage / "tokenizer")
             samples = {
                 name: tokenize_rows(rows, self.task, tokenizer, labels, name)

@@ -13,8 +13,6 @@ from transformers import AutoModelForSequenceClassification, PreTrainedTokenizer
 from warmup.config import Config
 from warmup.config.tasks import TASKS
 from warmup.training.data.readers.columns import parse_class
-from warmup.training.data.tokenizers.load import load_tokenizer
-from warmup.training.data.tokenizers.train import train_wordpiece
 from warmup.training.data.tokenizers.windows import TokenizeBatch
 from warmup.training.models.build import ProblemType
 from warmup.training.models.input_layout import Head
@@ -23,39 +21,26 @@ from warmup.training.tasks.labels import find_classes
 from warmup.training.tasks.losses import classification_loss, cross_entropy
 from warmup.training.tasks.metrics import class_metrics, prediction_and_label
 from warmup.training.tasks.metrics.breakdown import class_breakdown, class_outcome
-from warmup.training.tasks.task import Objective, Predictor
+from warmup.training.tasks.task import Objective, Predictor, Task
 
 
-class Classification:
+class Classification(Task):
     """Predicts one of several classes for each text or pair of texts."""
 
     facts = TASKS["classification"]
     auto_class: Any = AutoModelForSequenceClassification
     head: Head = "sequence"
     problem_type: ProblemType | None = "single_label_classification"
-    causal: bool = False
     features: Mapping[str, Any] = {**text_pairs.LABELLED_FEATURES, "label": datasets.Value("int32")}
 
     def __init__(self, config: Config):
         self._data, self._recipe = config.data, config.recipe
         self.row_format = text_pairs.row_format(config.data, parse_class)
 
-    def load_tokenizer(self, name: str, flag: str) -> PreTrainedTokenizerBase:
-        return load_tokenizer(name, flag)
-
-    def train_tokenizer(self, rows: datasets.Dataset) -> PreTrainedTokenizerBase:
-        return train_wordpiece(rows, self._data.vocab_size)
-
-    def tokenizer_facts(self, tokenizer: PreTrainedTokenizerBase) -> list[Any]:
-        return []
-
     def find_labels(self, train: datasets.Dataset, validation: datasets.Dataset, known: list[str]) -> list[str]:
         labels = find_classes(train, validation, known)
         text_pairs.check_pairs(train, validation)
         return labels
-
-    def notes(self, labels: Sequence[str]) -> dict[str, str]:
-        return {}
 
     def tokenize(self, tokenizer: PreTrainedTokenizerBase, labels: Sequence[str]) -> TokenizeBatch:
         return text_pairs.tokenize_labelled(tokenizer, self._data.max_length, list(labels).index)

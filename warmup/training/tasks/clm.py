@@ -18,22 +18,20 @@ from warmup.training.data.samples import SampleSource
 from warmup.training.data.tokenizers.load import load_tokenizer
 from warmup.training.data.tokenizers.train import train_bpe
 from warmup.training.data.tokenizers.windows import TokenizeBatch, causal_windows
-from warmup.training.models.build import ProblemType
 from warmup.training.models.gpt2 import boundary_tokens
 from warmup.training.models.input_layout import Head
 from warmup.training.tasks.losses import cross_entropy, cross_entropy_sum
 from warmup.training.tasks.metrics import correct_and_total, language_metrics
-from warmup.training.tasks.task import Objective, Predictor
+from warmup.training.tasks.task import Objective, Predictor, Task
 
 
-class CausalLM:
+class CausalLM(Task):
     """Predicts the token after each token of windows of documents."""
 
     facts = TASKS["clm"]
     auto_class: Any = AutoModelForCausalLM
     head: Head = "token"
-    problem_type: ProblemType | None = None
-    causal: bool = True
+    causal = True
     features: Mapping[str, Any] = {}
 
     def __init__(self, config: Config):
@@ -43,17 +41,14 @@ class CausalLM:
     def load_tokenizer(self, name: str, flag: str) -> PreTrainedTokenizerBase:
         return load_tokenizer(name, flag, needs="eos")
 
-    def train_tokenizer(self, rows: datasets.Dataset) -> PreTrainedTokenizerBase:
-        return train_bpe(rows, self._data.vocab_size)
+    def train_tokenizer(self, rows: datasets.Dataset, vocab_size: int) -> PreTrainedTokenizerBase:
+        return train_bpe(rows, vocab_size)
 
     def tokenizer_facts(self, tokenizer: PreTrainedTokenizerBase) -> list[Any]:
         return [boundary_tokens(tokenizer)]
 
     def find_labels(self, train: datasets.Dataset, validation: datasets.Dataset, known: list[str]) -> list[str]:
         return []
-
-    def notes(self, labels: Sequence[str]) -> dict[str, str]:
-        return {}
 
     def tokenize(self, tokenizer: PreTrainedTokenizerBase, labels: Sequence[str]) -> TokenizeBatch:
         return causal_windows(tokenizer, self._data.max_length)

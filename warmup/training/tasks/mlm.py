@@ -17,25 +17,20 @@ from warmup.training.data.batching.micro_batch import MicroBatch, padded_inputs,
 from warmup.training.data.batching.prefetcher import Collate
 from warmup.training.data.readers.columns import RowFormat, text_column
 from warmup.training.data.samples import SampleSource
-from warmup.training.data.tokenizers.load import load_tokenizer
 from warmup.training.data.tokenizers.texts import tokenize_for_prediction
-from warmup.training.data.tokenizers.train import train_wordpiece
 from warmup.training.data.tokenizers.windows import TokenizeBatch, masked_windows
-from warmup.training.models.build import ProblemType
 from warmup.training.models.input_layout import Head
 from warmup.training.tasks.losses import cross_entropy, cross_entropy_sum
 from warmup.training.tasks.metrics import correct_and_total, language_metrics
-from warmup.training.tasks.task import Objective, Predictor, best_index
+from warmup.training.tasks.task import Objective, Predictor, Task, best_index
 
 
-class MaskedLM:
+class MaskedLM(Task):
     """Predicts masked tokens, or with `data.whole_words` the tokens of masked words, of windows of documents."""
 
     facts = TASKS["mlm"]
     auto_class: Any = AutoModelForMaskedLM
     head: Head = "token"
-    problem_type: ProblemType | None = None
-    causal: bool = False
 
     def __init__(self, config: Config):
         self._data = config.data
@@ -43,20 +38,8 @@ class MaskedLM:
         numbers = datasets.List(datasets.Value("int32"))
         self.features: Mapping[str, Any] = {"token_words": numbers} if config.data.whole_words else {}
 
-    def load_tokenizer(self, name: str, flag: str) -> PreTrainedTokenizerBase:
-        return load_tokenizer(name, flag)
-
-    def train_tokenizer(self, rows: datasets.Dataset) -> PreTrainedTokenizerBase:
-        return train_wordpiece(rows, self._data.vocab_size)
-
-    def tokenizer_facts(self, tokenizer: PreTrainedTokenizerBase) -> list[Any]:
-        return []
-
     def find_labels(self, train: datasets.Dataset, validation: datasets.Dataset, known: list[str]) -> list[str]:
         return []
-
-    def notes(self, labels: Sequence[str]) -> dict[str, str]:
-        return {}
 
     def tokenize(self, tokenizer: PreTrainedTokenizerBase, labels: Sequence[str]) -> TokenizeBatch:
         return masked_windows(tokenizer, self._data.max_length, self._data.whole_words)

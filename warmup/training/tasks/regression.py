@@ -12,8 +12,6 @@ from transformers import AutoModelForSequenceClassification, PreTrainedTokenizer
 from warmup.config import Config
 from warmup.config.tasks import TASKS
 from warmup.training.data.readers.columns import parse_number
-from warmup.training.data.tokenizers.load import load_tokenizer
-from warmup.training.data.tokenizers.train import train_wordpiece
 from warmup.training.data.tokenizers.windows import TokenizeBatch
 from warmup.training.models.build import ProblemType
 from warmup.training.models.input_layout import Head
@@ -21,41 +19,28 @@ from warmup.training.tasks import text_pairs
 from warmup.training.tasks.losses import squared_error, squared_error_sum
 from warmup.training.tasks.metrics import prediction_and_label, regression_metrics
 from warmup.training.tasks.metrics.breakdown import number_breakdown, number_outcome
-from warmup.training.tasks.task import Objective, Predictor, significant
+from warmup.training.tasks.task import Objective, Predictor, Task, significant
 
 VALUE = "value"
 """The name of the head's one output."""
 
 
-class Regression:
+class Regression(Task):
     """Predicts a number for each text or pair of texts."""
 
     facts = TASKS["regression"]
     auto_class: Any = AutoModelForSequenceClassification
     head: Head = "sequence"
     problem_type: ProblemType | None = "regression"
-    causal: bool = False
     features: Mapping[str, Any] = {**text_pairs.LABELLED_FEATURES, "label": datasets.Value("float64")}
 
     def __init__(self, config: Config):
         self._data = config.data
         self.row_format = text_pairs.row_format(config.data, parse_number)
 
-    def load_tokenizer(self, name: str, flag: str) -> PreTrainedTokenizerBase:
-        return load_tokenizer(name, flag)
-
-    def train_tokenizer(self, rows: datasets.Dataset) -> PreTrainedTokenizerBase:
-        return train_wordpiece(rows, self._data.vocab_size)
-
-    def tokenizer_facts(self, tokenizer: PreTrainedTokenizerBase) -> list[Any]:
-        return []
-
     def find_labels(self, train: datasets.Dataset, validation: datasets.Dataset, known: list[str]) -> list[str]:
         text_pairs.check_pairs(train, validation)
         return [VALUE]
-
-    def notes(self, labels: Sequence[str]) -> dict[str, str]:
-        return {}
 
     def tokenize(self, tokenizer: PreTrainedTokenizerBase, labels: Sequence[str]) -> TokenizeBatch:
         return text_pairs.tokenize_labelled(tokenizer, self._data.max_length, float)

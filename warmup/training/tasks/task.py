@@ -32,6 +32,8 @@ from warmup.training.data.batching.micro_batch import Targets
 from warmup.training.data.batching.prefetcher import Collate
 from warmup.training.data.readers.columns import RowFormat
 from warmup.training.data.samples import Samples
+from warmup.training.data.tokenizers.load import load_tokenizer
+from warmup.training.data.tokenizers.train import train_wordpiece
 from warmup.training.data.tokenizers.windows import TokenizeBatch
 from warmup.training.models.build import ProblemType
 from warmup.training.models.input_layout import Head
@@ -85,14 +87,15 @@ class Predictor:
 
 
 class Task(Protocol):
-    """One task, configured."""
+    """One task, configured. A task inherits what is usual, and states what is not."""
 
     facts: TaskFacts
     auto_class: Any
     """transformers' Auto class of its models."""
     head: Head
-    problem_type: ProblemType | None
-    causal: bool
+    problem_type: ProblemType | None = None
+    """What its labels are to transformers."""
+    causal: bool = False
     """Whether its models must not see later tokens."""
     row_format: RowFormat
     """What it reads of a row of training data."""
@@ -101,15 +104,15 @@ class Task(Protocol):
 
     def load_tokenizer(self, name: str, flag: str) -> PreTrainedTokenizerBase:
         """The tokenizer of a folder or hub name. Raises UserError, naming `flag`, if it does not suit the task."""
-        ...
+        return load_tokenizer(name, flag)
 
-    def train_tokenizer(self, rows: datasets.Dataset) -> PreTrainedTokenizerBase:
+    def train_tokenizer(self, rows: datasets.Dataset, vocab_size: int) -> PreTrainedTokenizerBase:
         """A tokenizer for a new model, trained on the rows' texts."""
-        ...
+        return train_wordpiece(rows, vocab_size)
 
     def tokenizer_facts(self, tokenizer: PreTrainedTokenizerBase) -> list[Any]:
         """What of a tokenizer, besides its backend, decides how texts are tokenised."""
-        ...
+        return []
 
     def find_labels(self, train: datasets.Dataset, validation: datasets.Dataset, known: list[str]) -> list[str]:
         """Names of the outputs of the model's head, none for language models. Raises UserError on bad labels.
@@ -123,7 +126,7 @@ class Task(Protocol):
 
     def notes(self, labels: Sequence[str]) -> dict[str, str]:
         """What a user should know at the start of a run about training on these labels, by a word for it."""
-        ...
+        return {}
 
     def tokenize(self, tokenizer: PreTrainedTokenizerBase, labels: Sequence[str]) -> TokenizeBatch:
         """What turns a batch of rows into samples."""

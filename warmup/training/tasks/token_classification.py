@@ -16,7 +16,6 @@ from warmup.training.data.batching.micro_batch import MicroBatch, padded_inputs,
 from warmup.training.data.readers.columns import STRING, RowFormat, check_tags, tags_column, words_column
 from warmup.training.data.samples import IGNORE_INDEX, NO_TAG, SampleSource
 from warmup.training.data.tokenizers.load import load_word_tokenizer
-from warmup.training.data.tokenizers.train import train_wordpiece
 from warmup.training.data.tokenizers.windows import TokenizeBatch
 from warmup.training.data.tokenizers.words import sentence_parts, tokenize_tagged
 from warmup.training.models.build import ProblemType
@@ -26,17 +25,16 @@ from warmup.training.tasks.losses import classification_loss, cross_entropy
 from warmup.training.tasks.metrics import entity_metrics, tag_counts, tag_metrics
 from warmup.training.tasks.metrics.breakdown import entity_breakdown, tag_breakdown
 from warmup.training.tasks.metrics.entity_f1 import entity_counts, is_entity_tag, parse_scheme
-from warmup.training.tasks.task import Objective, Predictor, best_index
+from warmup.training.tasks.task import Objective, Predictor, Task, best_index
 
 
-class TokenClassification:
+class TokenClassification(Task):
     """Predicts the tag of each word of a sentence, at the word's first token."""
 
     facts = TASKS["token-classification"]
     auto_class: Any = AutoModelForTokenClassification
     head: Head = "token"
     problem_type: ProblemType | None = "single_label_classification"
-    causal: bool = False
     features: Mapping[str, Any] = {"token_labels": datasets.List(datasets.Value("int32"))}
 
     def __init__(self, config: Config):
@@ -46,12 +44,6 @@ class TokenClassification:
 
     def load_tokenizer(self, name: str, flag: str) -> PreTrainedTokenizerBase:
         return load_word_tokenizer(name, flag)
-
-    def train_tokenizer(self, rows: datasets.Dataset) -> PreTrainedTokenizerBase:
-        return train_wordpiece(rows, self._data.vocab_size)
-
-    def tokenizer_facts(self, tokenizer: PreTrainedTokenizerBase) -> list[Any]:
-        return []
 
     def find_labels(self, train: datasets.Dataset, validation: datasets.Dataset, known: list[str]) -> list[str]:
         return find_classes(train, validation, known, self._ignored)
