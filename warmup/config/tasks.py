@@ -22,12 +22,13 @@ class TaskFacts:
     """One line for --help."""
     metrics: tuple[str, ...]
     """Held-out metrics by which evaluations can be compared: what `evaluation.metric` may be."""
-    pipeline: str
-    """transformers' pipeline that runs the exported model."""
+    pipeline: str | None
+    """transformers' pipeline that runs the exported model; None if it has none for this task."""
     architectures: tuple[str, ...]
-    """Endings of the names of transformers' model classes that are trained for it."""
-    label: Literal["class", "number"] | None = None
-    """What a row's label is: one of several classes, a number, or None for tasks without labels."""
+    """Endings of the names of transformers' model classes that are trained for it; that of its Auto class first."""
+    label: Literal["class", "classes", "tags", "number"] | None = None
+    """What a row's label is: one of several classes, any number of them, one for each word, a number, or None for tasks
+    without labels."""
     label_means: str = ""
     """What its files must hold, for the error that none were given; "" if the default corpus will do."""
     file_kinds: tuple[str, ...] = TABLES
@@ -46,6 +47,16 @@ class TaskFacts:
     """The file in configs/ that is the base of a run without a --config."""
     recipe_on_docstrings: str = ""
     """The same for a run on the default corpus; "" if that is no other one."""
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether labels are names of classes."""
+        return self.label in ("class", "classes", "tags")
+
+    @property
+    def hub_task(self) -> str:
+        """What the hub calls it."""
+        return self.pipeline or self.name
 
 
 _ALL = (
@@ -113,7 +124,7 @@ _ALL = (
         pipeline="token-classification",
         pipeline_options=', aggregation_strategy="first"',  # a word's tag, which its first piece has
         architectures=("ForTokenClassification",),
-        label="class",
+        label="tags",
         label_means="files of words and their tags",
         file_kinds=TABLES + WORD_FILES,
         fields=(

@@ -13,8 +13,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from warmup.config import Data
-from warmup.config.tasks import WORD_FILES
-from warmup.training.data.readers.columns import RowFormat
+from warmup.config.tasks import WORD_FILES, TaskFacts
 from warmup.training.data.readers.conll import find_layout, has_other_lines
 from warmup.training.data.readers.delimited import DELIMITERS
 from warmup.training.data.readers.quoting import find_quoting
@@ -53,14 +52,14 @@ def source_notes(sources: Sequence[Sequence[Source]], data: Data) -> dict[str, s
 
 
 def label_notes(
-    train: datasets.Dataset, ignored_rows: Mapping[str, int], row_format: RowFormat, data: Data
+    train: datasets.Dataset, ignored_rows: Mapping[str, int], facts: TaskFacts, data: Data
 ) -> dict[str, str]:
     """What is odd about the labels of classes: those that only one training row has (a header among the rows, a slip),
     those that mean elsewhere that there is no label, and those that are ignored.
     """
     counts = label_counts(train)
     unit, ignored_unit, ignored = "training rows", "rows", dict(ignored_rows)
-    if isinstance(row_format.features["label"], datasets.List):
+    if facts.label == "tags":
         unit = ignored_unit = "words"
         ignored = {tag: counts.pop(tag) for tag in (NO_TAG, *data.ignore_labels) if tag in counts}
     notes = {}

@@ -103,7 +103,7 @@ def prepare_data(config: Config, task: Preprocessing) -> Prepared:
         cache.mkdir(parents=True, exist_ok=True)
         sources = _resolve_sources(config, task.facts, cache)
         tokenizer = _given_tokenizer(config, task)
-        known_labels = label_names(config.model) if task.facts.label == "class" else []
+        known_labels = label_names(config.model) if task.facts.has_classes else []
         key = data_key(config, sources, known_labels, _tokenizer_identity(tokenizer, task))
         folder = cache / f"{key}-{CACHE_FORMAT}"
         if not _is_complete(folder, tokenizer):
@@ -209,8 +209,8 @@ class _Builder:
             for name, table in samples.items():
                 table.save_to_disk(stage / name)
             notes = source_notes(sources, self.config.data)
-            if self.task.facts.label == "class":
-                notes |= label_notes(train, ignored, self.task.row_format, self.config.data)
+            if self.task.facts.has_classes:
+                notes |= label_notes(train, ignored, self.task.facts, self.config.data)
             notes |= token_notes(samples["train"], tokenizer, self.config.data)
             facts = {"labels": labels, "bad_rows": [str(row) for row in bad], "notes": notes}
             (stage / "facts.json").write_text(json.dumps(facts))
@@ -253,7 +253,7 @@ class _Builder:
             return rows, table(validation, "validation")
         if len(rows) < 2:
             raise UserError(f"data.train_files: {len(rows)} row is too few to train on and hold some out")
-        held_out = hold_out(rows, data.validation_fraction, keep_classes=self.task.facts.label == "class")
+        held_out = hold_out(rows, data.validation_fraction, keep_classes=self.task.facts.has_classes)
         return rows.select(np.flatnonzero(~held_out)), rows.select(np.flatnonzero(held_out))
 
 

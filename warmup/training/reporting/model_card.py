@@ -10,7 +10,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from warmup.commandline.words import Option
 from warmup.config import Config
-from warmup.config.tasks import TASKS
+from warmup.config.tasks import TASKS, TaskFacts
 from warmup.explain import explain_plan
 from warmup.plan import Plan
 from warmup.training.data.prepare import Prepared
@@ -55,17 +55,14 @@ def model_card(trained: TrainedModel) -> str:
     """
     config, plan = trained.config, trained.plan
     facts = TASKS[config.task]
-    pipeline = facts.pipeline
-    place = config.log.push_to_hub or "path/to/this/folder"
     return f"""---
 {_header(trained).to_yaml()}
 ---
 
-# {config.log.push_to_hub or f"{pipeline} model"}
+# {config.log.push_to_hub or f"{facts.hub_task} model"}
 
 ```python
-from transformers import pipeline
-model = pipeline("{pipeline}", model="{place}"{facts.pipeline_options})
+{_loading(facts, config.log.push_to_hub or "path/to/this/folder")}
 ```
 
 ## Held-out metrics
@@ -90,6 +87,20 @@ The whole configuration, which `train.py --config` accepts:
 
 {_block("yaml", configuration(config))}
 """
+
+
+def _loading(facts: TaskFacts, place: str) -> str:
+    """Python that loads the model: in its pipeline if there is one."""
+    if facts.pipeline:
+        return (
+            f'from transformers import pipeline\nmodel = pipeline("{facts.pipeline}", '
+            f'model="{place}"{facts.pipeline_options})'
+        )
+    auto_class = f"AutoModel{facts.architectures[0]}"
+    return (
+        f'from transformers import {auto_class}, AutoTokenizer\ntokenizer = AutoTokenizer.from_pretrained("{place}")\n'
+        f'model = {auto_class}.from_pretrained("{place}")'
+    )
 
 
 def _per_class(trained: TrainedModel) -> str:
@@ -128,14 +139,14 @@ def _header(trained: TrainedModel) -> ModelCardData:
     types = [_METRIC_TYPES.get(name, name) for name in _metrics(trained) if name != "loss"]
     return ModelCardData(
         library_name="transformers",
-        pipeline_tag=TASKS[config.task].pipeline,
+        pipeline_tag=TASKS[config.task].hub_task,
         language=config.log.language,
         license=config.log.license,
         base_model=config.model if is_on_hub(config.model) else None,
         datasets=names or None,
         metrics=types,
         tags=["bert-warmup"],
-        model_name=config.log.push_to_hub or f"{TASKS[config.task].pipeline} model",
+        model_name=config.log.push_to_hub or f"{TASKS[config.task].hub_task} model",
         eval_results=[_eval_result(trained, name, value) for name, value in _metrics(trained).items()],
     )
 
@@ -149,7 +160,7 @@ def _eval_result(trained: TrainedModel, name: str, value: float) -> EvalResult:
     )
     kind = "docstrings" if not held_out else published_path(held_out[0]).split(".", 1)[-1]
     return EvalResult(
-        task_type=facts.pipeline,
+        task_type=facts.hub_task,
         dataset_type=dataset or kind,
         dataset_name=dataset or _validation_text(trained, plain=True),
         dataset_config=configuration[0] if configuration else None,
