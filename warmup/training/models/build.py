@@ -16,6 +16,7 @@ from transformers.utils import logging
 from warmup.errors import UserError
 from warmup.training.models import gpt2, probe
 from warmup.training.models.dropout import set_dropout
+from warmup.training.models.heads import unify_head
 from warmup.training.models.positions import max_positions
 
 logging.set_verbosity_error()  # build_model returns the names of new weights; the caller reports them
@@ -89,8 +90,11 @@ def build_model(spec: ModelSpec, tokenizer: PreTrainedTokenizerBase) -> tuple[Pr
     _configure(config, spec)
     torch.manual_seed(spec.seed)
     if is_new_model(spec.name):
-        return spec.auto_class.from_config(config), ["all"]
+        model = spec.auto_class.from_config(config)
+        unify_head(model)
+        return model, ["all"]
     model, new_weights = _load(spec, config)
+    unify_head(model)
     if not new_weights and _has_other_classes(known_labels, spec):
         new_weights = _reset_head(model)
     _fit_tokenizer(model, spec, tokenizer)
