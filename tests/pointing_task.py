@@ -82,7 +82,9 @@ class Pointing(Task):
             metrics=_metrics,
         )
 
-    def predictor(self, tokenizer: PreTrainedTokenizerBase, labels: Sequence[str]) -> Predictor:
+    def predictor(
+        self, tokenizer: PreTrainedTokenizerBase, labels: Sequence[str], settings: Mapping[str, Any]
+    ) -> Predictor:
         def tokenize(batch: dict[str, Any], rows: list[int]) -> dict[str, list]:
             parts = [part for part in sentence_parts(batch["text"], tokenizer, self._data.max_length) if part.is_first]
             return {

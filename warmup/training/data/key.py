@@ -15,8 +15,11 @@ from warmup.training.data.sources import Source
 KEY_FORMAT = 2  # raise it where the same content would give other samples
 PATH_FIELDS = ("data.train_files", "data.validation_files", "data.tokenizer", "data.cache_dir")
 """Fields that may differ from machine to machine: the key says whether what is there is the same."""
-NEW_FIELDS = ("quoting", "delimiter", "column_names", "word_column", "tag_column", "ignore_labels")
-"""Fields that older versions did not have: at their defaults, they leave keys as they were."""
+FIRST_FIELDS = (
+    *("train_files", "validation_files", "validation_fraction", "text_column", "pair_column", "label_column"),
+    *("max_length", "mask_rate", "whole_words", "vocab_size", "max_bad_rows", "streaming", "shuffle_buffer"),
+)
+"""Fields that are always in the key. At its default, any other field leaves the keys of older versions as they were."""
 Sources = tuple[Sequence[Source], Sequence[Source]]  # of training and of validation rows
 
 
@@ -40,7 +43,8 @@ def data_key(config: Config, sources: Sources, known_labels: list[str], tokenize
         "streaming": not config.data.streaming,
         "shuffle_buffer": not config.data.streaming,
     }
-    irrelevant |= {name: getattr(config.data, name) == getattr(Data, name) for name in NEW_FIELDS}
+    new_fields = data.keys() - set(FIRST_FIELDS)
+    irrelevant |= {name: True for name in new_fields if getattr(config.data, name) == getattr(Data, name)}
     data = {name: value for name, value in data.items() if not irrelevant.get(name)}
     if quotation_marks := [
         reading for part in sources for source in part if (reading := changed_reading(source, config.data))

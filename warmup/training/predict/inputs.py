@@ -24,7 +24,7 @@ from warmup.training.data.sources import Source
 from warmup.training.data.tables import build_table, tokenize_table, write_samples
 from warmup.training.tasks import Predictor
 
-_OF_ROWS = ("row", "truncated", "words")  # columns that the model does not read
+_READ = ("ids", "length", f"{TOKEN_PREFIX}targets", "second_start")  # columns that the model's inputs are made of
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class PredictionInputs:
     @cached_property
     def samples(self) -> Samples:
         """What the model reads."""
-        names = [name for name in self.table.column_names if name not in _OF_ROWS]
+        names = [name for name in self.table.column_names if name in _READ]
         return Samples(self.table.select_columns(names), self.table.data.column("length").to_numpy())
 
     @cached_property

@@ -72,7 +72,7 @@ def predict(config: Config, accelerator: Accelerator, files: Sequence[str], outp
     )
     tokenizer = task.load_tokenizer(tokenizer_name, flag)
     labels = _labels(task, config.model)
-    predictor = task.predictor(tokenizer, labels)
+    predictor = task.predictor(tokenizer, labels, model_build.load_config(config.model).to_dict())
     first = inputs.find_sources(files, config)[0].name
     target = collectives.on_main(accelerator, lambda: outputs.output_path(output, first, predictor))
     model = _load(config, task, tokenizer, labels).to(accelerator.device)

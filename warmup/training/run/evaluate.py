@@ -33,6 +33,8 @@ class Evaluation:
     metrics: dict[str, float]
     results_SW: torch.Tensor
     """What the task keeps of each sample, as `Objective.results`."""
+    combined: torch.Tensor
+    """The same of what metrics count, as `Objective.combine`."""
     losses_S: torch.Tensor
     """The mean loss of each sample's targets."""
 
@@ -87,10 +89,9 @@ class Evaluator:
         self.heartbeat("the sum of the evaluation", waits=True)
         losses, results = collectives.sum_over_ranks(losses), collectives.sum_over_ranks(results)
         results_SW, losses_S = results[:, :-1].cpu(), results[:, -1].cpu()
-        metrics = collectives.on_main(
-            self.accelerator, lambda: self.objective.metrics(float(losses.sum()), results_SW.contiguous())
-        )
-        return Evaluation(metrics, results_SW, losses_S)
+        combined = self.objective.combine(results_SW.contiguous(), samples)
+        metrics = collectives.on_main(self.accelerator, lambda: self.objective.metrics(float(losses.sum()), combined))
+        return Evaluation(metrics, results_SW, combined, losses_S)
 
     def _any_stop_requested(self) -> bool:
         """Whether any rank requests to stop. A collective call, so that all ranks stop at the same micro-batch."""

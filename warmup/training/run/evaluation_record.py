@@ -47,8 +47,10 @@ def make_record(
         }
         for sample, of_sample in zip(hardest.tolist(), ids, strict=True)
     ]
-    breakdown = objective.breakdown(evaluation.results_SW) if objective.breakdown else None
+    breakdown = objective.breakdown(evaluation.combined) if objective.breakdown else None
     details = breakdown.to_dict() if breakdown else {}
+    if settings := objective.model_settings(evaluation.combined):
+        details["model_settings"] = settings
     return _strict_json({"step": step, "metrics": evaluation.metrics, **details, "examples": examples})
 
 

@@ -96,11 +96,13 @@ def export_final_model(run: TrainingRun, weights: dict[str, torch.Tensor]) -> di
     step, metrics, best_step = run.train_step.clock.step, run.state.metrics, run.state.best_step
     if run.config.evaluation.export == "best" and best_step is not None and (best := best_weights(run)) is not None:
         step, metrics, weights = best_step, run.state.best_metrics, best
-    per_class = evaluation_record.find_record(run.folder, step).get("per_class", {})
+    record = evaluation_record.find_record(run.folder, step)
+    per_class = record.get("per_class", {})
     picture = loss_picture(run.folder)
     pictures = {_PICTURE: picture} if picture else {}
     trained = replace(trained_model(run, metrics, step, weights), per_class=per_class, picture="".join(pictures))
     model, tokenizer = run.train_step.engine.unwrapped_model, run.data.tokenizer
+    model.config.update(record.get("model_settings", {}))
     export_model(run.folder, model, tokenizer, model_card(trained), weights, pictures)
     return {"metrics": metrics, "per_class": per_class, "exported_step": step}
 

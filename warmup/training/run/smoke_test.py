@@ -62,6 +62,7 @@ def run_smoke_test(run: TrainingRun) -> tuple[str, str]:
     model, weights = train_step.engine.unwrapped_model, train_step.engine.weights()
 
     def save_and_load() -> list[str]:
+        model.config.update(run.evaluator.objective.model_settings(evaluation.combined))
         text = model_card(trained_model(run, metrics, train_step.clock.step, weights))
         saved = export_model(run.folder, model, run.data.tokenizer, text, weights)
         return check_export(saved, weights, run.task.auto_class)

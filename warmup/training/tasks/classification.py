@@ -57,7 +57,9 @@ class Classification(Task):
             outcome=partial(class_outcome, labels=labels),
         )
 
-    def predictor(self, tokenizer: PreTrainedTokenizerBase, labels: Sequence[str]) -> Predictor:
+    def predictor(
+        self, tokenizer: PreTrainedTokenizerBase, labels: Sequence[str], settings: Mapping[str, Any]
+    ) -> Predictor:
         """The likeliest class, and the probability of each."""
 
         def to_record(values: np.ndarray, samples: Sequence[dict[str, Any]]) -> dict[str, Any]:

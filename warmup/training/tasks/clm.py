@@ -69,5 +69,7 @@ class CausalLM(Task):
             metrics=language_metrics,
         )
 
-    def predictor(self, tokenizer: PreTrainedTokenizerBase, labels: Sequence[str]) -> Predictor:
+    def predictor(
+        self, tokenizer: PreTrainedTokenizerBase, labels: Sequence[str], settings: Mapping[str, Any]
+    ) -> Predictor:
         raise UserError(f"--predict: {self.facts.no_prediction.format(model=self._model)}")

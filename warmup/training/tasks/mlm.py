@@ -54,7 +54,9 @@ class MaskedLM(Task):
             metrics=language_metrics,
         )
 
-    def predictor(self, tokenizer: PreTrainedTokenizerBase, labels: Sequence[str]) -> Predictor:
+    def predictor(
+        self, tokenizer: PreTrainedTokenizerBase, labels: Sequence[str], settings: Mapping[str, Any]
+    ) -> Predictor:
         """The likeliest token for each mask by itself, and the text with them as the tokenizer writes it."""
         mask_id = tokenizer.mask_token_id
         if mask_id is None:

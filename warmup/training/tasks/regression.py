@@ -57,7 +57,9 @@ class Regression(Task):
             outcome=number_outcome,
         )
 
-    def predictor(self, tokenizer: PreTrainedTokenizerBase, labels: Sequence[str]) -> Predictor:
+    def predictor(
+        self, tokenizer: PreTrainedTokenizerBase, labels: Sequence[str], settings: Mapping[str, Any]
+    ) -> Predictor:
         return Predictor(
             row_format=self.row_format.without("label"),
             tokenize=text_pairs.tokenize_rows(tokenizer, self._data.max_length),

@@ -56,9 +56,13 @@ class Objective:
     """(logits, targets) -> (samples, width): what the metrics need of each sample, such as counts."""
     width: int
     metrics: Callable[[float, torch.Tensor], dict[str, float]]
-    """(sum of the losses, results of all samples) -> metrics by name."""
+    """(sum of the losses, results) -> metrics by name."""
+    combine: Callable[[torch.Tensor, Samples], torch.Tensor] = lambda results, samples: results
+    """(results of all samples, those samples) -> results of what metrics count, for samples that are parts of it."""
     breakdown: Callable[[torch.Tensor], Breakdown] | None = None
-    """results of all samples -> the scores of each class, tag or entity type; None where there are none."""
+    """results -> the scores of each class, tag or entity type; None where there are none."""
+    model_settings: Callable[[torch.Tensor], dict[str, Any]] = lambda results: {}
+    """results -> what the exported model's config is to hold of them, such as thresholds, for the predictor."""
     outcome: Callable[[Sequence[float]], dict[str, str | float]] = lambda result: {}
     """results of one sample -> its label and prediction, for a person to read; {} where they are many."""
 
@@ -142,8 +146,16 @@ class Task(Protocol):
         """
         ...
 
-    def predictor(self, tokenizer: PreTrainedTokenizerBase, labels: Sequence[str]) -> Predictor:
-        """How rows become predictions. Raises UserError if this task has none."""
+    def predictor(
+        self, tokenizer: PreTrainedTokenizerBase, labels: Sequence[str], settings: Mapping[str, Any]
+    ) -> Predictor:
+        """How rows become predictions. Raises UserError if this task has none.
+
+        Args:
+            tokenizer: of the model.
+            labels: names of the outputs of its head.
+            settings: its config, with what `Objective.model_settings` put there.
+        """
         ...
 
 

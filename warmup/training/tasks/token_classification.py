@@ -78,7 +78,9 @@ class TokenClassification(Task):
             breakdown=partial(entity_breakdown, types=scheme.types) if scheme else partial(tag_breakdown, tags=labels),
         )
 
-    def predictor(self, tokenizer: PreTrainedTokenizerBase, labels: Sequence[str]) -> Predictor:
+    def predictor(
+        self, tokenizer: PreTrainedTokenizerBase, labels: Sequence[str], settings: Mapping[str, Any]
+    ) -> Predictor:
         """The likeliest tag of each word by itself; None for a word of which the tokenizer leaves nothing."""
 
         def tokenize(batch: dict[str, Any], rows: list[int]) -> dict[str, list]:

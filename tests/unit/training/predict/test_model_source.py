@@ -129,7 +129,7 @@ def test_what_is_refused_at_once(argv: tuple[str, ...], message: str) -> None:
 ])  # fmt: skip
 def test_the_output_is_named_after_the_first_file(first: str, name: str, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    classes = create_task(Config(task="classification")).predictor(make_tokenizer(), ("a", "b"))
+    classes = create_task(Config(task="classification")).predictor(make_tokenizer(), ("a", "b"), {})
     assert outputs.output_path(None, first, classes) == Path(f"{name}.predictions.jsonl")
     (tmp_path / f"{name}.predictions.jsonl").symlink_to("nothing")
     with pytest.raises(UserError, match=f"--output: {name}.predictions.jsonl is there already"):

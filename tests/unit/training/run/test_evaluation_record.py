@@ -25,9 +25,10 @@ def record(losses: list[float], step: int = 7) -> dict[str, Any]:
     objective: Any = SimpleNamespace(
         breakdown=lambda results: breakdown.class_breakdown(results, WORDS),
         outcome=lambda result: breakdown.class_outcome(result, WORDS),
+        model_settings=lambda results: {"thresholds": [0.5]},
     )
     results = torch.tensor([[0.0, 1.0]]).double().expand(len(losses), 2)
-    found = Evaluation({"loss": 1.0, "f1": float("nan")}, results, torch.tensor(losses).double())
+    found = Evaluation({"loss": 1.0, "f1": float("nan")}, results, results, torch.tensor(losses).double())
     return records.make_record(found, objective, samples, tokenizer, step)
 
 
@@ -41,6 +42,7 @@ def test_the_hardest_examples_come_first() -> None:
     assert found["step"] == 7 and found["metrics"] == {"loss": 1.0, "f1": None}  # JSON has no NaN
     assert found["per_class"]["yes"] == {"precision": 0.0, "recall": 0.0, "f1": 0.0, "support": 3}
     assert found["confusion"] == [[1, 0, 3]]
+    assert found["model_settings"] == {"thresholds": [0.5]}
 
 
 def test_only_twenty_are_kept_and_long_texts_are_cut() -> None:

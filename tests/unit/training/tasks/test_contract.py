@@ -162,9 +162,8 @@ def test_metrics_are_those_of_other_libraries(case: Case) -> None:
     batch = case.batch(np.arange(len(case.data.validation)))
     with torch.no_grad():
         logits, targets = computed(model, batch, InputLayout(head=case.task.head))
-    ours = objective.metrics(
-        float(objective.losses(logits, targets).sum()), objective.results(logits, targets).double()
-    )
+    results = objective.combine(objective.results(logits, targets).double(), case.data.validation)
+    ours = objective.metrics(float(objective.losses(logits, targets).sum()), results)
     assert ours["targets"] == batch.target_count  # by which a step divides its loss
     values = targets.values.numpy()
     kept = ~np.isnan(values) if values.dtype.kind == "f" else values != IGNORE_INDEX
@@ -232,9 +231,9 @@ def test_predictions_come_from_the_same_logits(case: Case) -> None:
     """A row's record is made of what `postprocess` keeps at the positions that `tokenize` marks."""
     if case.task.facts.no_prediction:
         with pytest.raises(ValueError, match="--predict: "):
-            case.task.predictor(case.data.tokenizer, case.data.labels)
+            case.task.predictor(case.data.tokenizer, case.data.labels, {})
         return
-    predictor = case.task.predictor(case.data.tokenizer, case.data.labels)
+    predictor = case.task.predictor(case.data.tokenizer, case.data.labels, {})
     assert "label" not in predictor.row_format.roles
     mask = f" {case.data.tokenizer.mask_token}" if case.task.facts.label is None else ""
     parsed = predictor.row_format.assign(text="text").parse({"text": _line(predictor, f"baran dotel{mask}")})
