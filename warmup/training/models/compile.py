@@ -38,7 +38,7 @@ def check_compile(accelerator: Accelerator) -> None:
 
 def compile_layers(model: PreTrainedModel, layout: InputLayout) -> None:
     """Compile the forward of each layer. Raises UserError for a model whose inputs would have too many shapes."""
-    if not layout.rows or layout.causal:
+    if not layout.rows or layout.positions_in == "head":
         raise UserError(f"speed.compile: is for BERT, RoBERTa and ELECTRA, not for {model.config.model_type}")
     import torch._dynamo
     import torch._inductor.config

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from transformers import GenerationMixin, PreTrainedModel
 
-from warmup.training.models import gpt2, varlen_attention
+from warmup.training.models import gpt2, packed_attention, varlen_attention
 from warmup.training.models.input_layout import PACKED_DECODERS, Head, InputLayout, supports_packing
 from warmup.training.models.positions import first_position
 from warmup.training.models.varlen_attention import SequenceBounds
@@ -53,6 +54,18 @@ def install_partial_forward(
             static_max_length=static_max_length,
             first_position=first_position(model),
             padding_id=padding_id,
+        )
+    if packed_attention.packs(model, head):
+        packed_attention.enable(model)
+        _select_output(model, packed_attention.pooled_module(model))
+        return InputLayout(
+            head=head,
+            logits="positions" if masked_only or head == "sequence" else "all",
+            positions_in="head",
+            rows=True,
+            packed=packed,
+            first_position=first_position(model),
+            padding_id=config.pad_token_id or 0,
         )
     selects = head == "token" and masked_only
     if selects:
@@ -148,24 +161,37 @@ def _last_layer_at(
 
 
 def _hook_head(model: PreTrainedModel) -> None:
-    """Let a language model's head compute only `positions` (N,) of the flattened batch: logits (1, N, V)."""
-    given: dict[str, torch.Tensor | None] = {}
+    """Let a language model's head compute only `positions` (N,) of the flattened batch: logits (N, 1, V)."""
+    if not isinstance(model, GenerationMixin):
+        return _select_output(model, model.base_model)
+    # Some of these go around their base model. Their head is one product.
+    select = _take_positions(model)
+    output_embeddings: Any = model.get_output_embeddings()
+    output_embeddings.register_forward_pre_hook(lambda module, args: (select(args[0]),))
 
-    def take_positions(module: torch.nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-        given["positions"] = kwargs.pop("positions", None)
-        return args, kwargs
 
-    def select(hidden_BTD: torch.Tensor) -> torch.Tensor:
-        positions = given["positions"]
-        return hidden_BTD if positions is None else hidden_BTD.flatten(0, 1)[positions][None]
+def _select_output(model: PreTrainedModel, module: torch.nn.Module) -> None:
+    """Let a module of the model return the hidden states of `positions` only."""
+    select = _take_positions(model)
 
     def select_output(module: torch.nn.Module, args: tuple, output: Any) -> Any:
         output["last_hidden_state"] = select(output["last_hidden_state"])
         return output
 
-    model.register_forward_pre_hook(take_positions, with_kwargs=True)
-    if isinstance(model, GenerationMixin):  # some of these go around their base model; their head is one product
-        output_embeddings: Any = model.get_output_embeddings()
-        output_embeddings.register_forward_pre_hook(lambda module, args: (select(args[0]),))
-    else:
-        model.base_model.register_forward_hook(select_output)
+    module.register_forward_hook(select_output)
+
+
+def _take_positions(model: PreTrainedModel) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Let the model take `positions`. Returns what selects them of hidden states (B, T, D): (N, 1, D)."""
+    given: dict[str, torch.Tensor | None] = {}
+
+    def take(module: torch.nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        given["positions"] = kwargs.pop("positions", None)
+        return args, kwargs
+
+    def select(hidden_BTD: torch.Tensor) -> torch.Tensor:
+        positions = given["positions"]
+        return hidden_BTD if positions is None else hidden_BTD.flatten(0, 1)[positions][:, None]
+
+    model.register_forward_pre_hook(take, with_kwargs=True)
+    return select
