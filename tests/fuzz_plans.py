@@ -121,7 +121,7 @@ def random_command(draw: Draw) -> list[str]:
     fields = {
         "recipe.optimizer": lambda: draw.choice(("adamw", "adam", "rmsprop", "sgd", "lamb", "adafactor")),
         "recipe.lr": draw.rate,
-        "recipe.scaling": lambda: draw.function(("linear", "sqrt", "none", "auto")),
+        "recipe.scaling": lambda: draw.function(("linear", "sqrt", "none", "auto", "noise")),
         "recipe.max_lr": draw.rate,
         "recipe.warmup": draw.length,
         "recipe.warmup_scaling": lambda: draw.choice(("samples", "steps")),
@@ -138,7 +138,13 @@ def random_command(draw: Draw) -> list[str]:
         "recipe.eps": draw.rate,
         "recipe.momentum": draw.beta,
         "recipe.alpha": draw.beta,
-        "recipe.beta_scaling": lambda: draw.choice(("none", "sde", "half-life")),
+        "recipe.beta_scaling": lambda: draw.choice(
+            ("none", "sde", "half-life", "none,half-life", "sde,", "half-life,sde")
+        ),
+        "recipe.beta_floor": draw.beta,
+        "recipe.weight_decay_scaling": lambda: draw.choice(("none", "timescale")),
+        "recipe.noise_scale": draw.length,
+        "recipe.scaled": lambda: draw.choice(("lr", "all")),
         "batch.accumulation": draw.count,
         "batch.global_size": draw.count,
         "launch.world_size": draw.count,
@@ -146,6 +152,7 @@ def random_command(draw: Draw) -> list[str]:
     rare = {
         "recipe.optimizer", "recipe.momentum", "recipe.alpha", "recipe.eps", "recipe.max_lr", "recipe.end_lr",
         "recipe.start_lr", "batch.accumulation", "batch.global_size", "launch.world_size", "recipe.beta_scaling",
+        "recipe.beta_floor", "recipe.weight_decay_scaling", "recipe.noise_scale", "recipe.scaled",
     }  # fmt: skip
     duration = f"{draw.pick(NUMBERS, WILD_NUMBERS)}k {draw.pick(('steps', 'samples', 'epochs', 'tokens'), ('%', ''))}"
     argv = [f"--recipe.duration={duration}", f"--batch.per_device={draw.count()}"]

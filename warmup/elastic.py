@@ -113,7 +113,7 @@ def replan(
     plan = rescaled
     if old_size == new_size or settings.on_change == "keep":  # a rate that was kept once stays kept
         plan = make_plan(recipe, _topology(lr_schedule.plan), data_size.num_samples, data_size.tokens_per_sample)
-    if _without_split(plan) == _without_split(lr_schedule.plan):
+    if _resulting(plan) == _resulting(lr_schedule.plan):
         return replace(lr_schedule, global_batch_size=new_size)
     run_samples = Fraction(rescaled.duration_samples)
     rewarm = Duration.parse(settings.rewarm, "elastic.rewarm")
@@ -127,6 +127,9 @@ def _topology(plan: Plan) -> Topology:
     return Topology(plan.world_size, plan.per_device_batch_size, plan.accumulation, plan.global_batch_size)
 
 
-def _without_split(plan: Plan) -> Plan:
-    """The plan without how ranks split a batch, which changes no rate."""
-    return replace(plan, world_size=1, per_device_batch_size=1, accumulation=1)
+def _resulting(plan: Plan) -> Plan:
+    """The plan without what changes no number that trains: how ranks split a batch, and where numbers come from."""
+    sources: dict[str, Any] = {name: None for name in vars(plan) if name.startswith("reference_")}
+    sources |= {"reference_batch_size": plan.reference_batch_size, "noise_scale": None}
+    split = {"world_size": 1, "per_device_batch_size": 1, "accumulation": 1}
+    return replace(plan, **split, **sources, beta_scaling="none", weight_decay_scaling="none")

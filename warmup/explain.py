@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from warmup.plan import Plan
+from warmup.scaling import ADAPTIVE
 
 Row = tuple[str, str, str]
 """Name, value, how it was computed."""
@@ -35,12 +36,19 @@ def _batch_split(plan: Plan) -> str:
 
 
 def _peak_lr(plan: Plan) -> str:
-    factor = {"linear": " x k", "sqrt": " x sqrt(k)", "none": ""}.get(plan.scaling, f" x {plan.scaling}(k)")
+    known = {"linear": " x k", "sqrt": " x sqrt(k)", "none": "", "noise": _noise(plan)}
+    factor = known.get(plan.scaling, f" x {plan.scaling}(k)")
     if plan.momentum_correction != 1:
         factor += f" x {plan.momentum_correction:.6g} for the momentum of {plan.momentum:.6g}"
     cap = f", capped from {plan.uncapped_lr:.6g} by max_lr" if plan.peak_lr != plan.uncapped_lr else ""
     name = "no" if plan.scaling == "none" else plan.scaling
     return f"lr {plan.lr:.6g}{factor} ({name} scaling){cap}"
+
+
+def _noise(plan: Plan) -> str:
+    gain = "k (B0 + N) / (B + N)"
+    factor = f"sqrt({gain})" if plan.optimizer in ADAPTIVE else gain
+    return f" x {factor} with N = {plan.noise_scale:g} samples" if plan.noise_scale is not None else ""
 
 
 def _warmup(plan: Plan) -> str:

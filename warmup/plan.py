@@ -111,6 +111,16 @@ class Plan:
     cooldown: str = "linear"
     momentum_correction: float = 1.0
     """The factor in uncapped_lr that makes up for a scaled momentum; see `scaling.momentum_correction`."""
+    noise_scale: float | None = None
+    """Gradient noise scale in samples; None if it is not known."""
+    beta_scaling: str = "none"
+    weight_decay_scaling: str = "none"
+    reference_betas: tuple[float, float] | None = None
+    """What the recipe has at the reference batch size, as in the four fields below. None in plans of older versions."""
+    reference_eps: float | None = None
+    reference_momentum: float | None = None
+    reference_alpha: float | None = None
+    reference_weight_decay: float | None = None
 
     @cached_property
     def _ramp(self) -> shapes.Ramp:

@@ -27,15 +27,19 @@ def make_plan(
 
     Raises:
         PlanError: there is no such plan: the reference batch size is missing, a length's unit cannot be converted, the
-            start is above the peak, an exponential ramp starts at 0, a beta leaves its range, a length is too large.
+            start is above the peak, an exponential ramp starts at 0, a beta leaves its range, rules contradict each
+            other or the optimizer, a length is too large.
     """
     size = topology.global_batch_size
     _check_count("batch: the samples of a step", size)
     reference = _reference_batch_size(recipe, size)
     k = Fraction(size, reference)
     data_size = DataSize(num_samples, tokens_per_sample)
-    moments = _resolve_moments(recipe, k)
+    recipe = scaling.resolve_set(recipe, k)
+    noise_scale = _noise_scale(recipe, data_size)
+    moments = scaling.scale_moments(recipe, k)
     correction = scaling.momentum_correction(recipe.momentum, moments["momentum"])
+    rates = _resolve_rates(recipe, k, correction, noise_scale and noise_scale / reference)
     plan = Plan(
         world_size=topology.world_size,
         per_device_batch_size=topology.per_device_batch_size,
@@ -55,13 +59,21 @@ def make_plan(
         cooldown=recipe.cooldown,
         warmup_scaling=recipe.warmup_scaling,
         num_samples=num_samples,
-        weight_decay=recipe.weight_decay,
+        weight_decay=scaling.scale_weight_decay(recipe, k, rates["peak_lr"], correction),
         max_grad_norm=recipe.max_grad_norm,
         tokens_per_sample=None if tokens_per_sample is None else float(tokens_per_sample),
         **_resolve_lengths(recipe, reference, size, data_size),
-        **_resolve_rates(recipe, k, correction),
+        **rates,
         **moments,
         momentum_correction=correction,
+        noise_scale=None if noise_scale is None else float(noise_scale),
+        beta_scaling=recipe.beta_scaling,
+        weight_decay_scaling=recipe.weight_decay_scaling,
+        reference_betas=recipe.betas,
+        reference_eps=recipe.eps,
+        reference_momentum=recipe.momentum,
+        reference_alpha=recipe.alpha,
+        reference_weight_decay=recipe.weight_decay,
     )
     _check_shapes(plan)
     return plan
@@ -71,7 +83,7 @@ def _reference_batch_size(recipe: Recipe, size: int) -> int:
     """The reference batch size. A recipe that has none and scales nothing counts as tuned at the batch it gets."""
     if recipe.reference_batch_size is not None:
         return recipe.reference_batch_size
-    if recipe.scaling == "none" and recipe.beta_scaling == "none":
+    if (recipe.scaling, recipe.beta_scaling, recipe.weight_decay_scaling, recipe.scaled) == ("none",) * 3 + ("lr",):
         return size
     raise PlanError(
         "reference-missing",
@@ -126,9 +138,23 @@ def _check_count(what: str, samples: int) -> None:
         raise PlanError("too-large", f"{what} are more than 1e30, the most that can be planned")
 
 
-def _resolve_rates(recipe: Recipe, k: Fraction, correction: float) -> dict[str, Any]:
-    """Start, peak and end of the learning rate at the scale k, where the momentum is scaled too with its correction."""
-    uncapped = _scaled_lr(recipe, k) * correction
+def _noise_scale(recipe: Recipe, data_size: DataSize) -> Fraction | None:
+    """The gradient noise scale in samples; None if it is not given."""
+    if recipe.noise_scale is None:
+        return None
+    return Duration.parse(recipe.noise_scale).samples(None, data_size, None, "recipe.noise_scale")
+
+
+def _resolve_rates(recipe: Recipe, k: Fraction, correction: float, noise_ratio: Fraction | None) -> dict[str, Any]:
+    """Start, peak and end of the learning rate.
+
+    Args:
+        recipe: what was tuned.
+        k: the scale.
+        correction: the factor for a scaled momentum.
+        noise_ratio: gradient noise scale / reference batch size, if it is known.
+    """
+    uncapped = _scaled_lr(recipe, k, noise_ratio) * correction
     peak = min(uncapped, recipe.max_lr or math.inf)
     start = recipe.lr if recipe.start_lr == "reference" else float(recipe.start_lr)
     if start > peak and not (recipe.start_lr == "reference" and k < 1):
@@ -141,9 +167,10 @@ def _resolve_rates(recipe: Recipe, k: Fraction, correction: float) -> dict[str, 
     return {"uncapped_lr": uncapped, "peak_lr": peak, "start_lr": start, "end_lr": recipe.end_lr}
 
 
-def _scaled_lr(recipe: Recipe, k: Fraction) -> float:
+def _scaled_lr(recipe: Recipe, k: Fraction, noise_ratio: Fraction | None) -> float:
+    rule = scaling.resolve(recipe.scaling, recipe.optimizer)
     try:
-        scaled = recipe.lr * scaling.factor(scaling.resolve(recipe.scaling, recipe.optimizer), k)
+        scaled = recipe.lr * scaling.factor(rule, k, noise_ratio, recipe.optimizer in scaling.ADAPTIVE)
         valid = 0 < scaled < math.inf
     except PlanError:
         raise
@@ -152,35 +179,6 @@ def _scaled_lr(recipe: Recipe, k: Fraction) -> float:
     if not valid:
         raise PlanError("shape", f"recipe.scaling: {recipe.scaling!r} makes the peak {scaled} at k = {float(k):g}")
     return scaled
-
-
-def _resolve_moments(recipe: Recipe, k: Fraction) -> dict[str, Any]:
-    """betas, alpha, momentum and eps at the scale k."""
-    rule = recipe.beta_scaling
-    if rule == "sde" and recipe.optimizer == "sgd":
-        raise PlanError(
-            "beta-range", "recipe.beta_scaling: sde is valid for adaptive optimizers; use half-life for sgd"
-        )
-    if rule != "none" and recipe.optimizer == "adafactor":
-        raise PlanError("beta-range", "recipe.beta_scaling: adafactor has no betas to scale; use none")
-    used = {"sgd": ("momentum",), "rmsprop": ("alpha", "momentum")}.get(recipe.optimizer, ("betas",))
-    used = ("alpha",) if recipe.optimizer == "rmsprop" and rule == "sde" else used  # Malladi et al. have no momentum
-    moments: dict[str, Any] = {"betas": recipe.betas, "momentum": recipe.momentum, "alpha": recipe.alpha}
-    for name in used:
-        if name == "betas":
-            moments[name] = tuple(scaling.scale_beta(beta, k, rule) for beta in recipe.betas)
-        else:
-            moments[name] = scaling.scale_beta(moments[name], k, rule)
-    moments["eps"] = scaling.scale_eps(recipe.eps, k, rule)
-    for name in (*used, "eps"):
-        for value in moments[name] if name == "betas" else (moments[name],):
-            if not (0 < value < math.inf if name == "eps" else 0 <= value < 1):
-                raise PlanError(
-                    "beta-range",
-                    f"recipe.beta_scaling: {rule} changes {name} to {value:g} at k = {float(k):g}, which is not in its "
-                    "range; use none, or a batch nearer to the reference",
-                )
-    return moments
 
 
 def _check_shapes(plan: Plan) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from fractions import Fraction
 from itertools import pairwise
 
@@ -18,6 +19,7 @@ from warmup.explain import explain_plan
 from warmup.plan import Plan, Topology
 from warmup.planning import make_plan
 
+REFERENCE = ("reference_betas", "reference_eps", "reference_momentum", "reference_alpha", "reference_weight_decay")
 BASE = {"optimizer": "sgd", "lr": 1.0, "reference_batch_size": 1, "warmup": "4 steps", "duration": "10 steps"}
 
 
@@ -140,7 +142,7 @@ def test_moments_that_leave_their_range_are_refused():
     """At 1e-20 of the reference batch, a float of 1 - 1e-22 is 1."""
     for rule in ("sde", "half-life"):
         text = refusal("beta-range", optimizer="adam", scaling="none", beta_scaling=rule, reference_batch_size=10**20)
-        assert f"recipe.beta_scaling: {rule} changes betas to 1 at k = 1e-20, which is not in its range" in text
+        assert f"recipe.beta_scaling: {rule} changes beta1 to 1 at k = 1e-20, which is not in its range" in text
 
 
 @pytest.mark.parametrize("decay", ["exponential", "inverse_sqrt", "step", "linear"])
@@ -422,6 +424,100 @@ def test_the_corrected_momentum_follows_the_reference_more_closely():
     assert distances[0] < 0.05 * distances[1]
 
 
+# All that belongs together
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "batch", "rules"),
+    [
+        ("sgd", 64, ("linear", "none", "timescale")),
+        ("adamw", 4, ("sqrt", "sde", "timescale")),
+        ("adamw", 144, ("sqrt", "sde", "timescale")),
+        ("adamw", 160, ("sqrt", "half-life", "timescale")),  # k = 10 = 1 / (1 - 0.9), where sde ends
+        ("adam", 64, ("sqrt", "sde", "none")),
+        ("rmsprop", 1584, ("sqrt", "sde", "none")),
+        ("rmsprop", 1600, ("sqrt", "half-life,none", "none")),  # k = 100 = 1 / (1 - 0.99); the momentum stays
+        ("lamb", 64, ("sqrt", "none", "none")),
+    ],
+)
+def test_the_set_of_each_optimizer_is_its_rules_one_by_one(optimizer, batch, rules):
+    recipe = {"optimizer": optimizer, "reference_batch_size": 16, "lr": 0.01}
+    plan = at(batch, scaled="all", **recipe)
+    fields = dict(zip(("scaling", "beta_scaling", "weight_decay_scaling"), rules, strict=True))
+    assert plan == at(batch, **recipe, **fields) == at(batch, scaled="all", **recipe, scaling="auto")
+    assert (plan.scaling, plan.beta_scaling, plan.weight_decay_scaling) == rules
+    assert at(16, scaled="all", **recipe).peak_lr == 0.01
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        (
+            {"optimizer": "adamw", "scaling": "none"},
+            "recipe.scaling: none contradicts recipe.scaled: all, which stands",
+        ),
+        ({"optimizer": "sgd", "scaling": "sqrt"}, "which stands for linear with sgd at k = 4; leave it out, or leave"),
+        ({"optimizer": "adamw", "beta_scaling": "half-life"}, "recipe.beta_scaling: half-life contradicts"),
+        ({"optimizer": "adam", "weight_decay_scaling": "timescale"}, "which stands for none with adam at k = 4"),
+        ({"optimizer": "sgd", "scaling": "noise", "noise_scale": "9 samples"}, "recipe.scaling: noise contradicts"),
+        ({"optimizer": "adafactor"}, "recipe.scaled: all has no rules for adafactor"),
+    ],
+)
+def test_what_contradicts_the_set_is_refused(recipe, message):
+    assert message in refusal("rules-conflict", Topology(1, 4), scaled="all", **recipe)
+
+
+def test_one_rule_for_each_beta():
+    betas = at(2, optimizer="adamw", betas=(0.9, 0.99), beta_scaling="none,half-life").betas
+    assert betas == (0.9, pytest.approx(0.9801, rel=1e-12))
+    assert at(2, optimizer="adamw", betas=(0.9, 0.99), beta_scaling="half-life, sde").betas == (
+        pytest.approx(0.81, rel=1e-12), pytest.approx(0.98, rel=1e-12),
+    )  # fmt: skip
+    plan = at(2, optimizer="rmsprop", alpha=0.9, momentum=0.5, beta_scaling="sde,half-life", lr=1.0)
+    assert (plan.alpha, plan.momentum) == (pytest.approx(0.8, rel=1e-12), 0.25)
+    assert plan.peak_lr == pytest.approx(2 * 0.75 / 0.5, rel=1e-12)
+    assert "has 2 rules, and sgd only a momentum" in refusal("beta-range", optimizer="sgd", beta_scaling="none,none")
+    assert "momentum of rmsprop" in refusal("beta-range", optimizer="rmsprop", beta_scaling="sde,sde")
+
+
+def test_the_floor_of_half_life():
+    recipe = {"optimizer": "adamw", "betas": (0.9, 0.99), "beta_scaling": "half-life"}
+    assert at(16, **recipe, beta_floor=0.8).betas == (0.8, pytest.approx(0.99**16, rel=1e-12))
+    assert at(16, **recipe, beta_floor=0.95).betas == (0.9, 0.95)  # it raises nothing
+    momentum = at(16, optimizer="sgd", beta_scaling="half-life", beta_floor=0.5, lr=1.0)
+    assert (momentum.momentum, momentum.peak_lr) == (0.5, pytest.approx(16 * 0.5 / 0.1, rel=1e-12))
+    assert "recipe.beta_floor: is for" in refusal("beta-range", optimizer="adamw", beta_floor=0.5)
+
+
+# The noise scale, and the weight decay
+
+
+@pytest.mark.parametrize(("optimizer", "power"), [("sgd", 1.0), ("adamw", 0.5)])
+def test_the_noise_rule_in_samples_and_tokens(optimizer, power):
+    recipe = {"optimizer": optimizer, "scaling": "noise", "reference_batch_size": 32, "lr": 1.0}
+    plan = at(256, **recipe, noise_scale="96 samples")  # 8 x (32 + 96) / (256 + 96)
+    assert plan.peak_lr == pytest.approx((8 * 128 / 352) ** power, rel=1e-12) and plan.noise_scale == 96.0
+    same = make_plan(Recipe(**BASE | recipe, noise_scale="9.6k tokens"), Topology(1, 256), None, Fraction(100))
+    assert same.peak_lr == plan.peak_lr
+    assert "mean number of tokens" in refusal("length-unknown", **recipe, noise_scale="1k tokens")
+    assert "recipe.noise_scale: needed by" in refusal("noise-scale-missing", **recipe)
+
+
+def test_the_timescale_of_the_weight_decay():
+    """Effective rate x decay / B stays: with sqrt the decay grows as sqrt(k), with linear not, with a cap more."""
+
+    def decay(**recipe):
+        return at(16, weight_decay=0.1, weight_decay_scaling="timescale", lr=0.5, **recipe).weight_decay
+
+    assert decay(optimizer="adamw", scaling="sqrt") == pytest.approx(0.4, rel=1e-12)
+    assert decay(optimizer="adamw", scaling="linear") == decay(optimizer="sgd") == pytest.approx(0.1, rel=1e-12)
+    assert decay(optimizer="adamw", scaling="linear", max_lr=1.0) == pytest.approx(0.8, rel=1e-12)  # 16 x 0.5 / 1
+    assert decay(optimizer="sgd", beta_scaling="half-life") == pytest.approx(0.1, rel=1e-12)
+    for optimizer in ("adam", "rmsprop", "lamb", "adafactor"):
+        message = refusal("decay-rule", optimizer=optimizer, weight_decay_scaling="timescale")
+        assert f"that of {optimizer} does not: use none" in message
+
+
 # Refusals: every code, with its message
 
 
@@ -546,6 +642,9 @@ def test_a_plan_comes_back_from_json():
     again = Plan.from_dict(content)
     assert again == plan and hash(again) == hash(plan)  # lists have become tuples again
     assert [again.lr_at(samples).hex() for samples in range(12)] == [plan.lr_at(samples).hex() for samples in range(12)]
+    added = ("noise_scale", "beta_scaling", "weight_decay_scaling", *REFERENCE)
+    old = Plan.from_dict({name: value for name, value in content.items() if name not in added})  # of an older version
+    assert replace(old, **{name: getattr(plan, name) for name in added}) == plan
     for change in (content | {"later": 1}, {name: value for name, value in content.items() if name != "ramp"}):
         with pytest.raises(TypeError):
             Plan.from_dict(change)

@@ -246,7 +246,7 @@ def test_the_picture_has_steps_and_samples_the_warmup_and_the_findings(capsys):
     assert [text.get_text() for text in left.texts] == ["warning [linear-adaptive] at 128 ranks"]
 
 
-TEN = [
+ARITHMETIC = [
     ("--preset", "bert-base"),
     ("--preset", "resnet50-goyal"),
     ("--preset", "bert-base", "--recipe.scaling", "sqrt", "--recipe.warmup_scaling", "steps"),
@@ -256,6 +256,12 @@ TEN = [
     (*RECIPE, "--recipe.max_lr", "3e-4", "--recipe.start_lr", "1e-6", "--recipe.end_lr", "1e-5"),
     (*RECIPE, "--recipe.warmup", "0 steps", "--recipe.beta_scaling", "half-life", "--recipe.momentum", "0.9"),
     (*RECIPE, "--recipe.optimizer", "adamw", "--recipe.beta_scaling", "sde", "--recipe.scaling", "auto"),
+    (*RECIPE, "--recipe.optimizer", "adamw", "--recipe.scaled", "all", "--recipe.max_lr", "1e-4"),
+    (*RECIPE, "--recipe.optimizer", "adamw", "--recipe.scaling", "noise", "--recipe.noise_scale", "1.5k samples",
+     "--recipe.beta_scaling", "none,half-life"),
+    (*RECIPE, "--recipe.optimizer", "sgd", "--recipe.scaling", "noise", "--recipe.noise_scale", "100k tokens",
+     "--tokens-per-sample", "70", "--recipe.beta_scaling", "half-life", "--recipe.beta_floor", "0.8",
+     "--recipe.weight_decay_scaling", "timescale"),
     (*RECIPE, "--recipe.decay", "multistep", "--recipe.decay_milestones", "30%,60%", "--recipe.warmup", "1%",
      "--recipe.duration", "0.3M samples"),
 ]  # fmt: skip
@@ -263,7 +269,7 @@ NUMBERS = {
     "global batch": "global_batch_size", "accumulation": "accumulation", "scale k": "scale",
     "total steps": "total_steps", "samples of the run": "total_samples",
     "warmup steps": "warmup_steps", "peak lr": "peak_lr", "scaled lr": "uncapped_lr",
-    "decay length": "decay_length_samples", "momentum": "momentum", "eps": "eps",
+    "decay length": "decay_length_samples", "momentum": "momentum", "eps": "eps", "weight decay": "weight_decay",
 }  # fmt: skip
 
 
@@ -279,7 +285,7 @@ def computed(expression):
     return eval(python, {"__builtins__": {}, "Fraction": Fraction, "min": min, **names})
 
 
-@pytest.mark.parametrize("argv", TEN, ids=range(10))
+@pytest.mark.parametrize("argv", ARITHMETIC, ids=range(len(ARITHMETIC)))
 def test_the_arithmetic_can_be_checked(argv, capsys, monkeypatch):
     """Each line's expression gives its value, and that is the number of the plan."""
     monkeypatch.chdir(ROOT)

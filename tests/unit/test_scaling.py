@@ -56,7 +56,7 @@ def test_a_users_own_rule_is_a_function_of_k(tmp_path, monkeypatch):
 
 
 def test_an_unknown_rule_is_refused_with_the_known_ones():
-    with pytest.raises(PlanError, match="^recipe.scaling: 'linaer' is none of linear, sqrt, none, nor module:functi"):
+    with pytest.raises(PlanError, match="^recipe.scaling: 'linaer' is none of linear, sqrt, none, noise, nor modu"):
         factor("linaer", Fraction(2))
 
 

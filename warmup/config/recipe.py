@@ -27,8 +27,14 @@ class Recipe:
     size of the run divided by it. Steps in a duration of the recipe are steps of this size."""
     scaling: str = "linear"
     """Scaling rule: how the learning rate changes with k = global batch size / reference batch size: linear (lr * k),
-    sqrt (lr * sqrt(k)), none, auto (linear for sgd, sqrt for the other optimizers) or module:function (lr *
-    function(k))."""
+    sqrt (lr * sqrt(k)), noise (linear for sgd and sqrt for the others as far as noise_scale lets them hold), none, auto
+    (linear for sgd, sqrt for the other optimizers) or module:function (lr * function(k))."""
+    scaled: Literal["lr", "all"] = "lr"
+    """What follows the batch: lr, with what other fields turn on; or all that belongs together for the optimizer: sgd
+    linear with weight_decay_scaling timescale; adamw sqrt with beta_scaling sde and timescale; adam and rmsprop sqrt
+    with sde; lamb sqrt. Where sde ends, half-life takes its place."""
+    noise_scale: str | None = None
+    """Gradient noise scale: "2000 samples" or "250k tokens", the batch at which a larger one begins to pay less."""
     max_lr: float | None = None
     """Upper limit of the scaled learning rate."""
     warmup: str = "0 steps"
@@ -82,9 +88,15 @@ class Recipe:
     """sgd, rmsprop: momentum."""
     alpha: float = 0.99
     """rmsprop: smoothing coefficient."""
-    beta_scaling: Literal["none", "sde", "half-life"] = "none"
+    beta_scaling: str = "none"
     """How betas, alpha and momentum change with the scale k: none, sde (1 - k(1 - beta) and eps / sqrt(k); for adaptive
-    optimizers) or half-life (beta^k; with a momentum, the peak is multiplied by (1 - momentum^k) / (1 - momentum))."""
+    optimizers) or half-life (beta^k; with a momentum, the peak is multiplied by (1 - momentum^k) / (1 - momentum)). One
+    rule for all, or one for each of the two that the optimizer has: none,half-life."""
+    beta_floor: float = 0.0
+    """Half-life lowers no coefficient below it."""
+    weight_decay_scaling: Literal["none", "timescale"] = "none"
+    """How the weight decay changes with k: none, or timescale (weight_decay * k * lr / peak: weights lose the same part
+    per sample; for adamw and sgd)."""
     label_smoothing: float = 0.0
     """Classification of texts or tokens: fraction of each target that is spread evenly over all classes."""
     class_weights: Sequence[str] = ()
@@ -118,6 +130,8 @@ class Recipe:
         for name, value in (("betas", self.betas[0]), ("betas", self.betas[1]), ("momentum", self.momentum)):
             require(0 <= value < 1, f"recipe.{name}", value, "in 0 <= beta < 1")
         require(0 <= self.alpha < 1, "recipe.alpha", self.alpha, "in 0 <= alpha < 1")
+        require(0 <= self.beta_floor < 1, "recipe.beta_floor", self.beta_floor, "in 0 <= beta < 1")
+        self._check_rules()
         start = self.start_lr
         number = isinstance(start, int | float) and 0 <= start < math.inf
         require(number or start == "reference", "recipe.start_lr", start, "0 or above, or 'reference'")
@@ -128,6 +142,15 @@ class Recipe:
         if self.decay_length is not None:
             length = Duration.parse(self.decay_length, "recipe.decay_length")
             require(length.value > 0, "recipe.decay_length", self.decay_length, "above 0")
+
+    def _check_rules(self) -> None:
+        rules = [rule.strip() for rule in self.beta_scaling.split(",")]
+        known = all(rule in ("none", "sde", "half-life") for rule in rules)
+        expected = "none, sde or half-life, or two of them: none,half-life"
+        require(known and len(rules) <= 2, "recipe.beta_scaling", self.beta_scaling, expected)
+        if self.noise_scale is not None:
+            unit = Duration.parse(self.noise_scale, "recipe.noise_scale").unit
+            require(unit in ("samples", "tokens"), "recipe.noise_scale", self.noise_scale, "in samples or tokens")
 
 
 def parse_lr_ratio(text: str) -> tuple[str, float]:

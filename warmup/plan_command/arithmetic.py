@@ -8,6 +8,7 @@ from fractions import Fraction
 from warmup.config.recipe import Recipe
 from warmup.duration import DataSize, Duration
 from warmup.plan import Plan
+from warmup.scaling import ADAPTIVE, beta_rules
 
 
 def arithmetic(recipe: Recipe, plan: Plan, size: DataSize) -> list[str]:
@@ -77,9 +78,15 @@ def _samples(text: str, reference: int, size: DataSize, run_samples: Fraction | 
 def _rates(recipe: Recipe, plan: Plan) -> Iterator[str]:
     k = f"({plan.global_batch_size} / {plan.reference_batch_size})"
     known = {"linear": f" x {k}", "sqrt": f" x sqrt{k}", "none": ""}
+    if plan.scaling == "noise":
+        before, now = (
+            f"({size} + {plan.noise_scale!r})" for size in (plan.reference_batch_size, plan.global_batch_size)
+        )
+        gain = f"{k} x {before} / {now}"
+        known["noise"] = f" x sqrt({gain})" if plan.optimizer in ADAPTIVE else f" x {gain}"
     factor = known.get(plan.scaling, f" x {plan.uncapped_lr / plan.momentum_correction / plan.lr!r}")
     if plan.momentum_correction != 1:
-        factor += f" x (1 - {recipe.momentum!r} ^ {k}) / (1 - {recipe.momentum!r})"
+        factor += _correction(recipe, plan)
     name = "peak lr" if plan.peak_lr == plan.uncapped_lr else "scaled lr"
     yield f"{name}: {plan.lr!r}{factor} = {plan.uncapped_lr:.10g} ({plan.scaling} scaling)"
     if plan.peak_lr != plan.uncapped_lr:
@@ -93,17 +100,31 @@ def _rates(recipe: Recipe, plan: Plan) -> Iterator[str]:
         yield f"lr of the last step: {last} = {plan.lr_at_step(total - 1):.10g}"
 
 
+def _correction(recipe: Recipe, plan: Plan) -> str:
+    """The factor for a scaled momentum."""
+    power = f"{recipe.momentum!r} ^ ({plan.global_batch_size} / {plan.reference_batch_size})"
+    scaled = f"max({power}, min({recipe.momentum!r}, {recipe.beta_floor!r}))" if recipe.beta_floor else power
+    return f" x (1 - {scaled}) / (1 - {recipe.momentum!r})"
+
+
 def _moments(recipe: Recipe, plan: Plan) -> Iterator[str]:
-    """What the rule for betas changes."""
+    """What the rules for betas and weight decay change."""
     k = f"({plan.global_batch_size} / {plan.reference_batch_size})"
+    rules = beta_rules(plan.beta_scaling, plan.optimizer)
     betas = zip(("beta1", "beta2"), recipe.betas, plan.betas, strict=True)
     singles = (("momentum", recipe.momentum, plan.momentum), ("alpha", recipe.alpha, plan.alpha))
     for name, before, now in (*betas, *singles):
         if before != now:
-            expression = f"1 - {k} x (1 - {before!r})" if recipe.beta_scaling == "sde" else f"{before!r} ^ {k}"
-            yield f"{name}: {expression} = {now:.10g} ({recipe.beta_scaling})"
+            expression = f"1 - {k} x (1 - {before!r})" if rules[name] == "sde" else f"{before!r} ^ {k}"
+            if rules[name] == "half-life" and recipe.beta_floor:
+                expression = f"max({expression}, min({before!r}, {recipe.beta_floor!r}))"
+            yield f"{name}: {expression} = {now:.10g} ({rules[name]})"
     if recipe.eps != plan.eps:
-        yield f"eps: {recipe.eps!r} / sqrt{k} = {plan.eps:.10g} ({recipe.beta_scaling})"
+        yield f"eps: {recipe.eps!r} / sqrt{k} = {plan.eps:.10g} (sde)"
+    if recipe.weight_decay != plan.weight_decay:
+        correction = _correction(recipe, plan) if plan.momentum_correction != 1 else ""
+        expression = f"{recipe.weight_decay!r} x {k} x {plan.lr!r} / {plan.peak_lr!r}{correction}"
+        yield f"weight decay: {expression} = {plan.weight_decay:.10g} ({plan.weight_decay_scaling})"
 
 
 def _number(value: Fraction) -> str:
