@@ -19,7 +19,8 @@ from transformers import AutoModelForTokenClassification, PreTrainedTokenizerBas
 from warmup.config import Config
 from warmup.config.tasks import TASKS, TaskFacts
 from warmup.training.data.batching.micro_batch import MicroBatch, Targets, group_targets, padded_inputs
-from warmup.training.data.readers.columns import RowFormat, label_column, parse_number, words_column
+from warmup.training.data.readers.columns import RowFormat, label_column, words_column
+from warmup.training.data.readers.values import parse_number
 from warmup.training.data.samples import IGNORE_INDEX, SampleSource
 from warmup.training.data.tokenizers.load import load_word_tokenizer
 from warmup.training.data.tokenizers.words import sentence_parts

@@ -11,7 +11,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedTokenizer
 
 from warmup.config import Config
 from warmup.config.tasks import TASKS
-from warmup.training.data.readers.columns import parse_number
+from warmup.training.data.readers.values import parse_number
 from warmup.training.data.tokenizers.windows import TokenizeBatch
 from warmup.training.models.build import ProblemType
 from warmup.training.models.input_layout import Head

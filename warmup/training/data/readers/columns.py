@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import chain
 from typing import Any, Literal, NoReturn
 
 import datasets
 
 from warmup.config.data import Data
 from warmup.errors import UserError
+from warmup.training.data.readers.values import BLANKS, parse_class, parse_list, parse_text, split_words
 
 TEXT_NAMES = (
     "text",
@@ -39,9 +39,6 @@ PAIR_NAMES = {
 WORD_NAMES = ("tokens", "words")
 TAG_NAMES = ("ner_tags", "tags", "labels", "pos_tags", "upos")
 LABEL_NAMES = ("label", "labels", "class", "target", "category", "sentiment", "stars", "score")
-BLANKS = " \t\r\n\v\f"
-"""What parts words. Blanks of other scripts, such as U+3000, may be words: tagged corpora have them."""
-MAX_NUMBER = float(2**127)  # training computes in 32 bits
 STRING = datasets.Value("large_string")
 
 
@@ -77,28 +74,37 @@ class Column:
     """A file without it is refused; otherwise its value is None there."""
     from_line: Callable[[str], Any] = str
     """What a line of a .txt file is to it, before it is parsed."""
+    parse_several: Callable[[Mapping[str, Any]], Any] | None = None
+    """The same as `parse` of the values of several columns that are read together, by name; None if only one can be."""
+    numbered: Sequence[str] = ()
+    """Usual names of such columns without their numbers, where a file has none of `names`: ending for ending0, ..."""
 
 
 @dataclass(frozen=True)
 class ChosenColumns:
     """The columns that are read of one file."""
 
-    names: Mapping[str, str | None]
-    """The file's name of the column, by role."""
+    names: Mapping[str, str | tuple[str, ...] | None]
+    """The file's name of the column, or the names of several, by role."""
     columns: tuple[Column, ...]
-    check: Callable[[dict[str, Any], Mapping[str, str | None]], None] | None = None
+    check: Callable[[dict[str, Any], Mapping[str, Any]], None] | None = None
 
     @property
     def file_names(self) -> tuple[str, ...]:
         """Names of the columns to read, each once."""
-        return tuple(dict.fromkeys(name for name in self.names.values() if name is not None))
+        several = ((name,) if isinstance(name, str) else name or () for name in self.names.values())
+        return tuple(dict.fromkeys(chain.from_iterable(several)))
 
     def parse(self, record: Mapping[str, Any]) -> dict[str, Any]:
         """Take the columns out of a record. Raises ValueError with the reason where one cannot be used."""
         row: dict[str, Any] = {}
         for column in self.columns:
             name = self.names[column.role]
-            row[column.role] = None if name is None else column.parse(record.get(name), repr(name))
+            if isinstance(name, tuple):
+                assert column.parse_several is not None
+                row[column.role] = column.parse_several({part: record.get(part) for part in name})
+            else:
+                row[column.role] = None if name is None else column.parse(record.get(name), repr(name))
         if self.check is not None:
             self.check(row, self.names)
         return row
@@ -109,18 +115,21 @@ class RowFormat:
     """What a task reads of a row, in any kind of file."""
 
     columns: tuple[Column, ...]
-    requested: Mapping[str, str | None] = field(default_factory=dict)
+    requested: Mapping[str, str | tuple[str, ...] | None] = field(default_factory=dict)
     """Names of columns that the user gave, by role; None or missing ones are found by their usual names."""
     options: Data = field(default_factory=Data)
     """How files are written."""
-    check: Callable[[dict[str, Any], Mapping[str, str | None]], None] | None = None
+    check: Callable[[dict[str, Any], Mapping[str, Any]], None] | None = None
     """Called with a parsed row and the columns' names: raises ValueError where its values do not go together."""
 
     @classmethod
     def of(cls, data: Data, *columns: Column, check: Callable | None = None) -> RowFormat:
         """These columns, by the names that the configuration gives them."""
-        requested = {column.role: getattr(data, f"{column.role}_column", None) for column in columns}
-        return cls(columns, requested, data, check)
+
+        def requested(role: str) -> str | tuple[str, ...] | None:
+            return tuple(getattr(data, f"{role}_columns", ())) or getattr(data, f"{role}_column", None)
+
+        return cls(columns, {column.role: requested(column.role) for column in columns}, data, check)
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -145,15 +154,18 @@ class RowFormat:
         Raises:
             UserError: a column that is needed is missing, or there are two of its name.
         """
-        chosen: dict[str, str | None] = {}
+        chosen: dict[str, str | tuple[str, ...] | None] = {}
         for column in self.columns:
             requested = self.requested.get(column.role)
-            usual = column.names
-            if isinstance(usual, Mapping):
-                usual = usual.get(_folded(chosen["text"] or ""), ())
-            chosen[column.role] = _find(names, requested, usual)
-            if chosen[column.role] is None and (column.required or requested is not None):
-                _raise_missing(file, names, requested, column.role)
+            if isinstance(requested, tuple):
+                chosen[column.role] = tuple(_require(file, names, name, f"{column.role}_columns") for name in requested)
+            elif requested is not None:
+                chosen[column.role] = _require(file, names, requested, f"{column.role}_column")
+            else:
+                chosen[column.role] = _find_usual(names, column, str(chosen.get("text")))
+                if chosen[column.role] is None and column.required:
+                    what = f"no column known to hold the {column.role}"
+                    _raise_missing(file, names, what, f"{column.role}_column")
         result = ChosenColumns(chosen, self.columns, self.check)
         if twice := [name for name in result.file_names if names.count(name) > 1]:
             raise UserError(f"{file}: two columns are named {twice[0]!r}; name each column once")
@@ -186,7 +198,7 @@ def words_column() -> Column:
         WORD_NAMES,
         partial(_parse_each, what="word", parse=_parse_word),
         datasets.List(STRING),
-        from_line=_split_words,
+        from_line=split_words,
     )
 
 
@@ -195,15 +207,11 @@ def tags_column() -> Column:
     return Column("label", TAG_NAMES, partial(_parse_each, what="tag", parse=parse_class), datasets.List(STRING))
 
 
-def check_tags(row: dict[str, Any], names: Mapping[str, str | None]) -> None:
+def check_tags(row: dict[str, Any], names: Mapping[str, Any]) -> None:
     """Raise ValueError unless each word has one tag."""
     words, tags = row["text"], row.get("label")
     if tags is not None and len(words) != len(tags):
         raise ValueError(f"{names['text']!r} holds {len(words)} words and {names['label']!r} {len(tags)} tags")
-
-
-def _split_words(text: str) -> list[str]:
-    return [word for word in re.split(f"[{BLANKS}]+", text) if word]
 
 
 def _parse_word(value: Any, what: str) -> str:
@@ -211,93 +219,51 @@ def _parse_word(value: Any, what: str) -> str:
     return parse_text(value, what, BLANKS)
 
 
-def parse_text(value: Any, what: str, blanks: str | None = None) -> str:
-    """A text as it stands. Raises ValueError with the reason where it cannot be used.
-
-    Args:
-        value: the text.
-        what: its name for messages.
-        blanks: characters that alone are no text; None for all white space.
-    """
-    if value is None:
-        raise ValueError(f"{what} is missing")
-    if not isinstance(value, str):
-        raise ValueError(f"{what} is not a string")
-    if is_blank(value, blanks):
-        raise ValueError(f"{what} is blank")
-    if "\0" in value:
-        raise ValueError(f"{what} holds a NUL byte")
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise ValueError(f"{what} holds a lone surrogate") from error
-    return value
-
-
-def is_blank(text: str, blanks: str | None = None) -> bool:
-    """Whether a text is empty or has nothing but blanks: these, or all white space. (A long one is not copied.)"""
-    return not text or (text.isspace() if blanks is None else not text.strip(blanks))
-
-
-def parse_class(value: Any, what: str) -> str:
-    """The name of a class without blanks around it: 1 and 1.0 are "1", true is "True"."""
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if isinstance(value, int):
-        return str(value)
-    if value is not None and not isinstance(value, str):
-        raise ValueError(f"{what} is neither a string nor a whole number")
-    return parse_text(value, what).strip()
-
-
-def parse_number(value: Any, what: str) -> str:
-    """What `float` reads, as its `repr`. Raises ValueError unless it is finite in 32 bits."""
-    if value is None or isinstance(value, str):
-        value = parse_text(value, what).strip()
-    try:
-        number = math.nan if isinstance(value, bool) or "_" in str(value) else float(value)
-    except (TypeError, ValueError, OverflowError):  # no number; one of 400 digits
-        number = math.nan
-    if not abs(number) <= MAX_NUMBER:
-        raise ValueError(f"{what} is not a finite number: {str(value)[:40]!r}")
-    return repr(number)
-
-
 def _parse_each(value: Any, column: str, what: str, parse: Callable[[Any, str], str]) -> list[str]:
-    return [parse(part, f"{what} {number} of {column}") for number, part in enumerate(_list(value, column), 1)]
-
-
-def _list(value: Any, column: str) -> list[Any]:
-    """A list as it is; of a string, what it holds: a list as JSON, or words separated by blanks."""
-    if isinstance(value, str):
-        text = value.strip(BLANKS)
-        try:
-            value = json.loads(text) if text.startswith("[") and text.endswith("]") else _split_words(text)
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{column} is neither a JSON list nor words parted by blanks") from error
-    if value is None:
-        raise ValueError(f"{column} is missing")
-    if not isinstance(value, list):
-        raise ValueError(f"{column} is not a list")
-    if not value:
+    parts = parse_list(value, column)
+    if not parts:
         raise ValueError(f"{column} is empty")
-    return value
+    return [parse(part, f"{what} {number} of {column}") for number, part in enumerate(parts, 1)]
 
 
-def _find(names: Sequence[str], requested: str | None, usual: Sequence[str]) -> str | None:
-    if requested in names:
-        return requested
+def _require(file: str, names: Sequence[str], requested: str, option: str) -> str:
+    """The file's column of this name. Raises UserError where it has none."""
+    found = _find(names, (requested,))
+    if found is None:
+        _raise_missing(file, names, f"no column {requested!r}", option)
+    return found
+
+
+def _find_usual(names: Sequence[str], column: Column, text_column: str) -> str | tuple[str, ...] | None:
+    """What a file has of a column's usual names, which may depend on the name of the text column."""
+    usual = column.names.get(_folded(text_column), ()) if isinstance(column.names, Mapping) else column.names
+    return _find(names, usual) or _find_numbered(names, column.numbered)
+
+
+def _find(names: Sequence[str], candidates: Sequence[str]) -> str | None:
+    """The first of the candidates that is among these names, as it stands or but for case and blanks around it."""
     by_folded = {_folded(name): name for name in reversed(names)}
-    candidates = usual if requested is None else (requested,)
-    return next((by_folded[_folded(name)] for name in candidates if _folded(name) in by_folded), None)
+    for name in candidates:
+        if found := name if name in names else by_folded.get(_folded(name)):
+            return found
+    return None
+
+
+def _find_numbered(names: Sequence[str], stems: Sequence[str]) -> tuple[str, ...] | None:
+    """The columns whose names are one of these stems and a number, in the order of the numbers; None without two."""
+    for stem in stems:
+        numbers = {name: re.fullmatch(rf"{stem}[ _]?([0-9]+)", _folded(name)) for name in names}
+        found = sorted((int(number[1]), name) for name, number in numbers.items() if number)
+        if len(found) > 1:
+            return tuple(name for _, name in found)
+    return None
 
 
 def _folded(name: str) -> str:
     return name.strip().lower()
 
 
-def _raise_missing(file: str, names: Sequence[str], requested: str | None, role: str) -> NoReturn:
+def _raise_missing(file: str, names: Sequence[str], what: str, option: str) -> NoReturn:
     # Shortened: the "names" are a whole row of data where a csv has no header.
     there = ", ".join(repr(name[:40]) for name in names[:20]) or "none"
-    what = f"no column known to hold the {role}" if requested is None else f"no column {requested!r}"
-    raise UserError(f"{file}: {what}; name one with --data.{role}_column (there are {there})")
+    raise UserError(f"{file}: {what}; name one with --data.{option} (there are {there})")

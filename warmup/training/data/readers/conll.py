@@ -14,7 +14,8 @@ from typing import Any
 from warmup.config.data import Data
 from warmup.errors import UserError
 from warmup.training.data.lines import lines, raise_too_large, why_not_text
-from warmup.training.data.readers.columns import BLANKS, BadRow, RowFormat
+from warmup.training.data.readers.columns import BadRow, RowFormat
+from warmup.training.data.readers.values import BLANKS
 
 _LOOK_LINES, _LOOK_BYTES = 10_000, 1 << 24  # that are looked at to tell the columns
 _CONLL_U = 10  # columns of CoNLL-X and CoNLL-U: ID FORM LEMMA UPOS XPOS FEATS HEAD DEPREL DEPS MISC

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from warmup.training.data.lines import lines, why_not_text
-from warmup.training.data.readers.columns import BadRow, RowFormat, is_blank
+from warmup.training.data.readers.columns import BadRow, RowFormat
+from warmup.training.data.readers.values import is_blank
 
 
 def txt_rows(file: str, row_format: RowFormat) -> Iterator[dict[str, Any] | BadRow]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import datasets
@@ -18,13 +19,11 @@ from warmup.training.data.readers.columns import (
     check_tags,
     label_column,
     pair_column,
-    parse_class,
-    parse_number,
-    parse_text,
     tags_column,
     text_column,
     words_column,
 )
+from warmup.training.data.readers.values import parse_class, parse_list, parse_number, parse_text
 
 TEXTS = RowFormat((text_column(), pair_column(), label_column(parse_class)))
 
@@ -175,3 +174,35 @@ def test_columns_of_each_task(task: str, roles: tuple[str, ...]) -> None:
     assert ("label" in roles) == (TASKS[task].label is not None)
     requested = row_format(task, text_column="body", label_column="mood").requested
     assert requested["text"] == "body" and requested.get("label") == ("mood" if "label" in roles else None)
+
+
+CHOICES = RowFormat(
+    (
+        text_column(),
+        Column("choice", ("choices",), parse_list, parse_several=lambda values: list(values.values())),
+    )
+)
+
+
+def numbered(stems: tuple[str, ...]) -> RowFormat:
+    (text, choices) = CHOICES.columns
+    return RowFormat((text, replace(choices, numbered=stems)))
+
+
+def test_numbered_columns_are_read_together_in_the_order_of_their_numbers() -> None:
+    names = ["ending10", "text", "Ending 2", "ending_1", "endings", "choice1"]
+    chosen = numbered(("choice", "ending")).choose("f", names)
+    assert chosen.names["choice"] == ("ending_1", "Ending 2", "ending10")
+    assert chosen.file_names == ("text", "ending_1", "Ending 2", "ending10")
+    record = dict(zip(names, "abcdef", strict=True))
+    assert chosen.parse(record) == {"text": "b", "choice": ["d", "c", "a"]}
+    assert numbered(("ending",)).choose("f", ["choices", *names]).names["choice"] == "choices"  # a name goes first
+    with pytest.raises(UserError, match="no column known to hold the choice; name one with --data.choice_column "):
+        numbered(("choice",)).choose("f", names)
+
+
+def test_several_columns_may_be_named() -> None:
+    named = replace(CHOICES, requested={"choice": ("b", "A")})
+    assert named.choose("f", ["text", "a", "b"]).names["choice"] == ("b", "a")
+    with pytest.raises(UserError, match="f: no column 'A'; name one with --data.choice_columns"):
+        named.choose("f", ["text", "b"])
