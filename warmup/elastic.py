@@ -131,5 +131,5 @@ def _resulting(plan: Plan) -> Plan:
     """The plan without what changes no number that trains: how ranks split a batch, and where numbers come from."""
     sources: dict[str, Any] = {name: None for name in vars(plan) if name.startswith("reference_")}
     sources |= {"reference_batch_size": plan.reference_batch_size, "noise_scale": None}
-    split = {"world_size": 1, "per_device_batch_size": 1, "accumulation": 1}
-    return replace(plan, **split, **sources, beta_scaling="none", weight_decay_scaling="none")
+    sources |= {"beta_scaling": "none", "beta_floor": 0.0, "weight_decay_scaling": "none"}
+    return replace(plan, world_size=1, per_device_batch_size=1, accumulation=1, **sources)

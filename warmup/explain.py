@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from warmup.plan import Plan
-from warmup.scaling import ADAPTIVE
+from warmup.scaling import ADAPTIVE, beta_rules
 
 Row = tuple[str, str, str]
 """Name, value, how it was computed."""
@@ -23,7 +25,37 @@ def explain_plan(plan: Plan) -> list[Row]:
         ("duration", f"{plan.total_steps} steps", _duration(plan)),
         ("decay", plan.decay, f"to {plan.end_lr:.6g}" if plan.decay != "constant" else ""),
         ("optimizer", plan.optimizer, _optimizer(plan)),
+        *_scaled(plan),
     ]
+
+
+def optimizer_numbers(plan: Plan) -> dict[str, tuple[float, float]]:
+    """The optimizer's numbers that rules can scale: (at the reference batch size, now), by name.
+
+    Both are those of now in plans of versions that did not note the others.
+    """
+    before = plan.reference_betas or plan.betas
+    return {
+        "beta1": (before[0], plan.betas[0]),
+        "beta2": (before[1], plan.betas[1]),
+        "momentum": (_or_now(plan.reference_momentum, plan.momentum), plan.momentum),
+        "alpha": (_or_now(plan.reference_alpha, plan.alpha), plan.alpha),
+        "eps": (_or_now(plan.reference_eps, plan.eps), plan.eps),
+        "weight decay": (_or_now(plan.reference_weight_decay, plan.weight_decay), plan.weight_decay),
+    }
+
+
+def _or_now(reference: float | None, now: float) -> float:
+    return now if reference is None else reference
+
+
+def _scaled(plan: Plan) -> Iterator[Row]:
+    """A row for each of the optimizer's numbers that is another one at the reference batch size."""
+    rules = {**beta_rules(plan.beta_scaling, plan.optimizer), "eps": "sde", "weight decay": plan.weight_decay_scaling}
+    for name, (before, now) in optimizer_numbers(plan).items():
+        if before != now:
+            floor = f", not below {plan.beta_floor:g}" if rules[name] == "half-life" and plan.beta_floor else ""
+            yield name, f"{now:.6g}", f"{before:.6g} at the reference batch ({rules[name]} scaling{floor})"
 
 
 def _batch_split(plan: Plan) -> str:

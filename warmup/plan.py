@@ -114,6 +114,7 @@ class Plan:
     noise_scale: float | None = None
     """Gradient noise scale in samples; None if it is not known."""
     beta_scaling: str = "none"
+    beta_floor: float = 0.0
     weight_decay_scaling: str = "none"
     reference_betas: tuple[float, float] | None = None
     """What the recipe has at the reference batch size, as in the four fields below. None in plans of older versions."""

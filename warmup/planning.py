@@ -68,6 +68,7 @@ def make_plan(
         momentum_correction=correction,
         noise_scale=None if noise_scale is None else float(noise_scale),
         beta_scaling=recipe.beta_scaling,
+        beta_floor=recipe.beta_floor,
         weight_decay_scaling=recipe.weight_decay_scaling,
         reference_betas=recipe.betas,
         reference_eps=recipe.eps,

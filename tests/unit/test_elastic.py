@@ -321,6 +321,22 @@ def test_another_recipe_with_a_kept_rate_is_planned_at_the_kept_batch():
     assert (kept.plan, kept.global_batch_size) == (planned(32, other), 64)
 
 
+def test_a_schedule_of_an_older_version_is_the_same_schedule() -> None:
+    """Its plan does not say where its numbers come from: that changes nothing."""
+    recipe = Recipe(reference_batch_size=8, duration="100 steps", scaling="sqrt", beta_scaling="sde")
+    plan = make_plan(recipe, Topology(1, 32))
+    content = {name: value for name, value in plan.to_dict().items() if not name.startswith("reference_b")}
+    for name in ("reference_eps", "reference_momentum", "reference_alpha", "reference_weight_decay", "beta_scaling"):
+        del content[name]
+    old = LRSchedule(Plan.from_dict({**content, "reference_batch_size": 8}))
+    elastic = Elastic(rewarm="10 steps")
+    assert replan(old, 64, recipe, Topology(2, 16), DataSize(), elastic) == old
+    assert (
+        replan(old, 64, dataclasses.replace(recipe, beta_scaling="half-life"), Topology(2, 16), DataSize(), elastic)
+        != old
+    )
+
+
 @pytest.mark.parametrize("field", [{"weight_decay": 0.5}, {"betas": (0.8, 0.9)}, {"max_grad_norm": 7.0}])
 def test_a_change_that_is_not_of_the_rate_is_followed_too(field):
     other = dataclasses.replace(RECIPE, **field)

@@ -642,7 +642,7 @@ def test_a_plan_comes_back_from_json():
     again = Plan.from_dict(content)
     assert again == plan and hash(again) == hash(plan)  # lists have become tuples again
     assert [again.lr_at(samples).hex() for samples in range(12)] == [plan.lr_at(samples).hex() for samples in range(12)]
-    added = ("noise_scale", "beta_scaling", "weight_decay_scaling", *REFERENCE)
+    added = ("noise_scale", "beta_scaling", "beta_floor", "weight_decay_scaling", *REFERENCE)
     old = Plan.from_dict({name: value for name, value in content.items() if name not in added})  # of an older version
     assert replace(old, **{name: getattr(plan, name) for name in added}) == plan
     for change in (content | {"later": 1}, {name: value for name, value in content.items() if name != "ramp"}):
@@ -675,6 +675,23 @@ def test_the_explanation_holds_the_numbers():
         ("decay", "linear", "to 0"),
         ("optimizer", "adamw", "betas 0.9, 0.999, eps 1e-08, weight decay 0.01"),
     ]
+
+
+def test_the_explanation_shows_what_is_scaled_at_the_reference_and_now():
+    rows = explain_plan(at(16, optimizer="adamw", scaled="all", reference_batch_size=4, lr=0.1))
+    assert rows[-5:] == [
+        ("optimizer", "adamw", "betas 0.6, 0.996, eps 5e-09, weight decay 0.02"),
+        ("beta1", "0.6", "0.9 at the reference batch (sde scaling)"),
+        ("beta2", "0.996", "0.999 at the reference batch (sde scaling)"),
+        ("eps", "5e-09", "1e-08 at the reference batch (sde scaling)"),
+        ("weight decay", "0.02", "0.01 at the reference batch (timescale scaling)"),
+    ]
+    rows = explain_plan(at(16, beta_scaling="half-life", beta_floor=0.8))
+    assert rows[-1] == ("momentum", "0.8", "0.9 at the reference batch (half-life scaling, not below 0.8)")
+    known = at(16, scaling="noise", noise_scale="32 samples", reference_batch_size=4, lr=1.0)
+    assert ("peak lr", "3", "lr 1 x k (B0 + N) / (B + N) with N = 32 samples (noise scaling)") in explain_plan(known)
+    old = replace(known, **dict.fromkeys(REFERENCE))  # of a version that did not note them
+    assert explain_plan(old) == explain_plan(known)
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ RECIPE = (
 )  # fmt: skip
 KEYS = {
     "world_size", "per_device_batch_size", "accumulation", "global_batch_size", "scale", "peak_lr", "start_lr",
-    "warmup_steps", "total_steps", "betas", "eps", "lr", "findings",
+    "warmup_steps", "total_steps", "betas", "eps", "momentum", "alpha", "weight_decay", "lr", "findings",
 }  # fmt: skip
 
 
@@ -70,6 +70,31 @@ def test_json_of_8_ranks(capsys):
         "eps": 1e-8,
     }  # fmt: skip
     assert {key: plan[key] for key in expected} == expected
+
+
+def test_scaled_numbers_are_columns_beside_a_row_of_the_reference(capsys):
+    argv = (*RECIPE, "--recipe.optimizer", "adamw", "--recipe.scaled", "all", "--recipe.lr", "1e-4")
+    _, out, _ = command(capsys, *argv, "--world-sizes", "32,320")
+    assert [line.split() for line in out.splitlines() if not line.startswith("warning")] == [
+        ["ranks", "batch", "k", "rule", "peak", "lr", "warmup", "steps", "samples", "share", "total", "steps", "beta1",
+         "beta2", "eps", "weight", "decay"],
+        ["reference", "256", "1", "sqrt", "0.0001", "10000", "2560000", "1%", "1000000", "0.9", "0.999", "1e-08",
+         "0.01"],
+        ["32", "1024", "4", "sqrt", "0.0002", "2500", "2560000", "1%", "250000", "0.6", "0.996", "5e-09", "0.02"],
+        ["320", "10240", "40", "sqrt", "0.000632456", "250", "2560000", "1%", "25000", f"{0.9**40:.6g}",
+         f"{0.999**40:.6g}", "1e-08", "0.0632456"],
+    ]  # fmt: skip
+    _, out, _ = command(capsys, *argv, "--world-sizes", "8,32")
+    assert [line.split()[0] for line in out.splitlines()] == ["ranks", "8", "32"]  # the first is at the reference
+
+
+def test_json_has_numbers_at_the_reference_and_now(capsys):
+    argv = (*RECIPE, "--recipe.optimizer", "adamw", "--recipe.scaled", "all", "--world-sizes", "32,999999")
+    plan, missing = plans(capsys, *argv, "--batch.global_size", "1024", code=1)
+    names = ("weight_decay", "momentum", "alpha", "betas", "eps")
+    assert [plan[name] for name in names] == [0.02, 0.9, 0.99, [0.6, 0.996], 5e-9]
+    assert [plan[f"reference_{name}"] for name in names] == [0.01, 0.9, 0.99, [0.9, 0.999], 1e-8]
+    assert [missing[name] for name in names] == [None] * 5
 
 
 @pytest.mark.parametrize("total", [1, 7, 150, 400, 999, 10_000, 1_000_000])

@@ -97,6 +97,7 @@ def build_scheduler(
             "(ranks x samples per device x accumulation); make the plan from the topology of the run"
         )
     check_steps(plan, steps, start)
+    check_optimizer(plan, optimizer)
     scheduler = WarmupScheduler(optimizer, plan)
     scheduler.seek(start.samples)
     return scheduler
@@ -111,3 +112,19 @@ def check_steps(plan: Plan, steps: float, start: Start) -> None:
             f"max_steps: this run would take {steps} steps and the plan has {total_steps}{so_far}; "
             f"set max_steps={total_steps}, and no number of epochs"
         )
+
+
+def check_optimizer(plan: Plan, optimizer: Optimizer) -> None:
+    """Raise UserError if the optimizer differs from the plan in a number that the plan scales with the batch."""
+    for name in ("betas", "eps", "momentum", "alpha", "weight_decay"):
+        now, reference = getattr(plan, name), getattr(plan, f"reference_{name}")
+        if reference is None or now == reference:
+            continue
+        for group in optimizer.param_groups:
+            used = group.get(name, now)
+            used = tuple(used) if isinstance(now, tuple) else used
+            if used != now and not (name == "weight_decay" and used == 0):
+                raise UserError(
+                    f"{name}: the plan scales {reference} to {now}, and the optimizer has {used}; make it with "
+                    f"{name}=plan.{name}, or make the plan without scaling it"
+                )

@@ -19,7 +19,7 @@ restore_callback_states_from_checkpoint makes callbacks of such a name anew, whi
 
 class PlanCallback(TrainerCallback):
     """Sets the learning rate of each step of a Trainer to the plan's, and makes Trainer log it. It sets nothing else:
-    betas, weight decay and clipping are those of the TrainingArguments.
+    betas, weight decay and clipping are those of the TrainingArguments, which must be the plan's where it scales them.
 
     Trainer must have no schedule of its own: lr_scheduler_type="constant" and no scheduler in `optimizers`. Its
     max_steps (or the steps that follow from num_train_epochs) must be plan.total_steps.

@@ -17,7 +17,7 @@ from warmup.duration import DataSize
 from warmup.errors import UserError
 from warmup.plan_command.arithmetic import arithmetic
 from warmup.plan_command.counting import data_size
-from warmup.plan_command.results import Result, curve, examine_all
+from warmup.plan_command.results import Result, curve, examine_all, reference_plan
 from warmup.plan_command.tables import difference, finding_lines, plan_table
 from warmup.presets import PRESETS
 
@@ -39,7 +39,7 @@ def plan(argv: Sequence[str]) -> int:
     if options.json:
         print(json.dumps({"plans": [_to_dict(config, result, options.every) for result in results]}))
     else:
-        print(plan_table(results, sys.stdout))
+        print(plan_table(results, reference_plan(config, size), sys.stdout))
     if options.explain:
         for result in results:
             if result.plan:
@@ -95,7 +95,8 @@ def _to_dict(config: Config, result: Result, every: int | None) -> dict[str, Any
         every: steps between the points of the curve; None: about CURVE_POINTS points.
     """
     batch = config.batch
-    unknown = dict.fromkeys(("scale", "peak_lr", "start_lr", "warmup_steps", "total_steps", "betas", "eps"))
+    numbers = ("scale", "peak_lr", "start_lr", "warmup_steps", "total_steps")
+    unknown = dict.fromkeys((*numbers, "betas", "eps", "momentum", "alpha", "weight_decay"))
     without_plan = {
         **unknown,
         "world_size": result.world_size,

@@ -103,7 +103,7 @@ def _rates(recipe: Recipe, plan: Plan) -> Iterator[str]:
 def _correction(recipe: Recipe, plan: Plan) -> str:
     """The factor for a scaled momentum."""
     power = f"{recipe.momentum!r} ^ ({plan.global_batch_size} / {plan.reference_batch_size})"
-    scaled = f"max({power}, min({recipe.momentum!r}, {recipe.beta_floor!r}))" if recipe.beta_floor else power
+    scaled = f"max({power}, min({recipe.momentum!r}, {plan.beta_floor!r}))" if plan.beta_floor else power
     return f" x (1 - {scaled}) / (1 - {recipe.momentum!r})"
 
 
@@ -116,8 +116,8 @@ def _moments(recipe: Recipe, plan: Plan) -> Iterator[str]:
     for name, before, now in (*betas, *singles):
         if before != now:
             expression = f"1 - {k} x (1 - {before!r})" if rules[name] == "sde" else f"{before!r} ^ {k}"
-            if rules[name] == "half-life" and recipe.beta_floor:
-                expression = f"max({expression}, min({before!r}, {recipe.beta_floor!r}))"
+            if rules[name] == "half-life" and plan.beta_floor:
+                expression = f"max({expression}, min({before!r}, {plan.beta_floor!r}))"
             yield f"{name}: {expression} = {now:.10g} ({rules[name]})"
     if recipe.eps != plan.eps:
         yield f"eps: {recipe.eps!r} / sqrt{k} = {plan.eps:.10g} (sde)"

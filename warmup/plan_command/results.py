@@ -37,6 +37,14 @@ def _examine(config: Config, world_size: int, num_samples: int | None, tokens_pe
     return Result(world_size, *examine(config.recipe, topology, num_samples, tokens_per_sample))
 
 
+def reference_plan(config: Config, data: DataSize) -> Plan | None:
+    """The plan at the reference batch size, on one rank; None if there is none."""
+    reference = config.recipe.reference_batch_size
+    if reference is None:
+        return None
+    return examine(config.recipe, Topology(1, reference), data.num_samples, data.tokens_per_sample)[0]
+
+
 def curve(plan: Plan, every: int | None = None) -> list[tuple[int, float]]:
     """(step, learning rate) of every `every`-th step, counted from 0, and of the last one.
 

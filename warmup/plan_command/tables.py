@@ -8,18 +8,30 @@ from typing import TextIO
 
 from warmup import commandline
 from warmup.config import Config
+from warmup.explain import optimizer_numbers
 from warmup.lint import Finding
 from warmup.plan import Plan
 from warmup.plan_command.results import Result
 from warmup.terminal import colour, highlight
 
-_HEAD = ("ranks", "batch", "k", "rule", "peak lr", "warmup steps", "samples", "share", "total steps")
+_HEAD = ("batch", "k", "rule", "peak lr", "warmup steps", "samples", "share", "total steps")
 
 
-def plan_table(results: Sequence[Result], stream: TextIO) -> str:
-    """A row for each world size, then the findings; with colours where the stream shows them."""
-    head, *rows = align([_HEAD, *(_row(result.world_size, result.plan) for result in results)])
-    return "\n".join([colour(head, "bold", stream), *rows, *finding_lines(results, stream)])
+def plan_table(results: Sequence[Result], reference: Plan | None, stream: TextIO) -> str:
+    """A row for each world size, then the findings.
+
+    Args:
+        results: of each world size.
+        reference: the plan at the reference batch size, the first row unless another one has that size.
+        stream: what is printed to, which decides on colours.
+    """
+    rows = [(str(result.world_size), result.plan) for result in results]
+    if reference and all(plan is None or plan.scale != 1 for _, plan in rows):
+        rows = [("reference", reference), *rows]
+    scaled = _scaled_names([plan for _, plan in rows])
+    cells = [(name, *_row(plan, scaled)) for name, plan in rows]
+    head, *lines = align([("ranks", *_HEAD, *scaled), *cells])
+    return "\n".join([colour(head, "bold", stream), *lines, *finding_lines(results, stream)])
 
 
 def finding_lines(results: Sequence[Result], stream: TextIO) -> list[str]:
@@ -48,7 +60,8 @@ def difference(configs: Sequence[Config], names: Sequence[str], results: Sequenc
     for one, other in zip(*results, strict=True):
         if one.plan is None or other.plan is None:  # the findings say why
             continue
-        rows = zip(_HEAD[1:], _row(one.world_size, one.plan)[1:], _row(other.world_size, other.plan)[1:], strict=True)
+        scaled = _scaled_names([one.plan, other.plan])
+        rows = zip((*_HEAD, *scaled), _row(one.plan, scaled), _row(other.plan, scaled), strict=True)
         numbers += [(f"{name} at {one.world_size} ranks", *values) for name, *values in rows if values[0] != values[1]]
     if not fields and not numbers:
         return f"no difference from {names[1]}"
@@ -75,12 +88,20 @@ def _text(value: object) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _row(world_size: int, plan: Plan | None) -> tuple[str, ...]:
+def _scaled_names(plans: Sequence[Plan | None]) -> list[str]:
+    """The optimizer's numbers that differ from those at the reference in any of the plans."""
+    numbers = [optimizer_numbers(plan) for plan in plans if plan]
+    names = {name: None for one in numbers for name, (before, now) in one.items() if before != now}
+    return list(names)
+
+
+def _row(plan: Plan | None, scaled: Sequence[str]) -> tuple[str, ...]:
+    """The cells of a plan: those of _HEAD, and the optimizer's numbers that are named."""
     if plan is None:
-        return (str(world_size), *["-"] * 8)
+        return ("-",) * (len(_HEAD) + len(scaled))
+    numbers = optimizer_numbers(plan)
     warmup_percent = 100 * plan.warmup_samples / plan.total_samples
     return (
-        str(world_size),
         str(plan.global_batch_size),
         f"{plan.scale:.6g}",
         plan.scaling,
@@ -89,4 +110,5 @@ def _row(world_size: int, plan: Plan | None) -> tuple[str, ...]:
         str(plan.warmup_samples),
         f"{warmup_percent:.3g}%",
         str(plan.total_steps),
+        *(f"{numbers[name][1]:.6g}" for name in scaled),
     )

@@ -16,7 +16,8 @@ from harness import ROOT
 from lightning.pytorch.callbacks import GradientAccumulationScheduler, LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
-from warmup import Plan, UserError
+from warmup import Plan, Recipe, Topology, UserError, make_plan
+from warmup.callbacks import check_optimizer
 
 SPLITS = [(1, 8, 1), (1, 4, 2)]
 
@@ -136,6 +137,25 @@ def test_trainer_that_contradicts_the_plan_is_refused(options, message, tmp_path
     with pytest.raises(ValueError, match=message) as caught:
         trainer.train()
     assert rates == [] and "\n" not in str(caught.value)
+
+
+def test_numbers_that_the_plan_scales_must_be_the_optimizers() -> None:
+    recipe = Recipe(reference_batch_size=8, duration="10 steps", scaled="all", weight_decay=0.1, lr=1.0)
+    plan = make_plan(recipe, Topology(1, 32))  # k = 4: betas 0.6 and 0.996, eps 5e-9, decay 0.1 x 4 / 2
+    weights = [torch.nn.Parameter(torch.ones(2)) for _ in range(2)]
+    numbers = {"betas": plan.betas, "eps": plan.eps, "weight_decay": plan.weight_decay}
+
+    def adamw(**other: object) -> torch.optim.Optimizer:
+        groups = [{"params": weights[:1], "weight_decay": 0.0}, {"params": weights[1:]}]
+        return torch.optim.AdamW(groups, **numbers | other)
+
+    check_optimizer(plan, adamw())
+    with pytest.raises(UserError, match=r"^betas: the plan scales \(0.9, 0.999\) to \(0.6, 0.996\), and the optimizer"):
+        check_optimizer(plan, adamw(betas=(0.9, 0.999)))
+    with pytest.raises(UserError, match=r"^weight_decay: the plan scales 0.1 to 0.2, and the optimizer has 0.1; make"):
+        check_optimizer(plan, adamw(weight_decay=0.1))
+    unscaled = make_plan(Recipe(reference_batch_size=8, duration="10 steps"), Topology(1, 32))
+    check_optimizer(unscaled, torch.optim.AdamW(weights, betas=(0.5, 0.5)))
 
 
 def test_a_schedule_beside_the_plan_is_refused_by_trainer(tmp_path: Path) -> None:

@@ -76,6 +76,24 @@ def test_each_optimizer_has_the_plans_numbers(name: str, kind: type, expected: d
             assert group[field] == pytest.approx(value, rel=1e-12), field
 
 
+@pytest.mark.parametrize(("name", "max_lr", "decay"), [
+    ("adamw", None, 0.4), ("adamw", 1e-3, 0.8), ("sgd", None, 0.2), ("sgd", 2e-3, 0.4),
+])  # fmt: skip
+def test_the_scaled_weight_decay_is_the_optimizers(name: str, max_lr: float | None, decay: float) -> None:
+    """At k = 4: decay x 4 x lr / peak, where the peak is 2 lr (sqrt) or 4 lr (linear) unless it is capped. A step
+    takes rate x decay off the weights, and nothing off biases.
+    """
+    rules = {"scaling": "auto", "beta_scaling": "none", "weight_decay_scaling": "timescale", "momentum": 0.0}
+    scaled, model = plan(optimizer=name, max_lr=max_lr, **rules), Small()
+    optimizer = build_optimizer(model, scaled)
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [pytest.approx(decay, rel=1e-12), 0.0]
+    before = model.linear.weight.detach().clone()
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
+    optimizer.step()
+    torch.testing.assert_close(model.linear.weight.detach(), before * (1 - scaled.peak_lr * decay))
+
+
 def test_lamb_scales_each_update_to_its_weight() -> None:
     """You et al. 2020 (arXiv:1904.00962v3), algorithm 2, without correction of bias: m = (1 - b1) g, v = (1 - b2) g^2,
     u = m / (sqrt(v) + eps) + decay w, w - lr |w| / |u| u.
