@@ -8,6 +8,7 @@ walked until it falls inside (Black and Rogaway 2002, "Ciphers with arbitrary fi
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -102,6 +103,45 @@ def deal(lengths: np.ndarray, micro_batches: int) -> list[np.ndarray]:
     rounds, columns = np.divmod(np.arange(len(longest_first)), micro_batches)
     indices = np.where(rounds % 2 == 0, columns, micro_batches - 1 - columns)
     return [np.sort(longest_first[indices == index]) for index in range(micro_batches)]
+
+
+def deal_by_length(lengths: np.ndarray, micro_batches: int, spare: int = 0) -> list[np.ndarray]:
+    """Deal the samples of a step into more micro-batches, of samples about equally long, for a model that pads them.
+
+    From the longest sample to the shortest, a new micro-batch begins where padding would be more than a tenth of the
+    last one, or where that has as many samples as the largest one of `deal`. Their tokens are balanced over ranks. The
+    result depends on the arguments only.
+
+    Args:
+        lengths: Tokens of each sample.
+        micro_batches: What the number of micro-batches is to be a multiple of.
+        spare: Padding, in tokens, that costs less than a micro-batch more.
+
+    Returns:
+        As `deal`. The last ones may be empty.
+    """
+    longest_first = np.argsort(-np.asarray(lengths), kind="stable")
+    most = -(-len(longest_first) // micro_batches)
+    groups = [longest_first[start:end] for start, end in pairwise(_cuts(lengths[longest_first], most, spare))]
+    groups.sort(key=lambda group: -len(group) * int(lengths[group[0]]))
+    groups += [longest_first[:0]] * (-len(groups) % micro_batches)
+    rounds = [groups[start : start + micro_batches] for start in range(0, len(groups), micro_batches)]
+    turned = (group if number % 2 == 0 else group[::-1] for number, group in enumerate(rounds))
+    return [np.sort(members) for group in turned for members in group]
+
+
+def _cuts(lengths: np.ndarray, most: int, spare: int) -> list[int]:
+    """Where to cut a list of falling lengths: as `deal_by_length`, with at most `most` samples between two cuts."""
+    cuts, tokens = [0], 0
+    for index, length in enumerate(lengths.tolist()):
+        count = index - cuts[-1]
+        padded = (count + 1) * int(lengths[cuts[-1]])
+        padding = padded - tokens - length
+        if count == most or (10 * padding > padded and padding > spare):
+            cuts.append(index)
+            tokens = 0
+        tokens += length
+    return [*cuts, len(lengths)]
 
 
 def rank_micro_batches(micro_batches: Sequence[np.ndarray], rank: int, world_size: int) -> list[tuple[int, np.ndarray]]:

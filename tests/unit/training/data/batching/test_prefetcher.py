@@ -23,7 +23,8 @@ from warmup.training.models.input_layout import InputLayout
 LENGTHS = np.random.default_rng(0).integers(3, 40, 101)
 
 
-LAYOUT = InputLayout(head="sequence")
+LAYOUT = InputLayout(head="sequence", logits="positions", positions_in="head", rows=True)
+PADDED = InputLayout(head="sequence")
 
 
 def collate(samples: Samples, indices: np.ndarray, epochs: np.ndarray, seed: int) -> MicroBatch:
@@ -65,6 +66,17 @@ def test_all_ranks_together_take_the_streams_next_samples(world_size: int, micro
             assert one.max_token_ids == rank_batches[0].max_token_ids >= len(one.token_ids)
         assert sum(one.total(attrgetter("target_count")) for one in rank_batches) == 8
         assert sum(one.total(attrgetter("token_count")) for one in rank_batches) == LENGTHS[indices].sum()
+
+
+@pytest.mark.parametrize(("world_size", "micro_batches"), [(1, 2), (2, 2), (2, 4)])
+def test_samples_that_are_padded_are_dealt_by_length(world_size: int, micro_batches: int) -> None:
+    """Into the same micro-batches on any number of ranks, of which each has equally many."""
+    ranks = [replace(prefetcher(rank, world_size, micro_batches), layout=PADDED) for rank in range(world_size)]
+    rank_batches = [rank.next(16) for rank in ranks]
+    assert len({len(one.micro_batches) for one in rank_batches}) == 1
+    dealt = order.deal_by_length(rank_batches[0].step_samples.lengths, micro_batches)
+    computed = sorted((number, batch) for one in rank_batches for number, batch in one.micro_batches)
+    assert [batch.target_count for _, batch in computed] == [len(members) for members in dealt]
 
 
 def test_a_rank_without_samples_computes_one_of_zero_weight() -> None:
