@@ -130,7 +130,7 @@ def time_shares(run: Run) -> dict[str, float]:
     train = run.train
     if not len(train) or "samples_per_second" not in train or train["seconds"].isna().any():
         return {}
-    samples = train["samples"].diff().fillna(train["samples"].iloc[0]).clip(lower=0)
+    samples = train["samples"].diff().fillna(train["samples"].iloc[0] - _first_samples(run)).clip(lower=0)
     seconds = (samples / train["samples_per_second"].where(train["samples_per_second"] > 0)).fillna(0)
     shares = {"waiting for data": "data_wait_share", "waiting for gradients": "communication_share"}
     waits = {name: float((seconds * train[column]).sum()) for name, column in shares.items() if column in train}
@@ -138,6 +138,12 @@ def time_shares(run: Run) -> dict[str, float]:
     rest = float(train["seconds"].iloc[-1] - seconds.sum()) - saving
     computing = float(seconds.sum()) - sum(waits.values())
     return {"computing": computing, **waits, "saving": saving, "evaluation and start": max(rest, 0.0)}
+
+
+def _first_samples(run: Run) -> int:
+    """The position that the run began to log at: above 0 where it began at another run's checkpoint."""
+    starts = [event.get("samples", 0) for event in run.events[:1] if event["kind"] in ("resumed", "branched")]
+    return starts[0] if starts else 0
 
 
 def time_figure(run: Run) -> Figure | None:

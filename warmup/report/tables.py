@@ -107,14 +107,15 @@ def event_rows(run: Run) -> Sequence[Row]:
 
 def _describe(event: Mapping[str, Any]) -> str:
     """An event in words; "" for a checkpoint, of which there are many."""
-    if event["kind"] == "resumed":
+    if event["kind"] in ("resumed", "branched"):
         names = {"world_size": "ranks", "global_batch_size": "global batch", "lr": "learning rate"}
         changes = [
             f"{text} {number(event[f'{name}_before'])} \u2192 {number(event[name])}"
             for name, text in names.items()
             if event.get(f"{name}_before") != event.get(name)
         ]
-        return "resumed" + (", changed: " if has_changed(event) else ", ") * bool(changes) + ", ".join(changes)
+        began = "resumed" if event["kind"] == "resumed" else f"branched off from {event.get('from')}"
+        return began + (", changed: " if has_changed(event) else ", ") * bool(changes) + ", ".join(changes)
     if event["kind"] == "skipped":
         return f"a step was skipped: its gradient norm was {event.get('grad_norm')}"
     if event["kind"] == "spike":

@@ -16,11 +16,14 @@ from warmup.training.run.arguments import parse
 
 CONFIGS = ROOT / "configs"
 RECIPES = sorted(CONFIGS.glob("*.yaml"))
+PARENT_OF = {"cooldown.yaml": "quickstart_stable.yaml"}
+"""A file for branches says only what changes; this is the one that its comment branches from."""
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
 def test_a_recipe_parses_and_is_healthy(path: Path) -> None:
-    config, _ = parse(["--config", str(path)])
+    before = [PARENT_OF[path.name]] if path.name in PARENT_OF else []
+    config, _ = parse([word for name in [*before, path.name] for word in ("--config", str(CONFIGS / name))])
     for world_size in (1, 2, 4):
         plan, findings = examine(config.recipe, Topology.from_batch(config.batch, world_size), 100_000)
         assert findings == []
@@ -88,6 +91,30 @@ def test_a_config_has_no_base(tmp_path: Path) -> None:
 def test_an_accumulation_takes_the_place_of_the_global_batch_of_the_base() -> None:
     batch = parse(["--batch.accumulation", "3"])[0].batch
     assert (batch.per_device, batch.accumulation, batch.global_size) == (16, 3, None)
+
+
+def test_the_base_of_a_branch_is_its_parents_configuration(tmp_path: Path) -> None:
+    """Under a --config too; of the run itself once it is there. It is not pushed over the parent's model."""
+    for name, rate in (("parent", "1e-3"), ("begun", "2e-3")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.yaml").write_text(
+            f"seed: 4\nlaunch: {{world_size: 2}}\nrecipe: {{lr: {rate}}}\nlog: {{push_to_hub: ada/bert}}\n"
+        )
+    cooldown = ["--config", str(CONFIGS / "cooldown.yaml")]
+    for parent in (tmp_path / "parent", tmp_path / "parent" / "checkpoints" / "step-00000010"):
+        branch = ["--branch_from", str(parent)]
+        config, options = parse([*branch, *cooldown, "--run_dir", str(tmp_path / "new"), "--resume", "auto"])
+        assert (config.seed, config.recipe.lr, config.recipe.decay, config.recipe.cooldown) == (
+            4,
+            1e-3,
+            "wsd",
+            "1-sqrt",
+        )
+        assert (config.launch.world_size, config.log.push_to_hub) == (None, None)
+        assert options.base[0].values == (str(tmp_path / "parent" / "config.yaml"),)
+        config, _ = parse([*branch, "--run_dir", str(tmp_path / "begun"), "--resume", "auto"])
+        assert (config.recipe.lr, config.recipe.decay) == (2e-3, "linear")
+    assert parse(["--branch_from", str(tmp_path / "nowhere")])[0].recipe.duration == "4000 steps"
 
 
 def test_the_base_of_a_resumed_run_is_its_own_configuration(tmp_path: Path) -> None:

@@ -15,11 +15,17 @@ from warmup.commandline import leaves
 from warmup.config import Config
 from warmup.elastic import LRSchedule
 from warmup.errors import UserError
+from warmup.training.checkpoints import branch, run_directory
 from warmup.training.checkpoints import format as checkpoint_format
-from warmup.training.checkpoints import run_directory
 from warmup.training.checkpoints.check_state import one_line
-from warmup.training.checkpoints.format import BrokenCheckpoint
-from warmup.training.checkpoints.state import EVALUATION_FIELDS, ResumePoint, RunState, json_value, read_run_state
+from warmup.training.checkpoints.state import (
+    EVALUATION_FIELDS,
+    ResumePoint,
+    RunState,
+    json_value,
+    read_checkpoint,
+    read_run_state,
+)
 from warmup.training.engines import Engine
 
 FIXED_FIELDS = ("task", "model", "dropout", "seed", "recipe.optimizer", "recipe.momentum", "data.mask_rate")
@@ -28,16 +34,22 @@ REPORTED = ("recipe.", "batch.", "speed.", "evaluation.")
 """Sections whose changes are reported: what is trained, how a step is computed, and what the evaluations decide."""
 
 
-def find_resume_point(requested: str | None, run_dir: str | None) -> ResumePoint:
+def find_resume_point(requested: str | None, run_dir: str | None, branch_from: str | None = None) -> ResumePoint:
     """Decide what to start from. Claims an existing run directory for this process.
 
     Args:
         requested: auto, never or None, or the path of a checkpoint or of a run directory.
         run_dir: the run directory to write to; None for the checkpoint's own, or for a new one.
+        branch_from: the checkpoint, or the run directory, that a run which is not there yet branches off from.
 
     Raises:
         UserError: if there is nothing to resume from, or the run directory is occupied.
     """
+    if branch_from is not None:
+        parent = Path(branch_from).expanduser()
+        if requested != "auto" or run_dir is None or not run_directory.is_occupied(Path(run_dir)):
+            return branch.find_branch_point(parent, run_dir)
+        branch.check_is_branch(Path(run_dir), parent)
     if requested in (None, "never"):
         run_directory.check_unoccupied(run_dir)
         return ResumePoint(None, run_dir)
@@ -51,12 +63,15 @@ def find_resume_point(requested: str | None, run_dir: str | None) -> ResumePoint
 def _newest_in(run: Path) -> ResumePoint:
     """The newest valid checkpoint of an occupied run directory, or a fresh start in it."""
     run_directory.check_not_sweep(run, "run_dir")
-    if not (run / "metrics.jsonl").is_file():
+    origin = branch.read_origin(run)
+    if not origin and not (run / "metrics.jsonl").is_file():
         raise UserError(f"run_dir: {run} is occupied and not a run directory; give another one")
     run_directory.claim(run)
     checkpoint, skipped = checkpoint_format.newest_valid(run)
     if checkpoint is None:
         _check_had_none(run, skipped)
+        if origin:
+            return branch.branch_again(run, origin)
         return ResumePoint(None, str(run), (f"no checkpoint in {run} to go on from: starting afresh",))
     return _continue_run(run, checkpoint, str(run), [f"skipped: {reason}" for reason in skipped])
 
@@ -88,13 +103,7 @@ def _check_had_none(run: Path, skipped: list[str]) -> None:
 
 def _from_path(path: Path, run_dir: str | None) -> ResumePoint:
     """The checkpoint at `path`, or the newest valid one of the run directory at `path`."""
-    run_directory.check_not_sweep(path, "--resume")
-    checkpoint, notes = _locate_checkpoint(path)
-    try:
-        checkpoint_format.verify(checkpoint)
-    except BrokenCheckpoint as error:
-        raise UserError(f"--resume: {error}; give another one, or auto") from error
-    state = read_run_state(checkpoint)
+    checkpoint, notes, state = read_checkpoint(path, "--resume")
     folder = checkpoint.resolve().parent
     own_run = folder.parent
     in_a_run = folder.name == "checkpoints" and (own_run / "metrics.jsonl").is_file()
@@ -103,20 +112,7 @@ def _from_path(path: Path, run_dir: str | None) -> ResumePoint:
         return _continue_run(own_run, checkpoint, run_dir or str(own_run), notes)
     run_directory.check_unoccupied(run_dir)
     notes += checkpoint_format.describe_other_files(checkpoint)
-    return ResumePoint(checkpoint, run_dir, tuple(notes), (), state)
-
-
-def _locate_checkpoint(path: Path) -> tuple[Path, list[str]]:
-    """The checkpoint that `path` stands for, not yet verified, and notes on newer ones that were skipped."""
-    if (path / "checkpoints").is_dir():
-        checkpoint, skipped = checkpoint_format.newest_valid(path)
-        notes = [f"skipped: {reason}" for reason in skipped]
-        if checkpoint is None:
-            raise UserError(f"--resume: no valid checkpoint in {path} ({'; '.join(notes) or 'there is none'})")
-        return checkpoint, notes
-    if not path.is_dir():
-        raise UserError(f"--resume: {path} is neither auto, never, a checkpoint nor a run directory")
-    return path, []
+    return ResumePoint(checkpoint, run_dir, tuple(notes), (), state, branch.read_origin(own_run))
 
 
 def _continue_run(run: Path, checkpoint: Path, run_dir: str, notes: list[str]) -> ResumePoint:
@@ -133,7 +129,7 @@ def _continue_run(run: Path, checkpoint: Path, run_dir: str, notes: list[str]) -
     later = [other for other in checkpoint_format.list_checkpoints(run) if checkpoint_format.step_of(other) > step]
     notes = [*notes, *checkpoint_format.describe_other_files(checkpoint)]
     notes += [f"set aside as discarded-{other.name}" for other in later]
-    return ResumePoint(checkpoint, run_dir, tuple(notes), tuple(later), state)
+    return ResumePoint(checkpoint, run_dir, tuple(notes), tuple(later), state, branch.read_origin(run))
 
 
 def reconcile_config(config: Config, resume_point: ResumePoint) -> tuple[Config, list[str]]:
@@ -181,7 +177,8 @@ def _check_shapes(config: Config, resume_point: ResumePoint) -> None:
         for shape in (plan.ramp, plan.decay):
             if ":" in shape and shape not in known:
                 raise UserError(
-                    f"--resume: {resume_point.checkpoint} follows {shape}, which this run's recipe does not name"
+                    f"{resume_point.flag}: {resume_point.checkpoint} follows {shape}, which this run's recipe does not "
+                    "name"
                 )
 
 
@@ -195,7 +192,7 @@ def _check_rates(resume_point: ResumePoint) -> None:
                 plan.lr_at(position)
     except (ArithmeticError, ValueError, TypeError, LookupError, RecursionError) as error:
         raise UserError(
-            f"--resume: {resume_point.checkpoint} has a schedule that cannot be followed: {one_line(error)}"
+            f"{resume_point.flag}: {resume_point.checkpoint} has a schedule that cannot be followed: {one_line(error)}"
         ) from error
 
 
@@ -211,7 +208,9 @@ def check_same_data(resume_point: ResumePoint, key: str) -> None:
 def initial_state(
     resume_point: ResumePoint, config: dict[str, Any], data: str, lr_schedule: LRSchedule, metric: str
 ) -> RunState:
-    """The state of a run at its start: with the evaluations up to the checkpoint, if it starts from one.
+    """The state of a run at its start: with the evaluations up to the checkpoint, if it goes on from one.
+
+    A branch has none yet, and the next one is due an interval after its start.
 
     Args:
         resume_point: what the run starts from.
@@ -220,6 +219,8 @@ def initial_state(
         lr_schedule: the learning rate schedule that the run follows.
         metric: as `evaluation.metric`. If it has changed, patience starts again.
     """
+    if resume_point.branches:
+        return RunState(config, data, lr_schedule, metric, evaluated=dict(resume_point.state["clock"]))
     saved = resume_point.state.get("evaluations", {})
     evaluations = {name: value for name, value in saved.items() if name in EVALUATION_FIELDS}
     if resume_point.state.get("config", {}).get("evaluation.metric") != metric:
@@ -287,8 +288,8 @@ def _check_names(file: Path, model: nn.Module) -> list[str]:
         with safe_open(file, "pt") as tensors:
             names = sorted(tensors.keys())
     except (SafetensorError, OSError) as error:
-        raise UserError(f"--resume: {file} cannot be read: {' '.join(str(error).split())}") from error
+        raise UserError(f"{file} cannot be read: {' '.join(str(error).split())}") from error
     unknown = {name.rpartition("/")[0] for name in names} - {name for name, _ in model.named_parameters()}
     if unknown:
-        raise UserError(f"--resume: {file} does not fit the model: only one of them has {min(unknown)}")
+        raise UserError(f"{file} does not fit the model: only one of them has {min(unknown)}")
     return names

@@ -15,12 +15,14 @@ from filelock import FileLock, Timeout
 from warmup.errors import UserError
 from warmup.training.checkpoints import format as checkpoint_format
 from warmup.training.checkpoints import retention
-from warmup.training.files import write_text
+from warmup.training.files import write_json, write_text
 
 SWEEP_FILE = "seeds.json"
 """The file that marks a directory as one of a seed sweep, which holds a run directory per seed."""
 LOG_FILES = ("metrics.jsonl", "samples.jsonl")
 """The logs, one JSON object a line. The first is in every run directory and marks it as one."""
+RECORD = "run.json"
+"""What the start of a run says of it: command, hardware, versions, and of a branch where it branched off from."""
 _held: list[FileLock] = []
 """The locks of this process. The kernel releases them however the process ends."""
 
@@ -36,6 +38,12 @@ class StartingPoint(Protocol):
 
     @property
     def state(self) -> Mapping[str, Any]: ...
+
+    @property
+    def branches(self) -> bool: ...
+
+    @property
+    def record(self) -> Mapping[str, Any]: ...
 
 
 def is_occupied(folder: Path) -> bool:
@@ -74,9 +82,17 @@ def release(folder: Path) -> None:
         _held.remove(lock)
 
 
-def create(path: str | None, task: str) -> Path:
-    """Make and lock a new run directory, with an empty log in it, by which it is known. Otherwise like `make`."""
+def create(path: str | None, task: str, record: Mapping[str, Any] | None = None) -> Path:
+    """Make and lock a new run directory, with an empty log in it, by which it is known. Otherwise like `make`.
+
+    Args:
+        path: as of `make`.
+        task: as of `make`.
+        record: the first content of run.json; None for no such file yet.
+    """
     folder = make(path, task)
+    if record:
+        write_json(folder / RECORD, record)
     (folder / LOG_FILES[0]).touch()
     return folder
 
@@ -113,14 +129,15 @@ def abandon(folder: Path) -> None:
     """Make a directory unoccupied again that this run has made and not yet logged to."""
     if not (folder / LOG_FILES[0]).stat().st_size:
         (folder / LOG_FILES[0]).unlink()
+        (folder / RECORD).unlink(missing_ok=True)
 
 
 def enter(path: str | None, task: str, resume_point: StartingPoint) -> Path:
     """Prepare the directory that a run writes to.
 
-    A new directory is made and locked; if the run starts from another run's checkpoint, the best checkpoint up to that
+    A new directory is made and locked; if the run goes on from another run's checkpoint, the best checkpoint up to that
     one is copied into it. In an occupied directory, which is locked already, everything later than the resume point is
-    set aside or removed.
+    set aside or removed: of a branch that begins again, all of it.
 
     Args:
         path: The run directory; None for a new one in `runs`.
@@ -134,12 +151,12 @@ def enter(path: str | None, task: str, resume_point: StartingPoint) -> Path:
         UserError: A log cannot be read. Then nothing is changed.
     """
     if path is None or not is_occupied(Path(path)):
-        folder = create(path, task)
-        if resume_point.checkpoint:
+        folder = create(path, task, resume_point.record)
+        if resume_point.checkpoint and not resume_point.branches:
             retention.adopt_best(resume_point.checkpoint, folder)
         return folder
     folder = Path(path)
-    logs = truncated_logs(folder, resume_point.state)
+    logs = truncated_logs(folder, {} if resume_point.branches else resume_point.state)
     retention.remove_leftovers(folder)
     for checkpoint in resume_point.abandoned:
         checkpoint_format.set_aside(checkpoint)

@@ -16,11 +16,14 @@ from warmup.config.tasks import lower_is_better
 from warmup.elastic import LRSchedule
 from warmup.errors import UserError
 from warmup.training.checkpoints import format as checkpoint_format
+from warmup.training.checkpoints import run_directory
 from warmup.training.checkpoints.check_state import check_lr_schedule, check_state, one_line
 from warmup.training.checkpoints.format import BrokenCheckpoint
 
 EVALUATION_FIELDS = ("metrics", "evaluated", "best_step", "best_metrics", "without_improvement", "pending")
 """The fields of RunState that `evaluations` in state.json holds."""
+ORIGIN = "branched_from"
+"""The entry of a branch's run.json that says where it branched off."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,20 @@ class ResumePoint:
     """Checkpoints in the run directory that do not lead to this one, and are to be set aside."""
     state: Mapping[str, Any] = field(default_factory=dict)
     """The checkpoint's state, as `read_run_state` returns it; empty for a fresh start."""
+    origin: Mapping[str, Any] | None = None
+    """Where the run branched off from another one, as `branch.read_origin` returns it; None if it is no branch."""
+    branches: bool = False
+    """Whether it branches off here; otherwise it goes on with the checkpoint's run."""
+
+    @property
+    def flag(self) -> str:
+        """The option that named the checkpoint, for messages."""
+        return "--branch_from" if self.branches else "--resume"
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What run.json says of where the run branched off; {} if it is no branch."""
+        return {ORIGIN: dict(self.origin)} if self.origin else {}
 
     @cached_property
     def lr_schedule(self) -> LRSchedule:
@@ -46,7 +63,7 @@ class ResumePoint:
             check_lr_schedule(lr_schedule)
         except (ValueError, KeyError, RecursionError) as error:
             raise UserError(
-                f"--resume: {self.checkpoint} was written by another version: its lr_schedule: {one_line(error)}"
+                f"{self.flag}: {self.checkpoint} was written by another version: its lr_schedule: {one_line(error)}"
             ) from error
         return lr_schedule
 
@@ -106,10 +123,41 @@ class RunState:
         return {name: getattr(self, name) for name in EVALUATION_FIELDS}
 
 
-def read_run_state(checkpoint: Path) -> dict[str, Any]:
+def read_checkpoint(path: Path, flag: str) -> tuple[Path, list[str], dict[str, Any]]:
+    """Find a checkpoint, verify it and read its state.
+
+    Args:
+        path: a checkpoint, or a run directory for its newest valid one.
+        flag: the option that named it.
+
+    Returns:
+        The checkpoint, notes on newer ones that were skipped, and its state as `read_run_state` returns it.
+
+    Raises:
+        UserError: there is none, or it is damaged.
+    """
+    run_directory.check_not_sweep(path, flag)
+    notes: list[str] = []
+    if (path / "checkpoints").is_dir():
+        checkpoint, skipped = checkpoint_format.newest_valid(path)
+        notes = [f"skipped: {reason}" for reason in skipped]
+        if checkpoint is None:
+            raise UserError(f"{flag}: no valid checkpoint in {path} ({'; '.join(notes) or 'there is none'})")
+        return checkpoint, notes, read_run_state(checkpoint, flag)
+    if not path.is_dir():
+        words = "auto, never, a checkpoint nor" if flag == "--resume" else "a checkpoint nor"
+        raise UserError(f"{flag}: {path} is neither {words} a run directory")
+    try:
+        checkpoint_format.verify(path)
+    except BrokenCheckpoint as error:
+        raise UserError(f"{flag}: {error}; give another one{', or auto' if flag == '--resume' else ''}") from error
+    return path, notes, read_run_state(path, flag)
+
+
+def read_run_state(checkpoint: Path, flag: str = "--resume") -> dict[str, Any]:
     """The state of a valid checkpoint, with names of older versions replaced by those that `RunState.state` writes.
 
-    Names in "stream" are replaced where it is used, by `StreamState.from_dict`.
+    Names in "stream" are replaced where it is used, by `StreamState.from_dict`. `flag` is the option that named it.
 
     Raises:
         UserError: It is not one that this program writes, or the folder is named after another step.
@@ -126,10 +174,10 @@ def read_run_state(checkpoint: Path) -> dict[str, Any]:
         check_state(state)
         checkpoint_format.check_step(checkpoint)
     except BrokenCheckpoint as error:
-        raise UserError(f"--resume: {error}") from error
+        raise UserError(f"{flag}: {error}") from error
     except ValueError as error:
         raise UserError(
-            f"--resume: {checkpoint}: {error}, in its {checkpoint_format.STATE}; give another checkpoint"
+            f"{flag}: {checkpoint}: {error}, in its {checkpoint_format.STATE}; give another checkpoint"
         ) from error
     return state
 

@@ -153,18 +153,19 @@ class Log:
             "deviations above its median"
         )
 
-    def resumed(self, clock: StepClock, total_steps: int, facts: Mapping[str, Any]) -> None:
-        """Log and print what the run is resumed from, and what has changed since.
+    def resumed(self, clock: StepClock, total_steps: int, facts: Mapping[str, Any], branched: bool = False) -> None:
+        """Log and print what the run is resumed or branched off from, and what has changed since.
 
         Args:
             clock: The restored position.
             total_steps: Steps of the whole run.
             facts: "from", the checkpoint's path; and world size, global batch size and learning rate, each now and,
                 with the suffix "_before", when the checkpoint was written.
+            branched: Whether it branches off there.
         """
-        remaining = total_steps - clock.step
-        self._write({"kind": "resumed", **clock.state_dict(), "remaining_steps": remaining, **facts})
-        self.print(f"resumed from {facts['from']}: step {clock.step} of {total_steps}, {clock.samples} samples")
+        remaining, kind = total_steps - clock.step, "branched" if branched else "resumed"
+        self._write({"kind": kind, **clock.state_dict(), "remaining_steps": remaining, **facts})
+        self.print(f"{kind} from {facts['from']}: step {clock.step} of {total_steps}, {clock.samples} samples")
         names = {"world_size": "ranks", "global_batch_size": "global batch", "lr": "learning rate of the next step"}
         for key, name in names.items():
             if facts[f"{key}_before"] != facts[key]:

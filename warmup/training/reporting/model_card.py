@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
@@ -16,7 +17,15 @@ from warmup.plan import Plan
 from warmup.training.data.prepare import Prepared
 from warmup.training.models.build import is_new_model
 from warmup.training.reporting.console import library_versions
-from warmup.training.reporting.published import HUB, configuration, is_on_hub, published_files, published_path, rerun
+from warmup.training.reporting.published import (
+    HUB,
+    configuration,
+    is_on_hub,
+    published_checkpoint,
+    published_files,
+    published_path,
+    rerun,
+)
 
 _COUNTS = ("targets",)
 """What is counted in an evaluation beside its metrics."""
@@ -46,6 +55,8 @@ class TrainedModel:
     """Scores of each class, tag or entity type, as result.json has them."""
     picture: str = ""
     """The file beside the card that shows the loss; "" if there is none."""
+    origin: Mapping[str, Any] | None = None
+    """Where the run branched off, as `branch.read_origin` returns it."""
 
 
 def model_card(trained: TrainedModel) -> str:
@@ -81,7 +92,7 @@ After step {trained.step}, on {_amount(trained)}:
 
 ## Command and configuration
 
-{rerun(config, trained.launcher, trained.options, _block)}
+{rerun(config, trained.launcher, _options(trained), _block)}
 
 The whole configuration, which `train.py --config` accepts:
 
@@ -101,6 +112,13 @@ def _loading(facts: TaskFacts, place: str) -> str:
         f'from transformers import {auto_class}, AutoTokenizer\ntokenizer = AutoTokenizer.from_pretrained("{place}")\n'
         f'model = {auto_class}.from_pretrained("{place}")'
     )
+
+
+def _options(trained: TrainedModel) -> list[Option]:
+    """Those that train the model again: of a branch also after a resumption with the checkpoint that it began at."""
+    others = [option for option in trained.options if option.name != "branch_from"]
+    origin = trained.origin
+    return [*others, *([Option("branch_from", (published_checkpoint(origin["checkpoint"]),))] if origin else [])]
 
 
 def _per_class(trained: TrainedModel) -> str:
@@ -186,8 +204,11 @@ def _sources(trained: TrainedModel) -> list[tuple[str, str]]:
     versions = ", ".join(f"{name} {version}" for name, version in library_versions().items())
     new = is_new_model(config.model)
     model = f"a new {TASKS[config.task].new_model}, {config.model}" if new else _code(published_path(config.model))
+    origin = trained.origin
+    parent = published_checkpoint(origin["checkpoint"]) if origin else ""
     return [
         ("base model", model),
+        *([("branched from", f"{_code(parent)}, after {origin['samples']:,} samples")] if origin else []),
         ("parameters", f"{trained.parameters:,}"),
         ("training data", f"{train}: {data.amount}"),
         ("validation data", f"{_validation_text(trained)}: {len(data.validation)} samples"),

@@ -39,6 +39,12 @@ def published_path(path: str) -> str:
     return path if path.startswith(HUB) or is_on_hub(path) and path.count("/") < 2 else _name(path)
 
 
+def published_checkpoint(path: str) -> str:
+    """A checkpoint's path from its run directory on: RUN/checkpoints/step-N. Of one that is in none, its name."""
+    parts = Path(path).parts[-3:]
+    return os.path.join(*parts) if len(parts) == 3 and parts[1] == "checkpoints" else _name(path)
+
+
 def published_files(files: Sequence[str]) -> list[str]:
     """Data files without their folders; with the last of them where two would have one name."""
     names = [file if file.startswith(HUB) else _name(file) for file in files]
@@ -104,9 +110,10 @@ def rerun(config: Config, launcher: Sequence[str], options: Sequence[Option], bl
         block: makes a block of code of a language and a text.
     """
     words = [*launcher]
+    parent = [word for name, values in options if name == "branch_from" for word in (f"--{name}", *values)]
     for name, values in options:
         if name == "config" and not _is_ours(values[0]):
-            command = block("bash", quote([*launcher, "--config", "config.yaml"]))
+            command = block("bash", quote([*launcher, "--config", "config.yaml", *parent]))
             return (
                 f"With the configuration below as `config.yaml` and the data in a clone of the repository:\n\n{command}"
             )

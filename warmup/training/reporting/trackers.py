@@ -57,7 +57,7 @@ def start(accelerator: Accelerator, folder: Path, config: Config, resume_point: 
         try:
             started.append(Trackers(folder, config, last_step))
         except UserError:
-            if not resume_point.checkpoint:
+            if not resume_point.checkpoint or resume_point.branches:
                 (folder / FILE).unlink(missing_ok=True)
                 run_directory.abandon(folder)
             raise

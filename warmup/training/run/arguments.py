@@ -36,6 +36,9 @@ def parse(argv: Sequence[str]) -> tuple[Config, Namespace]:
         "--resume", metavar="auto|never|PATH", help="go on: from the newest valid checkpoint of run_dir, or of a path"
     )
     parser.add_argument(
+        "--branch_from", metavar="PATH", help="start a run of its own at a checkpoint, or at the newest one of a run"
+    )
+    parser.add_argument(
         "--seeds", type=list[int], metavar="1,2,3", help="train once per seed, each into run_dir/seed-N, and compare"
     )
     parser.add_argument(
@@ -51,15 +54,21 @@ def parse(argv: Sequence[str]) -> tuple[Config, Namespace]:
 def base_arguments(given: Mapping[str, tuple[str, ...]]) -> list[str]:
     """Arguments to put in front of those that were given: the configuration that they change.
 
-    It is that of the run that is resumed, or else the recipe of the task. With --config or --predict there is none.
+    It is that of the run that is resumed, or that a branch leaves; or else the recipe of the task. With --predict there
+    is none, and with --config only that of a branch, of which a file need not say more than what is to change.
 
     Args:
         given: the values of the options, by name.
     """
-    if "config" in given or "predict" in given:
+    if "predict" in given or "config" in given and "branch_from" not in given:
         return []
+    any_ranks = ["--launch.world_size", "null", "--launch.device", "null"]
     if of_run := _config_of_run(given):
-        return ["--config", of_run, "--launch.world_size", "null", "--launch.device", "null"]  # any ranks will do
+        return ["--config", of_run, *any_ranks]
+    if of_parent := _config_of_parent(given):
+        return ["--config", of_parent, *any_ranks, "--log.push_to_hub", "null"]  # the repository is the parent's
+    if "config" in given:
+        return []
     (task,) = given.get("task", ("mlm",))[-1:] or ("",)
     facts = TASKS.get(task)
     if not facts or not facts.recipe:
@@ -75,7 +84,21 @@ def _config_of_run(given: Mapping[str, tuple[str, ...]]) -> str | None:
     (resume,) = given.get("resume", ())[-1:] or ("never",)
     if resume == "never":
         return None
-    places = given.get("run_dir", ())[-1:] if resume == "auto" else (resume, str(Path(resume).parent.parent))
+    return _find_config(given.get("run_dir", ())[-1:] if resume == "auto" else _run_or_checkpoint(resume))
+
+
+def _config_of_parent(given: Mapping[str, tuple[str, ...]]) -> str | None:
+    """The configuration of the run that --branch_from names, by itself or by a checkpoint; None if there is none."""
+    (parent,) = given.get("branch_from", ())[-1:] or (None,)
+    return _find_config(_run_or_checkpoint(parent)) if parent else None
+
+
+def _run_or_checkpoint(path: str) -> tuple[str, str]:
+    """Where the run directory may be: a path itself, or two levels above a checkpoint."""
+    return path, str(Path(path).parent.parent)
+
+
+def _find_config(places: Sequence[str]) -> str | None:
     files = [Path(place).expanduser() / "config.yaml" for place in places]
     return next((str(file) for file in files if file.is_file()), None)
 
@@ -88,12 +111,23 @@ def prediction_defaults(config: Config, options: Namespace) -> dict[str, Any]:
         return {}
     if not options.predict:
         raise UserError("--predict: names no file")
-    for name in ("test", "dry_run", "resume", "as_world_size", "seeds"):
+    for name in ("test", "dry_run", "resume", "branch_from", "as_world_size", "seeds"):
         if getattr(options, name) not in (None, False, "never"):
             raise UserError(f"--predict: does not train; leave --{name} out")
     from warmup.training.predict import model_source  # which imports torch, as --help must not
 
     return model_source.config_defaults(config.model)
+
+
+def _check_branch(options: Namespace) -> None:
+    """Raise UserError where options do not go together with --branch_from."""
+    if options.test or options.seeds is not None:
+        raise UserError("--branch_from: goes on with one run and its seed; leave --test and --seeds out")
+    if options.resume not in (None, "never", "auto"):
+        raise UserError(
+            "--branch_from: starts a run at a checkpoint; leave --resume out, or give --resume auto, which goes on "
+            "with the branch once it is there"
+        )
 
 
 def check_options(config: Config, options: Namespace) -> None:
@@ -104,6 +138,8 @@ def check_options(config: Config, options: Namespace) -> None:
         raise UserError("--dry_run: starts nothing; leave --test and --seeds out")
     if options.test and options.resume not in (None, "never"):
         raise UserError("--test: tries a job from its start; leave --resume out")
+    if options.branch_from is not None:
+        _check_branch(options)
     if options.seeds is None:
         return
     twice = [seed for seed in options.seeds if options.seeds.count(seed) > 1]

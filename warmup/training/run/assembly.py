@@ -17,8 +17,8 @@ from warmup.config import Config
 from warmup.config.checks import parse_seconds
 from warmup.errors import UserError
 from warmup.scheduler import WarmupScheduler
+from warmup.training.checkpoints import branch, resume, run_directory
 from warmup.training.checkpoints import format as checkpoint_format
-from warmup.training.checkpoints import resume, run_directory
 from warmup.training.checkpoints.saver import Saver
 from warmup.training.checkpoints.state import ResumePoint
 from warmup.training.data.batching.prefetcher import BatchPrefetcher
@@ -72,7 +72,7 @@ def build(spec: RunSpec, accelerator: Accelerator) -> Built:
     )
     model, new_weights = model_build.build_model(model_spec, spec.data.tokenizer)
     if checkpoint and new_weights:
-        raise UserError(f"--resume: {checkpoint} lacks the weights {', '.join(new_weights)}")
+        raise UserError(f"{spec.resume_point.flag}: {checkpoint} lacks the weights {', '.join(new_weights)}")
     notes = {"model": model_text(config.model, new_weights)} | prepare_model(model, config)
     if speed.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -211,6 +211,7 @@ def describe(run: TrainingRun, spec: RunSpec, built: Built) -> None:
         "parameters": hardware.count_parameters(model),
         "hardware": hardware.hardware_facts(accelerator),
         "versions": library_versions(),
+        **spec.resume_point.record,
     }
     collectives.on_main(accelerator, lambda: write_json(run.folder / "run.json", record))
 
@@ -236,6 +237,8 @@ def describe_facts(run: TrainingRun, spec: RunSpec, built: Built) -> dict[str, s
     if data.bad_rows:
         facts["skipped"] = rows_text(data.bad_rows)
     facts |= dict(data.notes) | spec.task.notes(data.labels)
+    if spec.resume_point.origin:
+        facts["branched from"] = branch.describe(spec.resume_point.origin)
     if spec.changes:
         facts["changed since"] = "; ".join(spec.changes)
     return facts
@@ -257,7 +260,7 @@ def begin(run: TrainingRun, resume_point: ResumePoint) -> None:
 
     collectives.on_main(train_step.accelerator, write)
     for note in resume_point.notes:
-        log.print(f"--resume: {note}")
+        log.print(f"{resume_point.flag}: {note}")
     if checkpoint:
         own = checkpoint_format.checkpoint_path(run.folder, resume_point.state["clock"]["step"])
         in_run_directory = collectives.on_main(
@@ -271,7 +274,7 @@ def begin(run: TrainingRun, resume_point: ResumePoint) -> None:
         else:
             world_size = train_step.accelerator.num_processes
             facts = resume.describe_changes(resume_point, run.state.lr_schedule, world_size)
-            log.resumed(train_step.clock, train_step.total_steps, facts)
+            log.resumed(train_step.clock, train_step.total_steps, facts, branched=resume_point.branches)
     log.begin(train_step.total_steps)
     train_step.throughput.restart(train_step.clock)
     limit, preemption = None, train_step.preemption

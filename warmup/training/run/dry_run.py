@@ -37,8 +37,8 @@ def run_dry(config: Config, launched: Launched) -> tuple[str, str]:
 
 def _folder(spec: RunSpec) -> str:
     """Where the run would be written. Raises UserError if that place is taken."""
-    if spec.resume_point.checkpoint:
-        return str(spec.resume_point.run_dir)
+    if spec.resume_point.run_dir:
+        return spec.resume_point.run_dir
     run_directory.check_unoccupied(spec.config.run_dir)
     return spec.config.run_dir or f"runs/{spec.config.task}-<UTC time>"
 
@@ -51,7 +51,7 @@ def _facts(spec: RunSpec, folder: str) -> dict[str, str]:
         "run directory": folder,
     }
     if spec.resume_point.checkpoint:
-        facts["resumes from"] = str(spec.resume_point.checkpoint)
+        facts["branches from" if spec.resume_point.branches else "resumes from"] = str(spec.resume_point.checkpoint)
     if data.bad_rows:
         facts["skipped"] = rows_text(data.bad_rows)
     return facts | dict(data.notes) | spec.task.notes(data.labels)

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from warmup.commandline.whole_command import COMMAND
+from warmup.training.checkpoints import branch
 from warmup.training.checkpoints import format as checkpoint_format
 from warmup.training.checkpoints.format import BrokenCheckpoint
 from warmup.training.distributed import collectives
@@ -131,6 +132,7 @@ def trained_model(
         launcher=start_command(engine.name, device, accelerator.mixed_precision, ranks),
         hardware=f"{hardware.describe_device(accelerator)}, {engine.name}",
         parameters=sum(tensor.numel() for name, tensor in weights.items() if name in learned),
+        origin=branch.read_origin(run.folder),
     )
 
 

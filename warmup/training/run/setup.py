@@ -15,7 +15,7 @@ from warmup.elastic import LRSchedule, replan
 from warmup.errors import UserError
 from warmup.lint import Finding, examine
 from warmup.plan import Plan, Topology
-from warmup.training.checkpoints import resume
+from warmup.training.checkpoints import branch, resume
 from warmup.training.checkpoints.state import ResumePoint, RunState, config_fields
 from warmup.training.data.key import PATH_FIELDS
 from warmup.training.data.prepare import Prepared, open_training_stream, prepare_data
@@ -68,10 +68,11 @@ def start(config: Config, options: Namespace) -> Launched:
         expected, config.launch.device, config.launch.start_timeout, config.log.trackers
     )
     fields = {name: value for name, value in commandline.leaves(asdict(config)) if name not in PATH_FIELDS}
-    given = {"test": options.test, "as_world_size": simulated, "resume": options.resume, "seeds": options.seeds}
-    collectives.require_same(fields | given)
+    given = {name: getattr(options, name) for name in ("test", "resume", "branch_from", "seeds")}
+    collectives.require_same(fields | given | {"as_world_size": simulated})
     if options.base and accelerator.is_main_process:
-        print(f"no --config was given: {options.base[0].values[0]} is the base of this run", flush=True)
+        why = "" if options.branch_from else "no --config was given: "
+        print(f"{why}{options.base[0].values[0]} is the base of this run", flush=True)
     repository = config.log.push_to_hub
     if not options.predict:
         if config.speed.compile:
@@ -90,7 +91,7 @@ def plan_run(config: Config, launched: Launched) -> RunSpec:
     options = launched.options
     resume_point = collectives.on_main(
         launched.accelerator,
-        lambda: resume.find_resume_point(None if options.test else options.resume, config.run_dir),
+        lambda: resume.find_resume_point(None if options.test else options.resume, config.run_dir, options.branch_from),
     )
     requested = config_fields(config)
     config, changes = resume.reconcile_config(config, resume_point)
@@ -102,6 +103,7 @@ def plan_run(config: Config, launched: Launched) -> RunSpec:
     if config.data.streaming:
         data = open_training_stream(config, task, data, resume_point.state.get("stream"))
     plan, lr_schedule, findings = make_plan(config, launched.world_size, data, resume_point)
+    branch.check_goes_on(resume_point, plan)
     state = resume.initial_state(resume_point, requested, data.key, lr_schedule, config.evaluation.metric)
     return RunSpec(config, task, data, resume_point, plan, lr_schedule, state, findings, changes)
 

@@ -14,11 +14,10 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
+from made_checkpoints import CONFIG, LR_SCHEDULE, RECIPE, at, clock_at, everything, harm, save, state_at
 
-from warmup.clock import StepClock
 from warmup.config import Config
 from warmup.config.data import Data
-from warmup.config.recipe import Recipe
 from warmup.config.run import Batch, Checkpoint, Elastic, Launch, Log, Speed
 from warmup.elastic import LRSchedule
 from warmup.errors import UserError
@@ -29,10 +28,6 @@ from warmup.training.checkpoints import resume, run_directory
 from warmup.training.checkpoints.resume import find_resume_point, reconcile_config
 from warmup.training.checkpoints.state import ResumePoint, RunState, config_fields
 
-RECIPE = Recipe("sgd", 0.1, 32, warmup="10 steps", duration="100 steps")
-CONFIG = Config(recipe=RECIPE, dropout=0.1, seed=7)
-LR_SCHEDULE = LRSchedule(make_plan(RECIPE, Topology(2, 16), 1000))
-
 
 @pytest.fixture(autouse=True)
 def freed() -> Iterator[None]:
@@ -40,28 +35,6 @@ def freed() -> Iterator[None]:
     yield
     while run_directory._held:
         run_directory._held.pop().release()
-
-
-def clock_at(step: int) -> StepClock:
-    made = StepClock(32, 1000)
-    for _ in range(step):
-        made.advance(tokens=10)
-    return made
-
-
-def state_at(step: int, config: Config = CONFIG, lr_schedule: LRSchedule = LR_SCHEDULE, **given: object) -> dict:
-    run_state = RunState(config_fields(config), "key of the data", lr_schedule, **given)
-    return run_state.state(clock_at(step), world_size=2)
-
-
-def save(run: Path, step: int, state: dict) -> Path:
-    def fill(stage: Path) -> None:
-        for name in (checkpoint_format.MODEL, checkpoint_format.OPTIMIZER):
-            (stage / name).write_bytes(b"weights")
-        (stage / checkpoint_format.STATE).write_text(json.dumps(state))
-
-    checkpoint_format.write(checkpoint_format.checkpoint_path(run, step), fill)
-    return checkpoint_format.checkpoint_path(run, step)
 
 
 @pytest.fixture
@@ -77,25 +50,11 @@ def run(tmp_path: Path) -> Path:
     return folder
 
 
-def at(run: Path, step: int) -> Path:
-    return checkpoint_format.checkpoint_path(run, step)
-
-
-def harm(folder: Path) -> str:
-    """Damage a checkpoint; what is then said of it."""
-    (folder / checkpoint_format.MODEL).write_bytes(b"weighty")
-    return f"{folder}: model.safetensors is not what was written (its SHA-256 differs)"
-
-
 def refusal(requested: str | None, run_dir: Path | str | None) -> str:
     with pytest.raises(UserError) as caught:
         find_resume_point(requested, None if run_dir is None else str(run_dir))
     assert "\n" not in str(caught.value)
     return str(caught.value)
-
-
-def everything(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 # From nothing

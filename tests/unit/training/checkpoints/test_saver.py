@@ -435,7 +435,7 @@ def test_the_state_of_another_model_is_refused(tokenizer: BertTokenizerFast, sav
     with pytest.raises(UserError) as caught:
         restore_engine(engine_of(other, optimizer_of(other)), file.parent)
     text, _, unknown = str(caught.value).rpartition(" ")
-    assert text == f"--resume: {file} does not fit the model: only one of them has"
+    assert text == f"{file} does not fit the model: only one of them has"
     ours, theirs = ({name for name, _ in model.named_parameters()} for model in (saver.engine.unwrapped_model, other))
     assert unknown in ours ^ theirs
 
