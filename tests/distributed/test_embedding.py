@@ -6,9 +6,14 @@ import numpy as np
 import pytest
 import torch
 from harness import gloo, run_ranks
+from torch.profiler import profile
 from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, BertConfig
 
-from warmup.training.engines.sparse_embedding import SparseEmbeddingGrad, sparse_embedding_grad
+from warmup.training.engines.sparse_embedding import (
+    SparseEmbeddingGrad,
+    add_tied_grad_by_rows,
+    sparse_embedding_grad,
+)
 
 ROWS, WIDTH = 1000, 8
 TOUCHED = ([0, 3, 7, 999], [3], [])  # of three ranks
@@ -66,13 +71,16 @@ def test_it_is_the_mean_over_ranks(max_token_ids: int) -> None:
     assert [rank.value[1] for rank in ranks] == [bytes_sent] * 3
 
 
-def _classifier() -> torch.nn.Module:
+def _config() -> BertConfig:
     torch.manual_seed(0)
-    config = BertConfig(
+    return BertConfig(
         vocab_size=ROWS, hidden_size=16, num_hidden_layers=1, num_attention_heads=1, intermediate_size=32,
         hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
     )  # fmt: skip
-    return AutoModelForSequenceClassification.from_config(config)
+
+
+def _classifier() -> torch.nn.Module:
+    return AutoModelForSequenceClassification.from_config(_config())
 
 
 def _ids(rank: int) -> torch.Tensor:
@@ -163,3 +171,25 @@ def test_other_gradients_stay_dense() -> None:
         assert sparse_embedding_grad(model, torch.device(device)) is None
         assert not model.get_input_embeddings().sparse
         assert not hasattr(model, "_ddp_params_and_buffers_to_ignore")
+
+
+def test_a_tied_gradient_is_added_to_the_output_layers_by_rows() -> None:
+    """The gradients are the same, and none of the size of the vocabulary is made for the embedding."""
+
+    def gradients(by_rows: bool) -> tuple[dict[str, torch.Tensor], set[str]]:
+        model = AutoModelForMaskedLM.from_config(_config())
+        if by_rows:
+            add_tied_grad_by_rows(model, torch.device("cpu"))
+        with profile() as profiler:
+            for rank in range(2):  # the second is accumulated
+                model(input_ids=_ids(rank)).logits.square().mean().backward()
+        grads = {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None}
+        return grads, {event.key for event in profiler.key_averages()}
+
+    (ours, our_calls), (expected, their_calls) = gradients(True), gradients(False)
+    assert "aten::embedding_dense_backward" in their_calls  # of positions and token types it is there in both
+    assert "aten::embedding_sparse_backward" in our_calls - their_calls
+    assert ours.keys() == expected.keys()
+    for name, gradient in ours.items():
+        assert gradient.layout == torch.strided
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-5, atol=1e-8)

@@ -15,7 +15,11 @@ from transformers import PreTrainedModel
 
 from warmup.plan import Plan
 from warmup.training.data.batching.prefetcher import RankBatch
-from warmup.training.engines.sparse_embedding import SparseEmbeddingGrad, sparse_embedding_grad
+from warmup.training.engines.sparse_embedding import (
+    SparseEmbeddingGrad,
+    add_tied_grad_by_rows,
+    sparse_embedding_grad,
+)
 
 NamedTensors: TypeAlias = Iterator[tuple[Literal["model", "optimizer"], str, torch.Tensor]]
 """What a tensor belongs to, its name, and the tensor. The name of optimizer state is "<weight>/<kind of state>"."""
@@ -113,7 +117,9 @@ class DDPEngine:
     def _prepare(self, model: PreTrainedModel, optimizer: Optimizer) -> tuple[nn.Module, Optimizer]:
         """The model and the optimizer as Accelerate wraps them."""
         self._sparse_embedding = sparse_embedding_grad(model, self.accelerator.device)
-        return self.accelerator.prepare(model, optimizer)
+        prepared = self.accelerator.prepare(model, optimizer)
+        add_tied_grad_by_rows(model, self.accelerator.device)
+        return prepared
 
     def _full_tensor(self, tensor: torch.Tensor) -> torch.Tensor:
         """The whole tensor, where the ranks hold parts of it."""

@@ -40,6 +40,18 @@ def sparse_embedding_grad(model: PreTrainedModel, device: torch.device) -> Spars
     return SparseEmbeddingGrad(embedding.weight)
 
 
+def add_tied_grad_by_rows(model: PreTrainedModel, device: torch.device) -> None:
+    """Let a word embedding that is tied to the output layer add its gradient to the output layer's row by row.
+
+    Otherwise each backward pass fills a second tensor of (vocabulary, dimension) with zeros, and adds it up with the
+    first. Call this once DistributedDataParallel has the model: it would take the gradient for a sparse one, and the
+    sum is dense. On GPUs it has not been measured, and is left as it is.
+    """
+    embedding, output = model.get_input_embeddings(), model.get_output_embeddings()
+    if device.type == "cpu" and output is not None and output.weight is embedding.weight:
+        cast(nn.Embedding, embedding).sparse = True
+
+
 class SparseEmbeddingGrad:
     """A dense gradient buffer of shape (vocabulary, dimension), zero except for the rows touched since `clear`."""
 
