@@ -31,7 +31,7 @@ THIRD_PARTY = {
 
 
 TRAINING = (
-    "files", "distributed", "models", "data", "tasks", "engines", "checkpoints", "reporting", "predict", "run",
+    "files", "distributed", "models", "data", "tasks", "engines", "checkpoints", "reporting", "predict", "run", "glue",
 )  # fmt: skip
 """Parts of warmup/training: each imports only itself and those before it."""
 

@@ -17,6 +17,8 @@ import pytest
 import yaml
 from harness import ROOT
 
+from warmup.training.glue import tasks as glue_tasks
+
 LAUNCH, ACCELERATE, TRAIN = ROOT / "launch", ROOT / "configs" / "accelerate", str(ROOT / "train.py")
 OURS = (
     "OMP_NUM_THREADS",
@@ -132,6 +134,31 @@ def test_all_scripts_count_the_gpus_that_cuda_would_show(visible: str, found: in
     (words,) = printed(elastic)
     for each in (words, first):
         assert options(each)["--launch.device"] == "cuda" and options(each)["--launch.world_size"] == str(found)
+
+
+def test_the_glue_suite(run) -> None:
+    """A training for each task, on one GPU at a time or on CPU ranks; the scripts count GPUs in the same way."""
+    argv = (LAUNCH / "glue.sh", "hub", "--model", "bert", "--seeds", "4,5", "--recipe.lr", "3e-5")
+    commands = printed(run("bash", *argv))
+    assert sorted(Path(options(words)["--run_dir"]).name for words in commands) == sorted(glue_tasks.TASKS)
+    for words in commands:
+        given, name = options(words), Path(options(words)["--run_dir"]).name
+        assert (given["--config_file"], given["--launch.world_size"]) == (str(ACCELERATE / "one_gpu.yaml"), "1")
+        assert (given["--seeds"], given["--resume"], given["--recipe.lr"]) == ("4,5", "auto", "3e-5")
+        assert given["--task"] == ("regression" if name == "stsb" else "classification")
+        assert given["--run_dir"] == f"runs/glue-bert/{name}"
+    (words,) = printed(run("bash", *argv, "--tasks", "MNLI", "--ranks", 3, CUDA_VISIBLE_DEVICES=""))
+    assert (options(words)["--launch.device"], options(words)["--launch.world_size"]) == ("cpu", "3")
+    held_out = options(words)["--data.validation_files"]
+    assert held_out == "runs/glue-bert/data/mnli/validation_matched.jsonl"
+    for given, message in (
+        ((), "the first argument is neither hub nor the folder of GLUE's folders"),
+        (("nowhere", "--model", "bert"), "nowhere is neither hub nor the folder of GLUE's folders"),
+        (("hub",), "--model: name the model to fine-tune"),
+        (("hub", "--model", "bert", "--ranks", "two"), "--ranks: 'two', but it takes a number of CPU ranks"),
+    ):
+        ended = run("bash", LAUNCH / "glue.sh", *given)
+        assert ended.returncode == 2 and ended.stderr.startswith(f"error: {message}"), ended.stderr
 
 
 def test_deepspeed_on_gpus_and_on_cpu_ranks(run) -> None:
