@@ -5,7 +5,8 @@
 Forward and backward passes of classifiers with random weights, 4 layers, 256 wide, dropout off, fp32, one thread:
 steps of 32 texts whose lengths are drawn as 3 + a geometric number of mean 10, at most 64. Packed and padded take
 turns; shown are the medians of the ratios of their processor times within a turn, the smallest and the largest one, and
-how much of a padded and of a packed batch is padding. "dealt" is what a model that is not packed gets: several passes of texts of one length.
+how much of a padded and of a packed batch is padding. "dealt" is what a model without packing gets: several passes of
+texts of about one length.
 """
 
 from __future__ import annotations
