@@ -38,30 +38,40 @@ def convert(task: GlueTask, source: str, folder: Path) -> list[str]:
     folder.mkdir(parents=True, exist_ok=True)
     notes = []
     for theirs, ours in task.parts.items():
-        target, labelled = folder / f"{ours}.jsonl", not theirs.startswith("test")
+        target, entry = folder / f"{ours}.jsonl", _entry(task, source, theirs, ours)
         if target.is_file():
             continue
-        entry = _entry(task, source, theirs, ours)
-        if not labelled and source != "hub" and not Path(entry).is_file():
+        if theirs.startswith("test") and source != "hub" and not Path(entry).is_file():
             notes.append(f"{entry} is not there: no predictions for GLUE's server")
-            continue
-        (found,) = resolve_part([entry], task.folder, ours, config_tasks.TASKS[task.task])
-        rows = _rows(task, found, labelled)
-        with staged_file(target) as stage, open(stage, "w", encoding="utf-8") as file:
-            bad, count = [], 0
-            for row in rows:
-                count += 1
-                if isinstance(row, BadRow):
-                    bad.append(str(row))
-                    if labelled:
-                        continue
-                    row = _UNREADABLE
-                file.write(json.dumps(_record(task, row, found.name, labelled), ensure_ascii=False) + "\n")
-            if len(bad) > _MOST_BAD * count:
-                raise UserError(f"{found.name}: {len(bad)} of {count} rows cannot be used; the first: {bad[0]}")
-        if bad:
-            notes.append(f"{found.name}: {len(bad)} of {count} rows cannot be used; the first: {bad[0]}")
+        else:
+            notes += _convert_part(task, entry, target, labelled=not theirs.startswith("test"))
     return notes
+
+
+def _convert_part(task: GlueTask, entry: str, target: Path, labelled: bool) -> list[str]:
+    """Write one part of the data. Returns a note on its rows that cannot be used, if there are any.
+
+    Args:
+        task: the task.
+        entry: the part as data.train_files would name it.
+        target: the file to write.
+        labelled: whether rows have labels; a test set's have none, and each of them has to be answered.
+    """
+    (source,) = resolve_part([entry], task.folder, target.stem, config_tasks.TASKS[task.task])
+    bad, count = [], 0
+    with staged_file(target) as stage, open(stage, "w", encoding="utf-8") as file:
+        for row in _rows(task, source, labelled):
+            count += 1
+            if isinstance(row, BadRow):
+                bad.append(str(row))
+                if labelled:
+                    continue
+                row = _UNREADABLE
+            file.write(json.dumps(_record(task, row, source.name, labelled), ensure_ascii=False) + "\n")
+        note = f"{source.name}: {len(bad)} of {count} rows cannot be used" + (f"; the first: {bad[0]}" if bad else "")
+        if len(bad) > _MOST_BAD * count:
+            raise UserError(note)
+    return [note] if bad else []
 
 
 def _entry(task: GlueTask, source: str, theirs: str, ours: str) -> str:

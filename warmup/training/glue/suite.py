@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import SimpleQueue
+from typing import TextIO
 
 from warmup.training.glue import results
 from warmup.training.glue.tasks import GlueTask
@@ -70,59 +72,62 @@ class Suite:
 
     def _run_task(self, task: GlueTask, start: Sequence[str], environment: Mapping[str, str]) -> int:
         """Train a task with all seeds, and predict what GLUE asks for. Returns the exit code."""
-        data = self.folder / "data" / task.name
-        seeds = ",".join(map(str, self.seeds))
-        code = self._start(
-            task,
-            [
-                *(*start, "--config", str(RECIPE), "--task", task.task, "--model", self.model),
-                *("--data.train_files", str(data / "train.jsonl")),
-                *("--data.validation_files", str(data / f"validation{task.variants[0]}.jsonl"), *self.options),
-                *("--seeds", seeds, "--run_dir", str(self.folder / task.name), "--resume", "auto"),
-            ],
-            environment,
-        )
-        if code or self.dry_run:
-            return code
+        with contextlib.ExitStack() as stack:
+            log = None
+            if len(self.launchers) > 1 and not self.dry_run:  # which would write all at once
+                log = stack.enter_context(open(self.folder / f"{task.name}.log", "a", encoding="utf-8"))
+                print(f"{task.folder}: {log.name}", flush=True)
+            code = self._start([*start, *self._training(task)], environment, log)
+            if code or self.dry_run:
+                return code
+            if not results.training_scores(self.folder, task, self.seeds):
+                print(f"{task.folder}: no seeds were trained, as with --help", flush=True)
+                return FAILED
+            for arguments in self._predictions(task):
+                if code := self._start([*start, *arguments], environment, log):
+                    return code
+        results.write_submissions(self.folder, task, results.best_seed(self.folder, task, self.seeds))
+        return 0
+
+    def _training(self, task: GlueTask) -> list[str]:
+        """Options of train.py for all seeds of a task."""
+        data, seeds = self.folder / "data" / task.name, ",".join(map(str, self.seeds))
+        validation = data / f"validation{task.variants[0]}.jsonl"
+        return [
+            *("--config", str(RECIPE), "--task", task.task, "--model", self.model),
+            *("--data.train_files", str(data / "train.jsonl"), "--data.validation_files", str(validation)),
+            *(*self.options, "--seeds", seeds, "--run_dir", str(self.folder / task.name), "--resume", "auto"),
+        ]
+
+    def _predictions(self, task: GlueTask) -> Iterator[list[str]]:
+        """Options of train.py for each prediction that is not made yet.
+
+        All seeds predict the held-out sets that training did not evaluate, and the best one the test sets.
+        """
         best = results.best_seed(self.folder, task, self.seeds)
         wanted = [(f"validation{variant}", seed) for variant in task.variants[1:] for seed in self.seeds]
         for part, seed in [*wanted, *((f"test{variant}", best) for variant in task.variants)]:
+            rows = self.folder / "data" / task.name / f"{part}.jsonl"
             output = results.prediction_file(self.folder, task, part, seed)
-            if output.exists() or not (data / f"{part}.jsonl").is_file():
-                continue
-            output.parent.mkdir(exist_ok=True)
-            model = str(self.folder / task.name / f"seed-{seed}")
-            files = ["--predict", str(data / f"{part}.jsonl"), "--model", model, "--output", str(output)]
-            if code := self._start(task, [*start, *files], environment):
-                return code
-        results.write_submissions(self.folder, task, best)
-        return 0
+            if rows.is_file() and not output.exists():
+                output.parent.mkdir(exist_ok=True)
+                model = str(self.folder / task.name / f"seed-{seed}")
+                yield ["--predict", str(rows), "--model", model, "--output", str(output)]
 
-    def _start(self, task: GlueTask, command: Sequence[str], environment: Mapping[str, str]) -> int:
-        """Run a command to its end. Its output goes to a log where several run at the same time. Returns its code."""
+    def _start(self, command: Sequence[str], environment: Mapping[str, str], log: TextIO | None) -> int:
+        """Run a command to its end. Returns its exit code, or without starting it the one that ends the suite."""
         if self._ends:
             return self._ends
         with_parent = ["setpriv", "--pdeathsig", "TERM"] if shutil.which("setpriv") else []
-        log = None
-        if len(self.launchers) > 1 and not self.dry_run:
-            log = open(self.folder / f"{task.name}.log", "a", encoding="utf-8")  # noqa: SIM115 - closed below
-            print(f"{task.folder}: {log.name}", flush=True)
-        try:
-            process = subprocess.Popen(
-                [*with_parent, *command],
-                env={**os.environ, **environment, **({"WARMUP_DRY_RUN": "1"} if self.dry_run else {})},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-            )
-            self._running.add(process)
-            if self._ends == STOPPED:  # the signal came while it was started
-                process.send_signal(signal.SIGTERM)
-            code = process.wait()
-            self._running.discard(process)
-        finally:
-            if log:
-                log.close()
+        variables = {**os.environ, **environment, **({"WARMUP_DRY_RUN": "1"} if self.dry_run else {})}
+        process = subprocess.Popen(
+            [*with_parent, *command], env=variables, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+        )
+        self._running.add(process)
+        if self._ends == STOPPED:  # the signal came while it was started
+            process.send_signal(signal.SIGTERM)
+        code = process.wait()
+        self._running.discard(process)
         if code in (STOPPED, USER_ERROR):  # what is wrong with the options of one is wrong with those of all
             self._ends = self._ends or code
         return code if code >= 0 else FAILED
@@ -141,4 +146,5 @@ def find_launchers(ranks: int) -> list[tuple[list[str], dict[str, str]]]:
         return [(["bash", str(ROOT / "launch" / "cpu.sh"), str(ranks)], {})]
     count = int(counted.stdout)
     names = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(count)))).split(",")[:count]
-    return [(["bash", gpus, "1"], {"CUDA_VISIBLE_DEVICES": name.strip()}) for name in names]
+    threads = os.environ.get("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // count, 1)))
+    return [(["bash", gpus, "1"], {"CUDA_VISIBLE_DEVICES": name.strip(), "OMP_NUM_THREADS": threads}) for name in names]

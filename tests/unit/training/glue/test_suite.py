@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -40,7 +41,7 @@ folder = Path(given["--run_dir"])
 note(f"begin {folder.name} {given['--task']} {given['--seeds']} {given.get('--recipe.lr')}")
 time.sleep(float(os.environ.get("SUITE_SECONDS", 0)))
 code = json.loads(os.environ.get("SUITE_CODES", "{}")).get(folder.name, 0)
-if not code:
+if not code and "--print_config" not in sys.argv:
     folder.mkdir(exist_ok=True)
     names = ("accuracy", "f1", "matthews", "pearson", "spearman")
     metrics = {seed: dict.fromkeys(names, int(seed) / 10) for seed in given["--seeds"].split(",")}
@@ -136,6 +137,29 @@ def test_a_task_that_fails_does_not_keep_the_others(work: Work) -> None:
     assert [line for line in work.notes() if line.startswith("begin")] == [
         "begin cola classification 1 None", "begin rte classification 1 None",
     ]  # fmt: skip
+
+
+def test_a_training_that_only_prints(work: Work) -> None:
+    code, out, _ = work.run("--tasks", "rte", "--seeds", "1", "--run_dir", "out", "--print_config")
+    assert code == 1 and "RTE: no seeds were trained" in out and not (work.folder / "out" / "predictions").exists()
+
+
+def test_gpus_share_the_cores(monkeypatch) -> None:
+    """As many places as the scripts count GPUs, by the names that CUDA knows them by."""
+    answer = subprocess.CompletedProcess([], 0, stdout="2\n")
+    monkeypatch.setattr(suite.subprocess, "run", lambda *args, **kwargs: answer)
+    monkeypatch.setattr(suite.os, "cpu_count", lambda: 8)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-5a, 3,-1")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    places = suite.find_launchers(2)
+    assert [place[0][-2:] for place in places] == [[str(suite.ROOT / "launch" / "gpus.sh"), "1"]] * 2
+    assert [place[1] for place in places] == [
+        {"CUDA_VISIBLE_DEVICES": name, "OMP_NUM_THREADS": "4"} for name in ("GPU-5a", "3")
+    ]
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert [place[1]["CUDA_VISIBLE_DEVICES"] for place in suite.find_launchers(2)] == ["0", "1"]
+    answer.returncode = 2
+    assert suite.find_launchers(3) == [(["bash", str(suite.ROOT / "launch" / "cpu.sh"), "3"], {})]
 
 
 def test_options_that_are_wrong_end_it(work: Work) -> None:
