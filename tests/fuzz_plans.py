@@ -147,6 +147,7 @@ def random_command(draw: Draw) -> list[str]:
         "recipe.scaled": lambda: draw.choice(("lr", "all")),
         "batch.accumulation": draw.count,
         "batch.global_size": draw.count,
+        "batch.warmup_lr": lambda: draw.choice(("scale", "keep")),
         "launch.world_size": draw.count,
     }
     rare = {
@@ -162,6 +163,8 @@ def random_command(draw: Draw) -> list[str]:
     argv += [f"--{name}={value()}" for name, value in fields.items() if draw.random() < (0.2 if name in rare else 0.5)]
     if draw.random() < 0.95:
         argv.append(f"--recipe.reference_batch_size={draw.count()}")
+    if draw.random() < 0.3:
+        argv += [f"--batch.warmup={draw.length()}", f"--batch.start_size={draw.pick((1, 1, 2, 7, 32), WILD_COUNTS)}"]
     if draw.random() < 0.3:
         argv += ["--recipe.betas", draw.beta(), draw.beta()]
     if draw.random() < 0.3:
@@ -221,18 +224,27 @@ def _check_plan(plan: dict[str, Any]) -> None:
     if plan["peak_lr"] is None:
         assert plan["lr"] == [] and plan["findings"][0]["level"] == "error"
         return
-    size = plan["global_batch_size"]
-    assert plan["warmup_samples"] == plan["warmup_steps"] * size
-    assert plan["total_samples"] == plan["total_steps"] * size >= plan["duration_samples"] > 0
+    size, start = plan["global_batch_size"], plan["batch_sizes"][0]["size"]
+    assert plan["warmup_samples"] == _position(plan, plan["warmup_steps"])
+    assert plan["total_samples"] == _position(plan, plan["total_steps"]) >= plan["duration_samples"] > 0
+    assert _position(plan, plan["total_steps"] - 1) < plan["duration_samples"]
+    assert start == (plan["batch_start_size"] or size) or not plan["batch_warmup_samples"]
     assert all(0 <= beta < 1 for beta in (*plan["betas"], plan["momentum"], plan["alpha"]))
     assert 0 < plan["peak_lr"] < math.inf and 0 < plan["eps"] < math.inf and 0 < plan["scale"] < math.inf
     steps, rates = zip(*plan["lr"], strict=True)
     assert steps[0] == 0 and steps[-1] == plan["total_steps"] - 1 and list(steps) == sorted(set(steps))
     assert all(0 <= rate < math.inf for rate in rates)
-    if ":" not in plan["ramp"] + plan["decay"] and plan["decay_gamma"] <= 1:
+    if ":" not in plan["ramp"] + plan["decay"] + plan["scaling"] * (start < size) and plan["decay_gamma"] <= 1:
         most = max(plan["peak_lr"], plan["start_lr"]) * (1 + 1e-12)
         least = min(plan["peak_lr"], plan["end_lr"], plan["start_lr"] if plan["warmup_steps"] else math.inf)
+        least *= start / size if plan["scaling"] != "none" else 1
         assert all(least * (1 - 1e-12) <= rate <= most for rate in rates), (least, most, rates)
+
+
+def _position(plan: dict[str, Any], step: int) -> int:
+    """Samples of the steps before a step."""
+    phase = [phase for phase in plan["batch_sizes"] if phase["step"] <= step][-1]
+    return phase["samples"] + (step - phase["step"]) * phase["size"]
 
 
 def fuzz(count: int, seed: int = 0) -> Iterator[tuple[list[str], str, str]]:

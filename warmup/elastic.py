@@ -52,6 +52,11 @@ class LRSchedule:
         old = self.before.lr_at(samples, lr_multiplier)
         return old + (new - old) * (elapsed / self.rewarm_samples)
 
+    @property
+    def batch_warmup_steps(self) -> int:
+        """As `Plan.batch_warmup_steps`, of the plan to follow."""
+        return self.plan.batch_warmup_steps
+
     def simplified(self, samples: int) -> LRSchedule:
         """The same schedule from `samples` on, without the previous one if the transition from it is over by then."""
         over = self.before is not None and samples >= self.since + self.rewarm_samples
@@ -109,9 +114,9 @@ def replan(
             f"elastic.on_change: the global batch was {old_size} and would be {new_size}; keep it with "
             f"--batch.global_size {old_size}, or allow the change with rescale or keep",
         )
-    rescaled = make_plan(recipe, topology, data_size.num_samples, data_size.tokens_per_sample)
-    plan = rescaled
-    if old_size == new_size or settings.on_change == "keep":  # a rate that was kept once stays kept
+    plan = rescaled = make_plan(recipe, topology, data_size.num_samples, data_size.tokens_per_sample)
+    kept = old_size == new_size or settings.on_change == "keep"  # a rate that was kept once stays kept
+    if kept and lr_schedule.plan.global_batch_size != new_size:
         plan = make_plan(recipe, _topology(lr_schedule.plan), data_size.num_samples, data_size.tokens_per_sample)
     if _resulting(plan) == _resulting(lr_schedule.plan):
         return replace(lr_schedule, global_batch_size=new_size)
@@ -124,7 +129,8 @@ def replan(
 
 
 def _topology(plan: Plan) -> Topology:
-    return Topology(plan.world_size, plan.per_device_batch_size, plan.accumulation, plan.global_batch_size)
+    split = (plan.world_size, plan.per_device_batch_size, plan.accumulation, plan.global_batch_size)
+    return Topology(*split, f"{plan.batch_warmup_samples} samples", plan.batch_start_size, plan.batch_warmup_lr)
 
 
 def _resulting(plan: Plan) -> Plan:

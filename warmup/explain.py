@@ -13,7 +13,7 @@ Row = tuple[str, str, str]
 
 def explain_plan(plan: Plan) -> list[Row]:
     """The plan as rows of (name, value, how it was computed)."""
-    return [
+    rows = [
         ("global batch", f"{plan.global_batch_size} samples", _batch_split(plan)),
         (
             "reference batch",
@@ -27,6 +27,22 @@ def explain_plan(plan: Plan) -> list[Row]:
         ("optimizer", plan.optimizer, _optimizer(plan)),
         *_scaled(plan),
     ]
+    if plan.batch_start_size is not None:
+        rows.insert(1, ("batch warmup", f"{plan.batch_warmup_steps} steps", batch_warmup(plan)))
+    return rows
+
+
+def batch_warmup(plan: Plan) -> str:
+    """How the batch grows: from where to where, what it costs, and where some of its sizes begin."""
+    phases = list(plan.batch_schedule.phases())[1:]
+    chosen = dict.fromkeys(phases[-(-number * len(phases) // 4) - 1] for number in range(1, 5)) if phases else ()
+    sizes = ", ".join(f"{phase.size} from sample {phase.samples} on" for phase in chosen)
+    more = plan.total_steps - -(-plan.duration_samples // plan.global_batch_size)
+    return (
+        f"from {plan.batch_start_size} to {plan.global_batch_size} over {_count(plan.batch_warmup_samples, 'sample')}, "
+        f"{_count(more, 'step')} more than without" + (f"; {sizes}" if sizes else "") + "; the learning rate "
+        f"{'follows its size' if plan.batch_warmup_lr == 'scale' else 'does not follow its size'}"
+    )
 
 
 def optimizer_numbers(plan: Plan) -> dict[str, tuple[float, float]]:

@@ -52,7 +52,7 @@ def examine(
 
 def lint(plan: Plan) -> list[Finding]:
     """All findings about a plan, errors first."""
-    findings = [finding for check in (_lengths, _rates, _batch) for finding in check(plan)]
+    findings = [finding for check in (_lengths, _rates, _batch, _batch_warmup) for finding in check(plan)]
     return sorted(findings, key=lambda finding: finding.level)
 
 
@@ -138,4 +138,26 @@ def _batch(plan: Plan) -> Iterator[Finding]:
             "warning",
             f"batch.global_size: {size} samples cannot be split evenly over {plan.world_size} ranks, so some "
             "ranks wait for others (the result is the same)",
+        )
+
+
+def _batch_warmup(plan: Plan) -> Iterator[Finding]:
+    size, start, micro_batches = plan.global_batch_size, plan.batch_start_size, plan.world_size * plan.accumulation
+    if start is None:
+        return
+    if plan.batch_warmup_steps >= plan.total_steps:
+        yield Finding(
+            "batch-never-full",
+            "error",
+            f"batch.warmup: the batch grows over {plan.batch_warmup_samples} samples in a run of {plan.total_samples}, "
+            f"so no step has the {size} samples that the plan is made for; shorten batch.warmup or lengthen the run",
+        )
+    if start < micro_batches <= size:
+        grown = next(phase for phase in plan.batch_schedule.phases() if phase.size >= micro_batches)
+        yield Finding(
+            "idle-ranks",
+            "warning",
+            f"batch.start_size: {start} samples fill only {start} of the {micro_batches} micro-batches of a step, so "
+            f"some ranks idle for the first {grown.step} steps; use {micro_batches} or more, a larger "
+            "batch.per_device or fewer ranks",
         )

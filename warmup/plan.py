@@ -8,14 +8,15 @@ from fractions import Fraction
 from functools import cached_property
 from typing import Any
 
-from warmup import shapes
+from warmup import scaling, shapes
+from warmup.batch_schedule import BatchSchedule
 from warmup.config.run import Batch
 from warmup.errors import PlanError
 
 
 @dataclass(frozen=True)
 class Topology:
-    """How a global batch is split: what the hardware gives."""
+    """How a global batch is split, which is what the hardware gives, and how it grows to its size."""
 
     world_size: int
     """Data-parallel ranks."""
@@ -25,6 +26,12 @@ class Topology:
     """Micro-batches per rank and step."""
     global_batch_size: int = 0
     """Samples per step over all ranks; 0: the product of the three. May be less, when it does not divide evenly."""
+    batch_warmup: str = "0 steps"
+    """As `Batch.warmup`."""
+    batch_start_size: int | None = None
+    """As `Batch.start_size`; None: the batch has one size."""
+    batch_warmup_lr: str = "scale"
+    """As `Batch.warmup_lr`."""
 
     def __post_init__(self) -> None:
         product = self.world_size * self.per_device_batch_size * self.accumulation
@@ -39,6 +46,14 @@ class Topology:
             )
         if size > product:
             raise ValueError(f"a step of at most {product} samples cannot hold a global batch of {size}: {self}")
+        if self.batch_start_size is not None and self.batch_start_size < 1:
+            raise ValueError(f"batch_start_size must be 1 or above: {self}")
+        if (self.batch_start_size or 0) > size:
+            raise PlanError(
+                "batch-shrinks",
+                f"batch.start_size: {self.batch_start_size} is above the global batch size of {size}, to which the "
+                f"batch grows; use {size} at most",
+            )
 
     @classmethod
     def from_batch(cls, batch: Batch, world_size: int) -> Topology:
@@ -49,19 +64,20 @@ class Topology:
         Raises:
             PlanError: there are more ranks than samples in a global batch.
         """
-        if batch.global_size is None:
-            return cls(world_size, batch.per_device, batch.accumulation or 1)
-        accumulation = -(-batch.global_size // (world_size * batch.per_device))
-        return cls(world_size, batch.per_device, accumulation, batch.global_size)
+        accumulation = batch.accumulation or 1
+        if batch.global_size is not None:
+            accumulation = -(-batch.global_size // (world_size * batch.per_device))
+        warmup = (batch.warmup, batch.start_size, batch.warmup_lr)
+        return cls(world_size, batch.per_device, accumulation, batch.global_size or 0, *warmup)
 
 
 @dataclass(frozen=True)
 class Plan:
     """Every number of a run, resolved.
 
-    Lengths are exact integers: `*_steps` are steps at this plan's global batch size, `*_samples` count the samples of
-    applied steps. Fields that have the name of a field of `Recipe` or `Topology` mean the same as there, with what
-    scales with the batch already scaled.
+    Lengths are exact integers: `*_steps` are steps of this plan, `*_samples` count the samples of applied steps. Fields
+    that have the name of a field of `Recipe` or `Topology` mean the same as there, with what scales with the batch
+    already scaled.
     """
 
     world_size: int
@@ -95,7 +111,7 @@ class Plan:
     warmup_samples: int
     total_steps: int
     total_samples: int
-    """Samples of total_steps whole steps: duration_samples rounded up to a multiple of the global batch size."""
+    """Samples of total_steps whole steps: duration_samples, and what the last step has beyond them."""
     duration_samples: int
     """The requested duration."""
     num_samples: int | None
@@ -122,6 +138,23 @@ class Plan:
     reference_momentum: float | None = None
     reference_alpha: float | None = None
     reference_weight_decay: float | None = None
+    batch_start_size: int | None = None
+    """Samples of the first step; None: all steps have global_batch_size."""
+    batch_warmup_steps: int = 0
+    """Steps of fewer samples than global_batch_size."""
+    batch_warmup_samples: int = 0
+    """The position from which on steps have global_batch_size samples."""
+    batch_warmup_lr: str = "scale"
+
+    @cached_property
+    def batch_schedule(self) -> BatchSchedule:
+        """How many samples each step has."""
+        size = self.global_batch_size
+        return BatchSchedule(size, self.batch_start_size or size, self.batch_warmup_samples)
+
+    def batch_at(self, samples: int) -> int:
+        """The samples of the step that begins at a position: samples of the steps applied so far."""
+        return self.batch_schedule.size_at(samples)
 
     @cached_property
     def _ramp(self) -> shapes.Ramp:
@@ -143,22 +176,39 @@ class Plan:
     def lr_at(self, samples: int, lr_multiplier: float = 1.0) -> float:
         """The learning rate of the step that starts at a position.
 
+        Where the batch is warmed up it is that of the curve, multiplied by what the scaling rule gives for the step's
+        size over what it gives for global_batch_size (unless batch_warmup_lr is keep).
+
         Args:
             samples: the position: samples of the steps applied so far.
             lr_multiplier: multiplies the start, peak and end rates: a parameter group's learning rate relative to the
                 plan's.
         """
+        size = self.batch_at(samples)
+        lr_multiplier *= self.size_factor(size)
         start, peak, end = (lr_multiplier * rate for rate in (self.start_lr, self.peak_lr, self.end_lr))
         if samples < self.warmup_samples:
-            return self._ramp(start, peak, Fraction(samples + self.global_batch_size, self.warmup_samples))
+            return self._ramp(start, peak, Fraction(samples + size, self.warmup_samples))
         decay_samples = self.total_samples - self.warmup_samples
         fraction = Fraction(samples - self.warmup_samples, decay_samples) if decay_samples > 0 else Fraction(1)
         warmup_fraction = Fraction(min(self.warmup_samples, self.total_samples), self.total_samples)
         return self._decay(peak, end, min(fraction, Fraction(1)), warmup_fraction)
 
+    def size_factor(self, size: int) -> float:
+        """What the learning rate of a step is multiplied by because it has fewer samples than global_batch_size."""
+        if size == self.global_batch_size or self.batch_warmup_lr == "keep":
+            return 1.0
+        reference, adaptive = self.reference_batch_size, self.optimizer in scaling.ADAPTIVE
+        noise_ratio = None if self.noise_scale is None else Fraction(self.noise_scale) / reference
+        own, full = (
+            scaling.factor(self.scaling, Fraction(batch, reference), noise_ratio, adaptive)
+            for batch in (size, self.global_batch_size)
+        )
+        return own / full
+
     def lr_at_step(self, step: int) -> float:
-        """The learning rate of step `step`, counted from 0, at this plan's batch size."""
-        return self.lr_at(step * self.global_batch_size)
+        """The learning rate of step `step`, counted from 0."""
+        return self.lr_at(self.batch_schedule.position(step))
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as JSON types: tuples become lists."""

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
+from itertools import islice
 from typing import Any
 
 from warmup import scaling
+from warmup.batch_schedule import BatchSchedule
 from warmup.config.checks import LARGEST_COUNT
 from warmup.config.recipe import Recipe
 from warmup.duration import DataSize, Duration, round_half_up
 from warmup.errors import PlanError
 from warmup.plan import Plan, Topology
+
+_MOST_SIZES = 100_000  # of a batch that is warmed up: they are walked through one by one
 
 
 def make_plan(
@@ -62,7 +66,7 @@ def make_plan(
         weight_decay=scaling.scale_weight_decay(recipe, k, rates["peak_lr"], correction),
         max_grad_norm=recipe.max_grad_norm,
         tokens_per_sample=None if tokens_per_sample is None else float(tokens_per_sample),
-        **_resolve_lengths(recipe, reference, size, data_size),
+        **_resolve_lengths(recipe, topology, reference, data_size),
         **rates,
         **moments,
         momentum_correction=correction,
@@ -93,13 +97,13 @@ def _reference_batch_size(recipe: Recipe, size: int) -> int:
     )
 
 
-def _resolve_lengths(recipe: Recipe, reference: int, size: int, data_size: DataSize) -> dict[str, Any]:
+def _resolve_lengths(recipe: Recipe, topology: Topology, reference: int, data_size: DataSize) -> dict[str, Any]:
     """The lengths of warmup, run and decay in samples and steps, all exact.
 
     Args:
         recipe: whose lengths are at the reference batch size.
+        topology: which says how many samples each step has.
         reference: the reference batch size.
-        size: the global batch size.
         data_size: the size of the training set.
     """
 
@@ -107,10 +111,9 @@ def _resolve_lengths(recipe: Recipe, reference: int, size: int, data_size: DataS
         return Duration.parse(text, flag).samples(reference, data_size, run_samples, flag)
 
     duration = samples(recipe.duration, "recipe.duration", None)
-    total_steps = math.ceil(duration / size)
-    warmup = samples(recipe.warmup, "recipe.warmup", duration)
-    warmup_steps = round_half_up(warmup / (size if recipe.warmup_scaling == "samples" else reference))
-    warmup_steps = max(warmup_steps, 1) if warmup else 0
+    schedule = _resolve_batch_schedule(topology, samples(topology.batch_warmup, "batch.warmup", duration))
+    total_steps = schedule.steps_between(0, math.ceil(duration))
+    warmup_steps = _warmup_steps(recipe, samples(recipe.warmup, "recipe.warmup", duration), reference, schedule)
     length = recipe.decay_length or ("10%" if recipe.decay == "wsd" else None)
     if length is None and recipe.decay == "step":
         raise PlanError("length-unknown", 'recipe.decay_length: a step decay needs it, e.g. "30 epochs"')
@@ -118,19 +121,59 @@ def _resolve_lengths(recipe: Recipe, reference: int, size: int, data_size: DataS
     milestones = tuple(
         round_half_up(samples(text, "recipe.decay_milestones", duration)) for text in recipe.decay_milestones
     )
-    _check_count("recipe.duration: its samples", total_steps * size)
-    _check_count("recipe.warmup: its samples", warmup_steps * size)
+    total_samples, warmup_samples = schedule.position(total_steps), schedule.position(warmup_steps)
+    _check_count("recipe.duration: its samples", total_samples)
+    _check_count("recipe.warmup: its samples", warmup_samples)
     _check_count("recipe.decay_length: its samples", length_samples or 0)
     _check_count("recipe.decay_milestones: their samples", max(milestones, default=0))
     return {
         "warmup_steps": warmup_steps,
-        "warmup_samples": warmup_steps * size,
+        "warmup_samples": warmup_samples,
         "total_steps": total_steps,
-        "total_samples": total_steps * size,
+        "total_samples": total_samples,
         "duration_samples": math.ceil(duration),
         "decay_length_samples": length_samples,
         "decay_milestones_samples": milestones,
+        "batch_start_size": topology.batch_start_size,
+        "batch_warmup_samples": schedule.warmup_samples,
+        "batch_warmup_steps": schedule.warmup_steps,
+        "batch_warmup_lr": topology.batch_warmup_lr,
     }
+
+
+def _resolve_batch_schedule(topology: Topology, warmup: Fraction) -> BatchSchedule:
+    """How many samples each step has, where the batch grows over `warmup` samples."""
+    size = topology.global_batch_size
+    schedule = BatchSchedule(size, topology.batch_start_size or size, round_half_up(warmup))
+    _check_count("batch.warmup: its samples", schedule.warmup_samples)
+    if next(islice(schedule.phases(), _MOST_SIZES, None), None):
+        raise PlanError(
+            "too-large",
+            f"batch.warmup: the batch would have more than {_MOST_SIZES} sizes on the way; grow over fewer samples, or "
+            "from a larger batch.start_size",
+        )
+    return schedule
+
+
+def _warmup_steps(recipe: Recipe, warmup: Fraction, reference: int, schedule: BatchSchedule) -> int:
+    """Steps of the warmup of the learning rate: at least 1 if there is one.
+
+    Args:
+        recipe: whose rule says whether it keeps its samples or its steps.
+        warmup: samples of the warmup at the reference batch size.
+        reference: the reference batch size.
+        schedule: how many samples each step has.
+
+    Returns:
+        Under `samples` the number of steps that end nearest to the warmup, the larger of two; under `steps` that of the
+        reference, rounded half up.
+    """
+    if not warmup:
+        return 0
+    if recipe.warmup_scaling == "steps":
+        return max(round_half_up(warmup / reference), 1)
+    phase = schedule.phase_before(warmup)
+    return max(phase.step + round_half_up((warmup - phase.samples) / phase.size), 1)
 
 
 def _check_count(what: str, samples: int) -> None:
@@ -195,7 +238,8 @@ def _check_shapes(plan: Plan) -> None:
             "recipe.end_lr: an exponential decay cannot end at 0; give a rate above 0, or recipe.decay_length",
         )
     try:
-        for step in {0, plan.warmup_steps, plan.total_steps - 1, plan.total_steps}:
+        corners = {0, plan.warmup_steps, plan.batch_warmup_steps, plan.total_steps - 1, plan.total_steps}
+        for step in corners:
             if not 0 <= (rate := plan.lr_at_step(step)) < math.inf:
                 raise ValueError(f"the learning rate of step {step} would be {rate}")
     except PlanError:

@@ -9,6 +9,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from warmup.errors import UserError
+
 
 class LRFunction(Protocol):
     """The learning rate as a function of the samples trained on. `Plan` and `LRSchedule` are such functions."""
@@ -49,7 +51,16 @@ class WarmupScheduler(LRScheduler):
                 `lr_function.global_batch_size` samples.
             counts: whether to count steps; False if only `seek` sets the position. DeepSpeed's ZeRO needs that: it
                 calls the optimizer's step once per parameter group.
+
+        Raises:
+            UserError: steps are to be counted and their batch grows (`batch.warmup`).
         """
+        if counts and getattr(lr_function, "batch_warmup_steps", 0):
+            raise UserError(
+                "batch.warmup: the batches are those of your loop, so this scheduler cannot tell how many samples a "
+                "step had; plan without batch.warmup, or give WarmupScheduler(..., counts=False), make batches of "
+                "plan.batch_at(samples), and call seek(samples) after each step"
+            )
         optimizer = _unwrap(optimizer)
         self.lr_function = lr_function
         self.samples = 0

@@ -13,8 +13,8 @@ from harness import ROOT
 
 PACKAGE = ROOT / "warmup"
 PURE = (
-    "errors", "duration", "shapes", "scaling", "config", "plan", "planning", "explain", "lint", "elastic", "presets",
-    "terminal",
+    "errors", "duration", "shapes", "scaling", "batch_schedule", "config", "plan", "planning", "explain", "lint",
+    "elastic", "presets", "terminal",
 )  # fmt: skip
 COMMAND = ("commandline", "plan_command", "__main__")
 REPORT = ("report",)

@@ -29,7 +29,8 @@ RECIPE = (
 )  # fmt: skip
 KEYS = {
     "world_size", "per_device_batch_size", "accumulation", "global_batch_size", "scale", "peak_lr", "start_lr",
-    "warmup_steps", "total_steps", "betas", "eps", "momentum", "alpha", "weight_decay", "lr", "findings",
+    "warmup_steps", "total_steps", "betas", "eps", "momentum", "alpha", "weight_decay", "lr",
+    "batch_sizes", "findings",
 }  # fmt: skip
 
 
@@ -147,6 +148,7 @@ def test_an_error_finding_ends_in_1_and_the_other_world_sizes_are_still_planned(
     assert set(impossible) == KEYS
     assert (impossible["world_size"], impossible["global_batch_size"]) == (257, 256)
     assert (impossible["peak_lr"], impossible["lr"], impossible["findings"][0]["level"]) == (None, [], "error")
+    assert impossible["batch_sizes"] == []
 
 
 @pytest.mark.parametrize(
@@ -289,6 +291,9 @@ ARITHMETIC = [
      "--recipe.weight_decay_scaling", "timescale"),
     (*RECIPE, "--recipe.decay", "multistep", "--recipe.decay_milestones", "30%,60%", "--recipe.warmup", "1%",
      "--recipe.duration", "0.3M samples"),
+    (*RECIPE, "--batch.warmup", "1M samples", "--batch.start_size", "31", "--recipe.duration", "7777 steps"),
+    (*RECIPE, "--batch.warmup", "50%", "--batch.start_size", "48", "--recipe.warmup", "1000 steps",
+     "--recipe.scaling", "sqrt", "--recipe.warmup_scaling", "steps", "--recipe.duration", "9999 steps"),
 ]  # fmt: skip
 NUMBERS = {
     "global batch": "global_batch_size", "accumulation": "accumulation", "scale k": "scale",

@@ -18,6 +18,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from warmup.config.recipe import Recipe
 from warmup.elastic import LRSchedule
+from warmup.errors import UserError
 from warmup.plan import Topology
 from warmup.planning import make_plan
 from warmup.scheduler import LRFunction, WarmupScheduler
@@ -518,3 +519,19 @@ def test_a_multiplier_is_from_the_initial_rate_if_the_optimizer_was_scheduled_be
     optimizer.param_groups[0].update(lr=0.01, initial_lr=0.1)
     WarmupScheduler(optimizer, plan)
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0.1)
+
+
+def test_a_batch_that_grows_is_refused_where_the_loop_makes_the_batches():
+    """`counts` would have to know how many samples the loop put into a step; with `seek` it says so itself."""
+    recipe = Recipe("sgd", 0.1, 32, scaling="linear", warmup="0 steps", duration="100 steps", decay="constant")
+    plan = make_plan(recipe, Topology(1, 32, 1, 32, "1000 samples", 8))
+    optimizer = torch.optim.SGD(torch.nn.Linear(1, 1).parameters(), 0.1)
+    for lr_function in (plan, LRSchedule(plan)):
+        with pytest.raises(UserError, match="^batch.warmup: the batches are those of your loop"):
+            WarmupScheduler(optimizer, lr_function)
+        scheduler = WarmupScheduler(optimizer, lr_function, counts=False)
+        assert scheduler.get_last_lr() == [pytest.approx(0.1 * 8 / 32, rel=1e-15)]
+        scheduler.seek(1000)
+        assert scheduler.get_last_lr() == [0.1]
+    whole = make_plan(recipe, Topology(1, 32, 1, 32, "1000 samples", 32))  # which is at its size from the start
+    assert WarmupScheduler(optimizer, whole).get_last_lr() == [0.1]

@@ -89,6 +89,11 @@ def build_scheduler(
         RanksDisagree: ranks have different plans or positions.
         UserError: the loop contradicts the plan.
     """
+    if plan.batch_warmup_steps:
+        raise UserError(
+            "batch.warmup: this loop has one batch size for the whole run and makes its batches itself, so its batch "
+            "cannot grow; plan without batch.warmup and batch.start_size, or train with train.py"
+        )
     require_same(plan.to_dict(), "make the same plan on all ranks")
     require_same({"resumed samples": start.samples}, "resume all ranks from the same checkpoint")
     if global_batch_size != plan.global_batch_size:

@@ -11,6 +11,8 @@ from warmup.commandline.whole_command import quote, rewrite_command, values_of
 from warmup.commandline.words import Option
 from warmup.errors import UserError
 
+_JOINED = {name.replace("_", ""): name for name in OTHER_NAMES}  # --batchsize is --batch_size too
+
 
 def check_names(options: Sequence[Option], known: Collection[str], program: str) -> None:
     """Check all names of a command line at once.
@@ -73,7 +75,8 @@ def _translate(option: Option, values: Mapping[str, str], known: Collection[str]
     _, section, leaf = option.name.rpartition(".")
     if section and difflib.get_close_matches(option.name, known, 1, 0.9):
         return None  # it is meant to be a name of ours
-    return OTHER_NAMES[leaf].rule(" ".join(option.values), values) if leaf in OTHER_NAMES else None
+    name = _JOINED.get(leaf.replace("_", ""))
+    return OTHER_NAMES[name].rule(" ".join(option.values), values) if name else None
 
 
 def nearest(name: str, known: Collection[str]) -> str | None:

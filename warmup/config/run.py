@@ -25,12 +25,25 @@ class Batch:
     global_size: int | None = None
     """Global batch size: samples per step over all ranks, the same at any world size. The accumulation follows from
     it."""
+    warmup: str = "0 steps"
+    """Length of the warmup of the batch, at the reference batch size: the global batch grows linearly in the samples,
+    from start_size to its size. Written like recipe.warmup."""
+    start_size: int | None = None
+    """Samples of the first step where the batch is warmed up."""
+    warmup_lr: Literal["scale", "keep"] = "scale"
+    """Learning rate of a step that is smaller than the global batch: scale (multiplied by what the scaling rule gives
+    for its size, over what it gives for the global batch size) or keep (that of the global batch size)."""
     evaluation: int = 64
     """Samples in a micro-batch of an evaluation. It does not change the result."""
 
     def __post_init__(self) -> None:
-        for name in ("per_device", "accumulation", "global_size", "evaluation"):
+        for name in ("per_device", "accumulation", "global_size", "start_size", "evaluation"):
             require_count(f"batch.{name}", getattr(self, name))
+        if bool(Duration.parse(self.warmup, "batch.warmup").value) != (self.start_size is not None):
+            raise UserError(
+                'batch.warmup and batch.start_size: give both, e.g. "10%" and 32: the batch grows from the start size '
+                "to the global batch size over the warmup"
+            )
         if self.accumulation is not None and self.global_size is not None:
             raise UserError(
                 "batch.accumulation and batch.global_size: give one; the other follows from it (null unsets one)"

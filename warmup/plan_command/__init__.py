@@ -106,4 +106,6 @@ def _to_dict(config: Config, result: Result, every: int | None) -> dict[str, Any
     }
     fields = result.plan.to_dict() if result.plan else without_plan
     points = curve(result.plan, every) if result.plan else []
-    return {**fields, "lr": points, "findings": [finding.to_dict() for finding in result.findings]}
+    sizes = list(result.plan.batch_schedule.phases()) if result.plan else []
+    findings = [finding.to_dict() for finding in result.findings]
+    return {**fields, "lr": points, "batch_sizes": [phase._asdict() for phase in sizes], "findings": findings}

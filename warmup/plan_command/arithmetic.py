@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from fractions import Fraction
+from itertools import pairwise
 
+from warmup.batch_schedule import Phase
 from warmup.config.recipe import Recipe
 from warmup.duration import DataSize, Duration
 from warmup.plan import Plan
 from warmup.scaling import ADAPTIVE, beta_rules
+
+_MOST_SIZES = 12  # of a batch that grows, whose beginnings are written out
 
 
 def arithmetic(recipe: Recipe, plan: Plan, size: DataSize) -> list[str]:
@@ -21,7 +25,13 @@ def arithmetic(recipe: Recipe, plan: Plan, size: DataSize) -> list[str]:
         plan: its plan.
         size: of the training set.
     """
-    parts = (_batch(plan), _lengths(recipe, plan, size), _rates(recipe, plan), _moments(recipe, plan))
+    parts = (
+        _batch(plan),
+        _batch_warmup(plan),
+        _lengths(recipe, plan, size),
+        _rates(recipe, plan),
+        _moments(recipe, plan),
+    )
     return [line for part in parts for line in part]
 
 
@@ -36,21 +46,36 @@ def _batch(plan: Plan) -> Iterator[str]:
     yield f"scale k: {size} / {plan.reference_batch_size} = {plan.scale:.10g}"
 
 
+def _batch_warmup(plan: Plan) -> Iterator[str]:
+    """How the batch grows: where some of its sizes begin."""
+    if plan.batch_start_size is None:
+        return
+    phases = list(pairwise(plan.batch_schedule.phases()))
+    every = max(1, -(-len(phases) // _MOST_SIZES))
+    for before, phase in reversed(phases[::-1][::every]):
+        steps = f"{before.samples} + {phase.step - before.step} x {before.size}"
+        yield f"samples before size {phase.size}: {steps} = {phase.samples} samples ({phase.step} steps)"
+
+
 def _lengths(recipe: Recipe, plan: Plan, size: DataSize) -> Iterator[str]:
-    batch, reference = plan.global_batch_size, plan.reference_batch_size
+    reference = plan.reference_batch_size
     duration = _samples(recipe.duration, reference, size, None)
     exact = Duration.parse(recipe.duration).samples(reference, size, None)
     yield f"duration: {duration} = {_number(exact)} samples ({recipe.duration})"
-    yield f"total steps: ceil({_number(exact)} / {batch}) = {plan.total_steps} steps"
-    yield f"samples of the run: {plan.total_steps} x {batch} = {plan.total_samples} samples"
+    last = plan.batch_schedule.phase_before(exact)
+    yield f"total steps: {_steps('ceil', exact, last)} = {plan.total_steps} steps"
+    yield f"samples of the run: {_position(plan.total_steps, last)} = {plan.total_samples} samples"
     warmup = Duration.parse(recipe.warmup).samples(reference, size, exact)
     if not warmup:
         yield "warmup steps: 0 = 0 steps"
         return
     yield f"warmup: {_samples(recipe.warmup, reference, size, exact)} = {_number(warmup)} samples ({recipe.warmup})"
-    by = batch if plan.warmup_scaling == "samples" else reference
-    yield f"warmup steps: max(1, round({_number(warmup)} / {by})) = {plan.warmup_steps} steps"
-    yield f"warmup of the run: {plan.warmup_steps} x {batch} / {plan.total_samples} = " + (
+    phase = plan.batch_schedule.phase_before(plan.warmup_samples)
+    steps = f"round({_number(warmup)} / {reference})"
+    if plan.warmup_scaling == "samples":
+        steps = _steps("round", warmup, plan.batch_schedule.phase_before(warmup))
+    yield f"warmup steps: max(1, {steps}) = {plan.warmup_steps} steps"
+    yield f"warmup of the run: ({_position(plan.warmup_steps, phase)}) / {plan.total_samples} = " + (
         f"{plan.warmup_samples / plan.total_samples:.10g}"
     )
     length = recipe.decay_length or ("10%" if recipe.decay == "wsd" else None)
@@ -59,6 +84,20 @@ def _lengths(recipe: Recipe, plan: Plan, size: DataSize) -> Iterator[str]:
         yield f"decay length: max(1, round({text})) = {plan.decay_length_samples} samples ({length})"
     for number, (text, found) in enumerate(zip(recipe.decay_milestones, plan.decay_milestones_samples, strict=True), 1):
         yield f"milestone {number}: round({_samples(text, reference, size, exact)}) = {found} samples ({text})"
+
+
+def _steps(rounding: str, end: Fraction, phase: Phase) -> str:
+    """Steps that lead to a position within a phase, as an expression; `rounding` is the function that rounds them."""
+    if not phase.step:
+        return f"{rounding}({_number(end)} / {phase.size})"
+    return f"{phase.step} + {rounding}(({_number(end)} - {phase.samples}) / {phase.size})"
+
+
+def _position(step: int, phase: Phase) -> str:
+    """The position at the beginning of a step, as an expression, by the phase that it is in."""
+    if not phase.step:
+        return f"{step} x {phase.size}"
+    return f"{phase.samples} + ({step} - {phase.step}) x {phase.size}"
 
 
 def _samples(text: str, reference: int, size: DataSize, run_samples: Fraction | None) -> str:
@@ -91,13 +130,33 @@ def _rates(recipe: Recipe, plan: Plan) -> Iterator[str]:
     yield f"{name}: {plan.lr!r}{factor} = {plan.uncapped_lr:.10g} ({plan.scaling} scaling)"
     if plan.peak_lr != plan.uncapped_lr:
         yield f"peak lr: min({plan.uncapped_lr!r}, {plan.peak_lr!r}) = {plan.peak_lr:.10g} (max_lr)"
+    yield from _first_and_last_rate(plan)
+
+
+def _first_and_last_rate(plan: Plan) -> Iterator[str]:
+    """Where ramp and decay are linear."""
     start, peak, end = (f"{rate!r}" for rate in (plan.start_lr, plan.peak_lr, plan.end_lr))
-    warmup, total = plan.warmup_steps, plan.total_steps
-    if plan.ramp == "linear" and warmup > 0:
-        yield f"lr of the first step: {start} + ({peak} - {start}) x 1 / {warmup} = {plan.lr_at_step(0):.10g}"
-    if plan.decay == "linear" and warmup < total:
-        last = f"{peak} + ({end} - {peak}) x ({total} - 1 - {warmup}) / ({total} - {warmup})"
-        yield f"lr of the last step: {last} = {plan.lr_at_step(total - 1):.10g}"
+    if plan.ramp == "linear" and plan.warmup_steps > 0:
+        fraction = f"1 / {plan.warmup_steps}"
+        if plan.batch_start_size is not None:
+            fraction = f"{plan.batch_at(0)} / {plan.warmup_samples}"
+        first = f"{start} + ({peak} - {start}) x {fraction}"
+        yield f"lr of the first step: {_at_size(plan, 0, first)} = {plan.lr_at_step(0):.10g}"
+    if plan.decay == "linear" and plan.warmup_steps < plan.total_steps:
+        warmup, last, total = plan.warmup_steps, f"{plan.total_steps} - 1", plan.total_steps
+        if plan.batch_start_size is not None:
+            last = str(plan.batch_schedule.position(plan.total_steps - 1))
+            warmup, total = plan.warmup_samples, plan.total_samples
+        text = f"{peak} + ({end} - {peak}) x ({last} - {warmup}) / ({total} - {warmup})"
+        yield f"lr of the last step: {_at_size(plan, plan.total_steps - 1, text)} = " + (
+            f"{plan.lr_at_step(plan.total_steps - 1):.10g}"
+        )
+
+
+def _at_size(plan: Plan, step: int, lr: str) -> str:
+    """The rate of a step, where `lr` is that of the curve: times the factor for a smaller batch."""
+    factor = plan.size_factor(plan.batch_at(plan.batch_schedule.position(step)))
+    return lr if factor == 1 else f"({lr}) x {factor!r}"
 
 
 def _correction(recipe: Recipe, plan: Plan) -> str:

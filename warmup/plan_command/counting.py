@@ -25,6 +25,7 @@ def data_size(config: Config, given: DataSize) -> DataSize:
         "recipe.warmup": recipe.warmup,
         "recipe.decay_length": recipe.decay_length,
         "recipe.noise_scale": recipe.noise_scale,
+        "batch.warmup": config.batch.warmup,
     }
     units = {Duration.parse(text, flag).unit for flag, text in lengths.items() if text}
     units |= {Duration.parse(text, "recipe.decay_milestones").unit for text in recipe.decay_milestones}

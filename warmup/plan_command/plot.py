@@ -33,22 +33,30 @@ def plot(path: str, results: Sequence[Result]) -> None:
 def plan_figure(results: Sequence[Result]) -> Figure:
     """The figure, to be drawn within `theme.style`."""
     notes = _notes(results)
-    figure = Figure(figsize=(11, 4.2 + 0.22 * len(notes)), layout="constrained", facecolor="white")
-    axes = figure.subplots(1, 2, sharey=True)
     planned = [result for result in results if result.plan]
-    for number, result in enumerate(planned):
-        assert result.plan is not None
-        _draw(axes, result, result.plan, light(LINES[number % len(LINES)]))
-    _scale(axes[0], [result.plan for result in planned if result.plan])
-    for axis, name in zip(axes, ("step", "samples"), strict=True):
-        _label(axis, name)
-    axes[0].set_ylabel("learning rate")
+    plans = [result.plan for result in results if result.plan]
+    rows = 2 if any(plan.batch_start_size is not None for plan in plans) else 1
+    size = (11, 4.2 + 2.4 * (rows - 1) + 0.22 * len(notes))
+    figure = Figure(figsize=size, layout="constrained", facecolor="white")
+    grid = figure.subplots(rows, 2, sharex="col", sharey="row", squeeze=False, height_ratios=(7, 4)[:rows])
+    axes = grid[0]
+    for number, (result, plan) in enumerate(zip(planned, plans, strict=True)):
+        colour = light(LINES[number % len(LINES)])
+        _draw(axes, result, plan, colour)
+        if rows == 2:
+            _draw_batch(grid[1], plan, colour)
+    grid[-1][0].set_ylim(bottom=0)
+    _scale(axes[0], plans)
+    for row, quantity in zip(grid, ("learning rate", "samples per step")):
+        row[0].set_ylabel(quantity)
+        for axis, name in zip(row, ("step", "samples"), strict=True):
+            _label(axis, name)
     figure.suptitle("The plan at each world size; the warmup is shaded")
     if planned:
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=min(len(planned), 3))
     for row, (level, text) in enumerate(notes):
         colour = light("red" if level == "error" else "orange")
-        axes[0].annotate(
+        grid[-1][0].annotate(
             text, (0, 0), (0, -46 - 15 * row), xycoords="axes fraction", textcoords="offset points", color=colour,
             fontsize=9, annotation_clip=False,
         )  # fmt: skip
@@ -62,14 +70,28 @@ def _draw(axes: Sequence[Axes], result: Result, plan: Plan, colour: str) -> None
     points = sorted({*curve(plan), *((step, plan.lr_at_step(step)) for step in corners | early)})
     ranks = "1 rank" if plan.world_size == 1 else f"{plan.world_size} ranks"
     label = f"{ranks}, batch {plan.global_batch_size}, {plan.total_steps} steps"
-    for axis, unit in zip(axes, (1, plan.global_batch_size), strict=True):
-        x, y = [float((step + (unit == 1)) * unit) for step, _ in points], [lr for _, lr in points]
+    for axis, place in zip(axes, (_number, plan.batch_schedule.position), strict=True):
+        x, y = [float(place(step)) for step, _ in points], [lr for _, lr in points]
         axis.plot(x, y, color=colour, linewidth=1.8, label=label)
         ramp = [(at, lr) for (step, _), at, lr in zip(points, x, y) if step <= plan.warmup_steps]
         axis.fill_between([at for at, _ in ramp], [lr for _, lr in ramp], color=colour, alpha=0.15, linewidth=0)
         if result.findings:
             step = min(plan.warmup_steps, plan.total_steps - 1)
-            axis.plot([float((step + (unit == 1)) * unit)], [plan.lr_at_step(step)], "D", color=colour, markersize=7)
+            axis.plot([float(place(step))], [plan.lr_at_step(step)], "D", color=colour, markersize=7)
+
+
+def _draw_batch(axes: Sequence[Axes], plan: Plan, colour: str) -> None:
+    """The samples of each step of one plan, over steps and over samples."""
+    phases = [phase for phase in plan.batch_schedule.phases() if phase.step < plan.total_steps]
+    sizes = [phase.size for phase in (*phases, phases[-1])]
+    for axis, place in zip(axes, (_number, plan.batch_schedule.position), strict=True):
+        x = [float(place(step)) for step in (*(phase.step for phase in phases), plan.total_steps - 1)]
+        axis.step(x, [float(size) for size in sizes], where="post", color=colour, linewidth=1.8)
+
+
+def _number(step: int) -> int:
+    """The number of a step, counted from 1."""
+    return step + 1
 
 
 def _scale(axis: Axes, plans: Sequence[Plan]) -> None:

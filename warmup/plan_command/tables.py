@@ -8,7 +8,7 @@ from typing import TextIO
 
 from warmup import commandline
 from warmup.config import Config
-from warmup.explain import optimizer_numbers
+from warmup.explain import batch_warmup, optimizer_numbers
 from warmup.lint import Finding
 from warmup.plan import Plan
 from warmup.plan_command.results import Result
@@ -18,7 +18,7 @@ _HEAD = ("batch", "k", "rule", "peak lr", "warmup steps", "samples", "share", "t
 
 
 def plan_table(results: Sequence[Result], reference: Plan | None, stream: TextIO) -> str:
-    """A row for each world size, then the findings.
+    """A row for each world size, how its batch grows, and the findings.
 
     Args:
         results: of each world size.
@@ -31,7 +31,13 @@ def plan_table(results: Sequence[Result], reference: Plan | None, stream: TextIO
     scaled = _scaled_names([plan for _, plan in rows])
     cells = [(name, *_row(plan, scaled)) for name, plan in rows]
     head, *lines = align([("ranks", *_HEAD, *scaled), *cells])
-    return "\n".join([colour(head, "bold", stream), *lines, *finding_lines(results, stream)])
+    return "\n".join([colour(head, "bold", stream), *lines, *_batch_lines(results), *finding_lines(results, stream)])
+
+
+def _batch_lines(results: Sequence[Result]) -> list[str]:
+    """A line for each plan whose batch is warmed up."""
+    plans = [result.plan for result in results if result.plan and result.plan.batch_start_size is not None]
+    return [f"batch warmup at {plan.world_size} ranks: {batch_warmup(plan)}" for plan in plans]
 
 
 def finding_lines(results: Sequence[Result], stream: TextIO) -> list[str]:

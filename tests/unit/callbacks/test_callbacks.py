@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from callbacks import EXPECTED, STEPS, Module, fit, plan_of, reset_accelerate, samples, trainer_of
+from callbacks import EXPECTED, RECIPE, STEPS, Module, fit, plan_of, reset_accelerate, samples, trainer_of
 from harness import ROOT
 from lightning.pytorch.callbacks import GradientAccumulationScheduler, LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
@@ -164,6 +164,16 @@ def test_a_schedule_beside_the_plan_is_refused_by_trainer(tmp_path: Path) -> Non
     trainer, _ = trainer_of(tmp_path, plan_of(1, 8), optimizers=(optimizer, one_cycle))
     with pytest.raises(ValueError, match="optimizers: StepLR would be a second schedule .*optimizers=.optimizer, None"):
         trainer.train()
+
+
+def test_a_batch_that_grows_is_refused_by_both(tmp_path: Path) -> None:
+    plan = make_plan(Recipe(**RECIPE), Topology(1, 8, 1, 8, "50%", 4))
+    trainer, rates = trainer_of(tmp_path, plan)
+    with pytest.raises(ValueError, match="^batch.warmup: this loop has one batch size for the whole run"):
+        trainer.train()
+    assert rates == []
+    with pytest.raises(ValueError, match="^batch.warmup: this loop has one batch size for the whole run"):
+        fit(plan)
 
 
 # Lightning

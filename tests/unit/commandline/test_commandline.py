@@ -262,7 +262,7 @@ def test_a_file_that_is_not_there(tmp_path):
         ("recipe.bata", "recipe.betas"),
         ("recipe.weight-decai", "recipe.weight_decay"),
         ("per_device", "batch.per_device"),
-        ("batchsize", "batch.global_size"),
+        ("globalsize", "batch.global_size"),
         ("world-size", "launch.world_size"),
         ("data.train_file", "data.train_files"),
         ("sed", "seed"),

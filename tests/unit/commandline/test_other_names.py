@@ -184,6 +184,12 @@ def test_the_command_begins_as_it_did(monkeypatch: pytest.MonkeyPatch) -> None:
     assert rewritten(*given) == ["bash", "../launch/cpu.sh", "2", "--seed", "3"]
 
 
+@pytest.mark.parametrize("name", ["batchsize", "learningrate", "num-trainepochs"])
+def test_names_without_underscores_are_known_too(name: str) -> None:
+    answer = refusal(f"--{name}", "3").splitlines()[0]
+    assert answer.startswith(f"--{name.replace('-', '_')} 3 is not an option here; instead: --")
+
+
 def test_typos_are_corrected_on_the_way_and_unknown_names_left_out() -> None:
     argv = ("--max_steps", "9", "--recipe.warmpu", "6%", "--zzzzz", "1", "--model", "a b")
     assert refusal(*argv) == (
