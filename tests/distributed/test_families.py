@@ -13,6 +13,13 @@ from sharding_engines import zero
 from transformers import AutoModelForMaskedLM, BertTokenizerFast
 
 
+def save_model(model_type: str, folder: Path) -> None:
+    """A small model with random weights, and a tokenizer."""
+    small_model(AutoModelForMaskedLM, model_type).save_pretrained(folder)
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
+    BertTokenizerFast(vocab={word: index for index, word in enumerate(vocabulary)}).save_pretrained(folder)
+
+
 @pytest.mark.parametrize(
     ("model_type", "unused"),
     [("squeezebert", "transformer.pooler.dense.weight and 1 more")]
@@ -22,9 +29,7 @@ def test_weights_that_get_no_gradient_are_frozen_by_name(
     model_type: str, unused: str, mlm: tuple[str, ...], tmp_path: Path
 ) -> None:
     """DistributedDataParallel would wait for their gradients; on one rank nothing would be noticed."""
-    small_model(AutoModelForMaskedLM, model_type).save_pretrained(tmp_path / "model")
-    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
-    BertTokenizerFast(vocab={word: index for index, word in enumerate(vocabulary)}).save_pretrained(tmp_path / "model")
+    save_model(model_type, tmp_path / "model")
     job = (*mlm, "--model", tmp_path / "model", "--batch.global_size", 32, "--batch.per_device", 16, "--dropout", 0)
     job = (*job, "--recipe.duration", "5 steps", "--recipe.warmup", "1 steps")
     one = train(1, tmp_path / "one", *job)
@@ -37,3 +42,15 @@ def test_weights_that_get_no_gradient_are_frozen_by_name(
     before, after = (load_file(folder / "model.safetensors") for folder in (tmp_path / "model", one.folder / "model"))
     name = unused.split(" and ")[0]
     assert before[name].equal(after[name])
+
+
+@pytest.mark.parametrize("model_type", ["modernbert", "roformer"])  # packed with two masks; dealt by length
+def test_other_families_train_alike_on_any_ranks_with_dropout(
+    model_type: str, mlm: tuple[str, ...], tmp_path: Path
+) -> None:
+    save_model(model_type, tmp_path / "model")
+    job = (*mlm, "--model", tmp_path / "model", "--batch.per_device", 16, "--dropout", 0.1)
+    job = (*job, "--recipe.duration", "10 steps", "--recipe.warmup", "4 steps")
+    one = train(1, tmp_path / "one", *job, "--batch.accumulation", 2)
+    assert one.codes == [0], one.status
+    assert_same_training(train(2, tmp_path / "two", *job), one, steps=10, rel=1e-5)
