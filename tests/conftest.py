@@ -208,6 +208,29 @@ def classification(labelled: tuple[Path, Path]) -> tuple[str, ...]:
 
 
 @pytest.fixture(scope="session")
+def multi_labelled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """(train.csv, validation.csv): texts whose labels are the first syllables of more than a tenth of their words."""
+    random_ = random.Random(5)
+    folder = tmp_path_factory.mktemp("multi_labelled")
+    rows = []
+    for number in range(700):
+        words = _sentence(random_, number % 2).split()
+        starts = [word[:2] for word in words]
+        labels = [start for start in sorted(set(starts)) if len(words) > 4 and starts.count(start) > 0.15 * len(words)]
+        rows.append({"text": " ".join(words), "label": ",".join(labels)})
+    return write_csv(folder / "train.csv", rows[:600]), write_csv(folder / "validation.csv", rows[600:])
+
+
+@pytest.fixture(scope="session")
+def multi_label(multi_labelled: tuple[Path, Path]) -> tuple[str, ...]:
+    """Arguments of a multi-label run of 20 steps of 32, ragged."""
+    return ("--task", "multi-label", "--data.train_files", str(multi_labelled[0]), *TINY) + (
+        "--data.validation_files", str(multi_labelled[1]), "--data.max_length", "64",
+        "--recipe.duration", "20 steps", "--recipe.warmup", "5 steps", "--recipe.lr", "1e-3",
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
 def regression(numbered: tuple[Path, Path]) -> tuple[str, ...]:
     """Arguments of a regression of 30 steps of 32, ragged."""
     return ("--task", "regression", "--data.train_files", str(numbered[0]), *TINY) + (

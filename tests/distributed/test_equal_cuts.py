@@ -54,6 +54,15 @@ def test_going_on_with_a_text_with_dropout(clm: tuple[str, ...], tmp_path) -> No
     assert_same_training(train(2, tmp_path / "b", *job), whole, steps=20, rel=1e-5)
 
 
+@pytest.mark.parametrize("task", ["multi_label"])
+def test_other_tasks_with_dropout(task: str, request: pytest.FixtureRequest, tmp_path) -> None:
+    """1 x 2 and 2 x 1; without dropout, on 1 to 3 ranks: test_task_contract.py."""
+    job = (*request.getfixturevalue(task), "--batch.per_device", 16)
+    whole = train(1, tmp_path / "a", *job, "--batch.accumulation", 2)
+    assert sum(whole.column("loss")[-5:]) < 0.98 * sum(whole.column("loss")[:5])
+    assert_same_training(train(2, tmp_path / "b", *job), whole, steps=20, rel=1e-5)
+
+
 def test_simulated_ranks_are_the_real_ones(classification: tuple[str, ...], tmp_path) -> None:
     """--as_world_size 4 --test on one rank: the hashes, rates and losses of a real 4-rank run."""
     job = (*classification, "--test", "--batch.per_device", 8)

@@ -77,5 +77,5 @@ class Config:
 def _default(name: str) -> object:
     """The default of a field of a section, by its dotted name."""
     section, _, field_name = name.partition(".")
-    sections = {"recipe": Recipe, "data": Data, "speed": Speed}
+    sections = {"recipe": Recipe, "data": Data, "speed": Speed, "evaluation": Evaluation}
     return sections[section].__dataclass_fields__[field_name].default

@@ -32,6 +32,12 @@ class Data:
     """Column of the second text of a pair (default: found by its name, if there is one)."""
     label_column: str | None = None
     """Column of the label, or of the words' tags (default: found by its name)."""
+    label_columns: Sequence[str] = ()
+    """multi-label: columns that are 1 in rows with the label of their name, and 0 in others."""
+    label_separator: str = ","
+    """multi-label: what parts labels that are one text."""
+    label_names: str | None = None
+    """multi-label: file with the name of a label per line, for labels that are numbers: 0 is the first line's."""
     word_column: int | None = None
     """token-classification: number of the column of .conll, .bio and .iob2 files that has the words, from 1 (default:
     the first; of CoNLL-U's ten the second)."""
@@ -78,8 +84,11 @@ class Data:
     def __post_init__(self) -> None:
         for name in ("train_files", "validation_files"):
             object.__setattr__(self, name, tuple(map(os.path.expanduser, getattr(self, name))))
-        expand_home(self, "tokenizer", "cache_dir")
+        expand_home(self, "tokenizer", "cache_dir", "label_names")
         object.__setattr__(self, "column_names", tuple(self.column_names))
+        object.__setattr__(self, "label_columns", tuple(self.label_columns))
+        object.__setattr__(self, "label_separator", self.label_separator.replace("\\t", "\t"))
+        require(bool(self.label_separator), "data.label_separator", self.label_separator, "a character or more")
         object.__setattr__(self, "ignore_labels", tuple(map(str, self.ignore_labels)))
         if self.delimiter is not None:
             object.__setattr__(self, "delimiter", self.delimiter.replace("\\t", "\t"))

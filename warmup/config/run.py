@@ -116,6 +116,9 @@ class Evaluation:
     perplexity and mse, higher for all others."""
     patience: int | None = None
     """End the run early, after this many evaluations in a row without a better one."""
+    thresholds: Literal["fixed", "tuned"] = "fixed"
+    """multi-label: the probability from which a label is predicted: 0.5 (fixed), or for each label the one with the
+    largest F1 on the held-out data (tuned), which the exported model's config then holds."""
     export: Literal["last", "best"] = "last"
     """Model to export: the one at the end, or the one with the best evaluation."""
 

@@ -104,6 +104,27 @@ _ALL = (
         ),
     ),
     TaskFacts(
+        name="multi-label",
+        help="any number of labels for a text or for a pair of texts",
+        recipe="finetune_multi_label.yaml",
+        metrics=("loss", "micro_f1", "macro_f1", "subset_accuracy"),
+        pipeline="text-classification",
+        pipeline_options=", top_k=None",  # the probability of each label
+        architectures=("ForSequenceClassification",),
+        label="classes",
+        label_means="files whose rows have labels",
+        fields=(
+            "data.pair_column",
+            "data.label_columns",
+            "data.label_separator",
+            "data.label_names",
+            "recipe.label_smoothing",
+            "recipe.class_weights",
+            "evaluation.thresholds",
+            "speed.compile",
+        ),
+    ),
+    TaskFacts(
         name="regression",
         help="a number for a text or for a pair of texts",
         recipe="finetune_classification.yaml",
@@ -144,6 +165,7 @@ CALLED_ELSEWHERE = {
     **dict.fromkeys(("fill-mask", "masked-lm", "pretraining"), "mlm"),
     **dict.fromkeys(("text-generation", "causal-lm", "lm"), "clm"),
     **dict.fromkeys(("text-classification", "sequence-classification", "sentiment-analysis"), "classification"),
+    **dict.fromkeys(("multi-label-classification", "multilabel"), "multi-label"),
     **dict.fromkeys(("ner", "pos", "chunk"), "token-classification"),
 }
 """Other names of tasks, as pipelines and example scripts have them."""

@@ -10,7 +10,10 @@ from warmup.report.load import Run
 from warmup.report.series import thin_out
 from warmup.report.theme import LINES, compact, legend, light, new_figure, shorten
 
-_SHARES = ("accuracy", "f1", "precision", "recall", "matthews", "pearson", "spearman", "exact_match")
+_SHARES = (
+    *("accuracy", "f1", "precision", "recall", "matthews", "pearson", "spearman", "exact_match"),
+    *("micro_f1", "macro_f1", "subset_accuracy"),
+)
 MOST_CLASSES = 20
 """How many classes a confusion matrix is drawn for; of more, there is a table of what is confused most often."""
 

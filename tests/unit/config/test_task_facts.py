@@ -32,6 +32,10 @@ CHANGED = {  # a value of each field that only some tasks have
     "data.tag_column": ("data", Data(tag_column=2)),
     "data.ignore_labels": ("data", Data(ignore_labels=("-1",))),
     "data.streaming": ("data", Data(train_files=("a.txt",), validation_files=("b.txt",), streaming=True)),
+    "data.label_columns": ("data", Data(label_columns=("joy", "love"))),
+    "data.label_separator": ("data", Data(label_separator="|")),
+    "data.label_names": ("data", Data(label_names="names.txt")),
+    "evaluation.thresholds": ("evaluation", Evaluation(thresholds="tuned")),
     "data.pair_column": ("data", Data(pair_column="second")),
     "recipe.label_smoothing": ("recipe", Recipe(label_smoothing=0.1)),
     "recipe.class_weights": ("recipe", Recipe(class_weights=("balanced",))),
@@ -74,7 +78,7 @@ def test_facts_agree_with_each_other(facts: TaskFacts) -> None:
 def test_tasks_that_have_a_field() -> None:
     assert tasks_with("data.whole_words") == ["mlm"]
     assert tasks_with("data.streaming") == ["mlm", "clm"]
-    assert tasks_with("recipe.class_weights") == ["classification", "token-classification"]
+    assert tasks_with("recipe.class_weights") == ["classification", "multi-label", "token-classification"]
     assert tasks_with("speed.compile") == [name for name in TASKS if name != "clm"]
     assert tasks_with("recipe.lr") == list(TASKS)  # which no task claims
 

@@ -10,10 +10,11 @@ from typing import Any
 
 from warmup.config import Config, Data
 from warmup.training.data.notes import changed_reading
+from warmup.training.data.readers.text import read_names
 from warmup.training.data.sources import Source
 
 KEY_FORMAT = 2  # raise it where the same content would give other samples
-PATH_FIELDS = ("data.train_files", "data.validation_files", "data.tokenizer", "data.cache_dir")
+PATH_FIELDS = ("data.train_files", "data.validation_files", "data.tokenizer", "data.cache_dir", "data.label_names")
 """Fields that may differ from machine to machine: the key says whether what is there is the same."""
 FIRST_FIELDS = (
     *("train_files", "validation_files", "validation_fraction", "text_column", "pair_column", "label_column"),
@@ -33,6 +34,8 @@ def data_key(config: Config, sources: Sources, known_labels: list[str], tokenize
         tokenizer_identity: what of its tokenizer decides how texts are tokenised; [None] for one that is trained.
     """
     data = {name: value for name, value in asdict(config.data).items() if name not in ("cache_dir", "tokenizer")}
+    if config.data.label_names:
+        data["label_names"] = read_names(config.data.label_names)
     train, validation = ([source.content() for source in part] for part in sources)
     data |= {"train_files": train, "validation_files": validation}
     irrelevant = {

@@ -52,10 +52,10 @@ def source_notes(sources: Sequence[Sequence[Source]], data: Data) -> dict[str, s
 
 
 def label_notes(
-    train: datasets.Dataset, ignored_rows: Mapping[str, int], facts: TaskFacts, data: Data
+    train: datasets.Dataset, labels: Sequence[str], ignored_rows: Mapping[str, int], facts: TaskFacts, data: Data
 ) -> dict[str, str]:
-    """What is odd about the labels of classes: those that only one training row has (a header among the rows, a slip),
-    those that mean elsewhere that there is no label, and those that are ignored.
+    """What is odd about the labels of classes: those that no training row has, or only one (a header among the rows, a
+    slip), those that mean elsewhere that there is no label, and those that are ignored.
     """
     counts = label_counts(train)
     unit, ignored_unit, ignored = "training rows", "rows", dict(ignored_rows)
@@ -69,7 +69,10 @@ def label_notes(
         )
     if once := sorted(repr(label) for label, count in counts.items() if count == 1):
         notes["labels seen once"] = f"{_few(once)}; is it meant as one?"
-    for label in sorted(_NO_LABELS.intersection(counts)):
+    if never := sorted(repr(label) for label in set(labels).difference(counts)):
+        notes["labels never seen"] = _few(never)
+    can_ignore = "data.ignore_labels" in facts.fields
+    for label in sorted(_NO_LABELS.intersection(counts)) if can_ignore else ():
         notes[f"label {label!r}"] = (
             f"A CLASS LIKE ANY OTHER, of {counts[label]} {unit}; if it means that they have none: "
             f"--data.ignore_labels {label}"

@@ -210,7 +210,7 @@ class _Builder:
                 table.save_to_disk(stage / name)
             notes = source_notes(sources, self.config.data)
             if self.task.facts.has_classes:
-                notes |= label_notes(train, ignored, self.task.facts, self.config.data)
+                notes |= label_notes(train, labels, ignored, self.task.facts, self.config.data)
             notes |= token_notes(samples["train"], tokenizer, self.config.data)
             facts = {"labels": labels, "bad_rows": [str(row) for row in bad], "notes": notes}
             (stage / "facts.json").write_text(json.dumps(facts))

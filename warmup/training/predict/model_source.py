@@ -68,9 +68,8 @@ def _of_architecture(where: str) -> dict[str, Any]:
     architecture = (getattr(config, "architectures", None) or [""])[0]
     tasks = [facts for facts in TASKS.values() if architecture.endswith(facts.architectures)]
     if len(tasks) > 1:  # a head of one output predicts a number
-        if config.problem_type == "multi_label_classification":
-            raise UserError(f"--model: {where} gives texts several labels at once, which no task here does")
-        label = "number" if config.problem_type == "regression" or config.num_labels == 1 else "class"
+        kinds = {"multi_label_classification": "classes", "regression": "number"}
+        label = kinds.get(config.problem_type) or ("number" if config.num_labels == 1 else "class")
         tasks = [facts for facts in tasks if facts.label == label]
     return found | ({"task": tasks[0].name} if tasks else {})
 

@@ -111,4 +111,8 @@ def _json_lines(file: TextIO) -> Callable[[dict], object]:
 def _csv_lines(file: TextIO, predictor: Predictor) -> Callable[[dict], object]:
     writer = csv.DictWriter(file, ("row", *predictor.csv_columns, "error"), extrasaction="ignore")
     writer.writeheader()
-    return writer.writerow
+
+    def cell(value: Any) -> Any:
+        return json.dumps(value, ensure_ascii=False) if isinstance(value, list) else value
+
+    return lambda record: writer.writerow({name: cell(value) for name, value in record.items()})

@@ -30,7 +30,14 @@ from warmup.training.reporting.published import (
 _COUNTS = ("targets",)
 """What is counted in an evaluation beside its metrics."""
 _MOST_CLASSES = 50
-_METRIC_TYPES = {"matthews": "matthews_correlation", "pearson": "pearsonr", "spearman": "spearmanr"}
+_METRIC_TYPES = {
+    "matthews": "matthews_correlation",
+    "pearson": "pearsonr",
+    "spearman": "spearmanr",
+    "micro_f1": "f1",
+    "macro_f1": "f1",
+    "subset_accuracy": "accuracy",
+}
 """The hub's names of metrics, where they are others than here."""
 
 

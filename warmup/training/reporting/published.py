@@ -26,7 +26,7 @@ _LOCAL_OPTIONS = (
 )
 """Options of train.py that do not change the model, beside those of the section `launch`."""
 _FILES = ("data.train_files", "data.validation_files")
-_MODELS = ("model", "data.tokenizer")
+_PATHS = ("model", "data.tokenizer", "data.label_names")
 
 
 def is_on_hub(model: str) -> bool:
@@ -76,7 +76,7 @@ def _published(content: Any, name: str = "") -> Any:
         return [_published(value) for value in content]
     if not isinstance(content, str):
         return content
-    if name in _MODELS:
+    if name in _PATHS:
         return published_path(content)
     return _name(content) if content.startswith(("/", "~")) else content
 

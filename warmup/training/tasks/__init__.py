@@ -8,6 +8,7 @@ from warmup.config import Config
 from warmup.training.tasks.classification import Classification
 from warmup.training.tasks.clm import CausalLM
 from warmup.training.tasks.mlm import MaskedLM
+from warmup.training.tasks.multi_label import MultiLabel
 from warmup.training.tasks.regression import Regression
 from warmup.training.tasks.task import Objective, Predictor, Task
 from warmup.training.tasks.token_classification import TokenClassification
@@ -18,6 +19,7 @@ REGISTRY: dict[str, Callable[[Config], Task]] = {
     "mlm": MaskedLM,
     "clm": CausalLM,
     "classification": Classification,
+    "multi-label": MultiLabel,
     "regression": Regression,
     "token-classification": TokenClassification,
 }

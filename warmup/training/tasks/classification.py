@@ -47,7 +47,7 @@ class Classification(Task):
 
     def objective(self, tokenizer: PreTrainedTokenizerBase, labels: Sequence[str], train: Any) -> Objective:
         return Objective(
-            collate=text_pairs.collate_labelled(tokenizer, np.int64),
+            collate=text_pairs.collate_labelled(tokenizer, partial(np.array, dtype=np.int64)),
             losses=cross_entropy,
             training_loss_sum=classification_loss(self._recipe, labels, train, "label"),
             results=lambda logits, targets: prediction_and_label(logits.flatten(0, -2).argmax(-1), targets),

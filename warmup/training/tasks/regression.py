@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import datasets
@@ -47,7 +48,7 @@ class Regression(Task):
 
     def objective(self, tokenizer: PreTrainedTokenizerBase, labels: Sequence[str], train: Any) -> Objective:
         return Objective(
-            collate=text_pairs.collate_labelled(tokenizer, np.float32),
+            collate=text_pairs.collate_labelled(tokenizer, partial(np.array, dtype=np.float32)),
             losses=squared_error,
             training_loss_sum=squared_error_sum,
             results=lambda logits, targets: prediction_and_label(logits.flatten().float(), targets),

@@ -32,14 +32,14 @@ def row_format(data: Data, parse_label: Callable[[Any, str], str]) -> RowFormat:
 
 
 def tokenize_labelled(
-    tokenizer: PreTrainedTokenizerBase, max_length: int, label_value: Callable[[str], float]
+    tokenizer: PreTrainedTokenizerBase, max_length: int, label_value: Callable[[Any], Any]
 ) -> TokenizeBatch:
     """What turns rows into samples with the columns ids, length, second_start, cut_tokens and label.
 
     Args:
         tokenizer: of the task.
         max_length: the most tokens of a sample.
-        label_value: the number that stands for a row's label.
+        label_value: the number, or the numbers, that stand for a row's label.
     """
 
     def tokenize(batch: dict[str, Any]) -> dict[str, list]:
@@ -61,13 +61,18 @@ def _full_lengths(batch: dict[str, Any], rows: list[int], tokenizer: PreTrainedT
     return [added + sum(count_tokens(text, tokenizer) for text in both) for both in texts]
 
 
-def collate_labelled(tokenizer: PreTrainedTokenizerBase, label_type: type) -> Collate:
-    """What makes micro-batches of these samples, whose targets are their labels."""
+def collate_labelled(tokenizer: PreTrainedTokenizerBase, target_values: Callable[[np.ndarray], np.ndarray]) -> Collate:
+    """What makes micro-batches of these samples.
+
+    Args:
+        tokenizer: of the task.
+        target_values: the labels of samples, as they are in their column, -> their targets.
+    """
 
     def collate(samples: SampleSource, indices: np.ndarray, epochs: np.ndarray, seed: int) -> MicroBatch:
         ids_BT, mask_BT, columns = samples.gather(indices)
         inputs = padded_inputs(ids_BT, mask_BT, tokenizer, columns["second_start"])
-        return sequence_targets(inputs, columns["label"].astype(label_type))
+        return sequence_targets(inputs, target_values(columns["label"]))
 
     return collate
 

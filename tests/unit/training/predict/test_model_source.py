@@ -85,6 +85,7 @@ def test_a_run_without_a_model_names_its_newest_checkpoint(run: Path, monkeypatc
     ("BertForSequenceClassification", {"num_labels": 3}, "classification"),
     ("RobertaForSequenceClassification", {"problem_type": "regression", "num_labels": 1}, "regression"),
     ("BertForSequenceClassification", {"num_labels": 1}, "regression"),
+    ("BertForSequenceClassification", {"problem_type": "multi_label_classification"}, "multi-label"),
     ("BertForMaskedLM", {}, "mlm"),
     ("BertForPreTraining", {}, "mlm"),
     ("RobertaForTokenClassification", {"num_labels": 1}, "token-classification"),
@@ -98,7 +99,6 @@ def test_the_task_of_a_model_folder(architecture: str, options: dict, task: str,
 
 @pytest.mark.parametrize(("config", "message"), [
     (GPT2Config(architectures=["GPT2LMHeadModel"]), r'pipeline\("text-generation", model="'),
-    (BertConfig(architectures=["BertForSequenceClassification"], problem_type="multi_label_classification"), "several"),
 ])  # fmt: skip
 def test_models_without_predictions_here(config, message: str, tmp_path: Path) -> None:
     config.save_pretrained(tmp_path)

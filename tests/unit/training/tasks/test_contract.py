@@ -171,6 +171,9 @@ def test_metrics_are_those_of_other_libraries(case: Case) -> None:
     if case.config.task == "pointing":
         assert ours == pytest.approx(of_groups(rows[:, 0], labels, targets.sample_ids_N.numpy()[kept]), rel=1e-5)
         return
+    if values.ndim == 2:
+        assert ours == pytest.approx(of_many_labels(logits.double().numpy(), values), rel=1e-5)
+        return
     for name in case.task.facts.metrics:
         theirs = independent_metric(name, rows, labels, sequences(case, kept, targets))
         assert ours[name] == pytest.approx(theirs, rel=1e-5, abs=1e-6), name
@@ -184,6 +187,22 @@ def of_groups(scores_N: np.ndarray, right_N: np.ndarray, samples_N: np.ndarray) 
         losses.append(np.log(np.exp(scores).sum()) - scores[right])
         hits.append(scores.argmax() == right)
     return {"loss": float(np.mean(losses)), "accuracy": float(np.mean(hits)), "targets": len(losses)}
+
+
+def of_many_labels(logits_NC: np.ndarray, labels_NC: np.ndarray) -> dict[str, float]:
+    probabilities_NC = 1 / (1 + np.exp(-logits_NC))
+    preds_NC = probabilities_NC >= 0.5
+    losses = [
+        sklearn_metrics.log_loss(labels, probabilities, labels=[0, 1])
+        for labels, probabilities in zip(labels_NC.T, probabilities_NC.T, strict=True)
+    ]
+    return {
+        "loss": float(np.mean(losses)),
+        "micro_f1": sklearn_metrics.f1_score(labels_NC, preds_NC, average="micro"),
+        "macro_f1": sklearn_metrics.f1_score(labels_NC, preds_NC, average="macro"),
+        "subset_accuracy": sklearn_metrics.accuracy_score(labels_NC, preds_NC),
+        "targets": len(labels_NC),
+    }
 
 
 def sequences(case: Case, kept: np.ndarray, targets: Targets) -> tuple[tuple[str, ...], np.ndarray]:

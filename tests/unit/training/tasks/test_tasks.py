@@ -32,6 +32,7 @@ LABELS = {
     "mlm": [()],
     "clm": [()],
     "classification": [("a", "b", "c")],
+    "multi-label": [("a", "b", "c")],
     "regression": [("value",)],
     "token-classification": [("O", "B-x", "I-x", "B-y", "I-y"), ("NOUN", "VERB", "DET")],
 }
@@ -49,6 +50,9 @@ def labelled_samples(task: str, labels: tuple[str, ...], count: int) -> Samples:
     if task in ("classification", "regression"):
         numbers = random.normal(size=count) if task == "regression" else random.integers(0, len(labels), count)
         columns = {"second_start": list(map(len, rows)), "label": numbers.tolist()}
+    if task == "multi-label":
+        there = random.random((count, len(labels))) < 0.5
+        columns = {"second_start": list(map(len, rows)), "label": [np.flatnonzero(row).tolist() for row in there]}
     if task == "token-classification":
         tags = [np.where(random.random(len(body)) < 0.7, random.integers(0, len(labels), len(body)), IGNORE_INDEX)
                 for body in bodies]  # fmt: skip
@@ -60,7 +64,7 @@ def made_logits(task: str, labels: tuple[str, ...], batch: MicroBatch) -> torch.
     """Logits (N, C) at the positions of a batch: of the token there, or of all tokens of the sequence."""
     classes = len(labels) or VOCABULARY
     table_VC = torch.from_numpy(np.random.default_rng(2).normal(size=(VOCABULARY, classes))).float()
-    if task in ("classification", "regression"):
+    if task in ("classification", "multi-label", "regression"):
         return table_VC[batch.input_ids.sum(1) % VOCABULARY]
     logits_NC = table_VC[batch.input_ids.flatten()[batch.positions_N]]
     even_N = batch.positions_N % batch.input_ids.shape[1] % 2 == 0  # where the label gets the largest logit

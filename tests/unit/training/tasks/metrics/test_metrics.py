@@ -19,6 +19,7 @@ from warmup.training.tasks.metrics import (
     regression_metrics,
     tag_metrics,
 )
+from warmup.training.tasks.multi_label import label_metrics
 
 
 def table(preds: object, labels: object) -> torch.Tensor:
@@ -31,6 +32,7 @@ def test_the_names_are_known_before_there_is_a_value() -> None:
         "mlm": language_metrics(1.0, torch.ones(1, 2)),
         "clm": language_metrics(1.0, torch.ones(1, 2)),
         "classification": class_metrics(1.0, table([0, 1, 1], [0, 1, 0]), 2),
+        "multi-label": label_metrics(1.0, torch.ones(1, 6), torch.full((3,), 0.5)),
         "regression": regression_metrics(1.0, table([0.5, 1.0], [0.0, 1.0])),
         "token-classification": tag_metrics(1.0, torch.ones(1, 6)),
     }
