@@ -23,7 +23,7 @@ def explain_plan(plan: Plan) -> list[Row]:
         ("peak lr", f"{plan.peak_lr:.6g}", _peak_lr(plan)),
         ("warmup", f"{plan.warmup_steps} steps", _warmup(plan)),
         ("duration", f"{plan.total_steps} steps", _duration(plan)),
-        ("decay", plan.decay, f"to {plan.end_lr:.6g}" if plan.decay != "constant" else ""),
+        ("decay", plan.decay, _decay(plan)),
         ("optimizer", plan.optimizer, _optimizer(plan)),
         *_scaled(plan),
     ]
@@ -43,6 +43,13 @@ def batch_warmup(plan: Plan) -> str:
         f"{_count(more, 'step')} more than without" + (f"; {sizes}" if sizes else "") + "; the learning rate "
         f"{'follows its size' if plan.batch_warmup_lr == 'scale' else 'does not follow its size'}"
     )
+
+
+def _decay(plan: Plan) -> str:
+    if plan.decay == "constant":
+        return ""
+    last = f" over the last {plan.decay_length_samples} samples ({plan.cooldown})" if plan.decay == "wsd" else ""
+    return f"to {plan.end_lr:.6g}{last}"
 
 
 def optimizer_numbers(plan: Plan) -> dict[str, tuple[float, float]]:

@@ -103,6 +103,20 @@ def state(run: Path) -> dict:
     return json.loads((newest / "state.json").read_text())
 
 
+def test_a_branch_of_a_stream(whole: Ended, tmp_path: Path) -> None:
+    """With the same recipe it ends as its parent did: it goes on in the middle of the stream."""
+    (checkpoint, *_) = sorted((whole.folder / "checkpoints").glob("step-*"))
+    begun = int(checkpoint.name[-2:])
+    run = train(2, tmp_path / "branch", "--branch_from", checkpoint)
+    assert run.codes == [0, 0] and 0 < begun < STEPS, (run.status, run.stderr[-2000:])
+    assert_same_end(run.folder, whole.folder)
+    for name in LOGGED:
+        assert run.column(name) == whole.column(name)[begun:], name
+    assert samples(run.folder) == {
+        position: found for position, found in samples(whole.folder).items() if position >= begun * BATCH
+    }
+
+
 @pytest.mark.parametrize("step", [4, 10])
 def test_killed_and_resumed(step: int, cut: tuple, whole: Ended, tmp_path: Path) -> None:
     """Equal to the last bit on 2 ranks; on 3, past the end of an epoch, the samples are the same."""

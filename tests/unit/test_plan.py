@@ -367,6 +367,7 @@ def test_warmup_stable_decay_takes_a_tenth_by_default():
     assert plan.decay_length_samples == 10
     assert rates(plan, 101)[9:91] == [1.0] * 82
     assert rates(plan, 101)[91:] == pytest.approx([n / 10 for n in range(9, -1, -1)], rel=1e-14)
+    assert ("decay", "wsd", "to 0 over the last 10 samples (linear)") in explain_plan(plan)
 
 
 def test_inverse_square_root_takes_the_warmup_as_its_time_scale():
