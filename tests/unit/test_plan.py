@@ -406,25 +406,6 @@ def test_a_scaled_momentum_leaves_the_effective_rate_to_the_rule(optimizer, k):
     assert plan.peak_lr == plan.uncapped_lr
 
 
-def test_the_corrected_momentum_follows_the_reference_more_closely():
-    """SGD on x^2 / 2 from 1: at equal samples, the larger batch is nearer to the reference with the correction."""
-
-    def path(lr, momentum, steps):
-        x, velocity, found = 1.0, 0.0, []
-        for _ in range(steps):
-            velocity = momentum * velocity + x
-            x -= lr * velocity
-            found.append(x)
-        return found
-
-    plan = at(64, lr=0.001, reference_batch_size=16, optimizer="sgd", scaling="linear", beta_scaling="half-life")
-    reference = path(0.001, 0.9, 400)[3::4]
-    corrected = path(plan.peak_lr, plan.momentum, 100)
-    uncorrected = path(plan.peak_lr / plan.momentum_correction, plan.momentum, 100)
-    distances = [max(abs(a - b) for a, b in zip(found, reference)) for found in (corrected, uncorrected)]
-    assert distances[0] < 0.05 * distances[1]
-
-
 # All that belongs together
 
 

@@ -5,6 +5,8 @@ Each value stands beside its source.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from warmup.config.recipe import Recipe
@@ -29,6 +31,15 @@ def test_goyals_reference_rate(batch):
     assert plan.start_lr == 0.1
     assert plan.warmup_steps == pytest.approx(5 * 1_281_167 / batch, abs=0.5)  # ImageNet-1k's training set
     assert plan.total_steps == -(-90 * 1_281_167 // batch)
+
+
+@pytest.mark.parametrize("batch", [64, 1024, 8192])
+def test_all_that_belongs_together_is_what_goyal_did(batch):
+    """Rate and warmup follow the batch; momentum (0.9) and weight decay (0.0001) stay (section 5.1)."""
+    preset = PRESETS["resnet50-goyal"]
+    plan = make_plan(replace(preset.recipe, scaled="all"), Topology(1, batch), preset.num_samples)
+    assert replace(plan, weight_decay_scaling="none", weight_decay=1e-4) == preset_at("resnet50-goyal", batch)
+    assert plan.weight_decay == pytest.approx(1e-4, rel=1e-12)
 
 
 def test_goyals_ramp_at_8192():
@@ -78,6 +89,7 @@ def test_lambs_table(batch, lr, warmup_ratio, steps):
     assert plan.warmup_steps / plan.total_steps == pytest.approx(warmup_ratio, rel=1e-15)
     assert plan.lr_at_step(3124) == plan.lr_at_step(3125) == plan.peak_lr
     assert plan.betas == (0.9, 0.999)
+    assert make_plan(replace(PRESETS["bert-large-lamb"].recipe, scaled="all"), Topology(1, batch)) == plan
 
 
 # mlcommons/logging, training_5.1.0/rcps_bert.json: the rates of 8704 and 13056 are those of 8192 and 12288 by the
