@@ -25,5 +25,5 @@ echo "== ruff check" && { ruff check . || failed=1; }
 echo "== ruff format --check" && { ruff format --check . || failed=1; }
 echo "== pyrefly" && { pyrefly check --output-format min-text || failed=1; }
 echo "== shellcheck" && { shellcheck launch/*.sh && echo "All scripts pass." || failed=1; }
-echo "== pytest" && { python -m pytest --ignore=tests/benchmarks "${select[@]}" "$@" || failed=1; }
+echo "== pytest" && { python -m pytest --ignore=tests/benchmarks --ignore=tests/experiments "${select[@]}" "$@" || failed=1; }
 exit "$failed"

@@ -20,6 +20,19 @@ CONFIGS = Path(__file__).parents[3] / "configs"
 
 def parse(argv: Sequence[str]) -> tuple[Config, Namespace]:
     """Configuration and options. Without a --config, the task's recipe is the base of what is given."""
+    config, options = commandline.parse(_parser(), argv, base_arguments, prediction_defaults)
+    check_options(config, options)
+    return config, options
+
+
+def default_options() -> Namespace:
+    """The options of a command without any, for ranks that are started otherwise."""
+    options = _parser().get_defaults()
+    options.given = options.base = []
+    return options
+
+
+def _parser() -> commandline.ArgumentParser:
     description = (
         "Pretrain or fine-tune BERT; the recipe is scaled to the ranks there are. Without a --config, what is not "
         "given is as in the recipe of the task: configs/README.md lists them."
@@ -46,9 +59,7 @@ def parse(argv: Sequence[str]) -> tuple[Config, Namespace]:
     )
     parser.add_argument("--output", metavar="PATH", help="where --predict writes (default: FILE.predictions.jsonl)")
     parser.add_argument("--traceback", action="store_true", help="show Python's tracebacks with errors")
-    config, options = commandline.parse(parser, argv, base_arguments, prediction_defaults)
-    check_options(config, options)
-    return config, options
+    return parser
 
 
 def base_arguments(given: Mapping[str, tuple[str, ...]]) -> list[str]:

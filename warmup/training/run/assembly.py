@@ -126,7 +126,6 @@ def open_run(spec: RunSpec, built: Built, launched: Launched, started_at: float)
         tracking = None if options.test else trackers.start(accelerator, folder, config, spec.resume_point)
         objective = spec.task.objective(spec.data.tokenizer, spec.data.labels, spec.data.train)
         train_step = assemble(spec, built, objective, launched, folder)
-        engine = built.engine
         run = TrainingRun(
             config=config,
             task=spec.task,
@@ -134,16 +133,7 @@ def open_run(spec: RunSpec, built: Built, launched: Launched, started_at: float)
             folder=folder,
             log=Log(folder, accelerator, config.log.samples, tracking),
             train_step=train_step,
-            evaluator=Evaluator(
-                model=engine.unwrapped_model,
-                objective=objective,
-                layout=built.layout,
-                batch_size=config.batch.evaluation,
-                accelerator=accelerator,
-                heartbeat=train_step.watchdog.heartbeat,
-                stop_requested=launched.preemption.stop_requested,
-                lockstep=engine.lockstep,
-            ),
+            evaluator=build_evaluator(spec, built, objective, train_step),
             state=spec.state,
             arguments=[*options.base, *options.given],
             started_at=started_at,
@@ -196,6 +186,27 @@ def assemble(spec: RunSpec, built: Built, objective: Objective, launched: Launch
         preemption=launched.preemption,
         watchdog=Watchdog(config.launch.timeout, exit_status.fail),
         saver=Saver(folder, accelerator, engine, spec.data.tokenizer, config.checkpoint, plan.duration_samples),
+    )
+
+
+def build_evaluator(spec: RunSpec, built: Built, objective: Objective, train_step: TrainStep) -> Evaluator:
+    """What evaluates the model that `train_step` trains.
+
+    Args:
+        spec: what the run is to be.
+        built: what computes.
+        objective: what is minimised.
+        train_step: is told of each phase of an evaluation, and knows whether to stop.
+    """
+    return Evaluator(
+        model=built.engine.unwrapped_model,
+        objective=objective,
+        layout=built.layout,
+        batch_size=spec.config.batch.evaluation,
+        accelerator=train_step.accelerator,
+        heartbeat=train_step.watchdog.heartbeat,
+        stop_requested=train_step.preemption.stop_requested,
+        lockstep=built.engine.lockstep,
     )
 
 

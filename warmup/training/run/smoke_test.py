@@ -30,7 +30,7 @@ def run_smoke_test(run: TrainingRun) -> tuple[str, str]:
     number = 0
     for turn, step in enumerate(train_step.steps()):
         if turn == 0:
-            watch_ranks(run)
+            watch_ranks(train_step, run.config)
         if not step.applied and (step.loss_scale or 0) > 1:
             log.print_result(f"skipped at a loss scale of {step.loss_scale:g}, which is lowered")
             continue

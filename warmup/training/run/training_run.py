@@ -78,7 +78,7 @@ def run_training(run: TrainingRun) -> bool:
             return False
     for number, step in enumerate(train_step.steps()):
         if number == 0:  # what may take very long is over
-            watch_ranks(run)
+            watch_ranks(train_step, config)
         log.advance(clock, step.previous_loss, saver.next_save(clock))
         last = step.stop or train_step.is_over()
         report(run, step, detector, last)
@@ -102,10 +102,10 @@ def run_training(run: TrainingRun) -> bool:
     return not train_step.is_over()
 
 
-def watch_ranks(run: TrainingRun) -> None:
+def watch_ranks(train_step: TrainStep, config: Config) -> None:
     """From here on a rank that is late ends the run: by the watchdog, which can name it, before the timeout."""
-    run.train_step.watchdog.start()
-    collectives.set_timeout(run.config.launch.timeout + 30)
+    train_step.watchdog.start()
+    collectives.set_timeout(config.launch.timeout + 30)
 
 
 def report(run: TrainingRun, step: StepResult, detector: loss_spikes.SpikeDetector, last: bool) -> None:
