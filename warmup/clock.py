@@ -11,6 +11,7 @@ from typing import Any, Literal, Protocol
 import torch
 import torch.distributed as dist
 
+from warmup.batch_schedule import BatchSchedule
 from warmup.duration import DataSize, Duration
 
 Policy = Literal["min", "max", "error"]
@@ -42,18 +43,27 @@ class StepClock:
     skipped_in_a_row: int
     """Steps skipped since the last applied one."""
 
-    def __init__(self, batch_size: int, num_samples: int | None = None, device: torch.device | str = "cpu"):
+    def __init__(
+        self, batch_size: int | BatchSchedule, num_samples: int | None = None, device: torch.device | str = "cpu"
+    ):
         """
         Args:
-            batch_size: samples per step over all ranks.
+            batch_size: samples per step over all ranks, or how they follow from `samples`, as `Plan.batch_schedule`.
             num_samples: samples of the training set, for `epoch`; None if it is not known.
             device: the device of the tensors that ranks exchange; a GPU for nccl.
         """
-        self.batch_size = batch_size
+        self._schedule = (
+            batch_size if isinstance(batch_size, BatchSchedule) else BatchSchedule(batch_size, batch_size, 0)
+        )
         self.num_samples = num_samples
         self.device = torch.device(device)
         self.step = self.samples = self.consumed_samples = self.tokens = 0
         self.skipped_in_a_row = 0
+
+    @property
+    def batch_size(self) -> int:
+        """Samples of the next step over all ranks."""
+        return self._schedule.size_at(self.samples)
 
     @property
     def epoch(self) -> float | None:
@@ -67,11 +77,12 @@ class StepClock:
             tokens: tokens of the step over all ranks.
             applied: False for a skipped step, which only advances `consumed_samples`: its samples are not retried.
         """
-        self.consumed_samples += self.batch_size
+        size = self.batch_size
+        self.consumed_samples += size
         self.skipped_in_a_row = 0 if applied else self.skipped_in_a_row + 1
         if applied:
             self.step += 1
-            self.samples += self.batch_size
+            self.samples += size
             self.tokens += tokens
 
     def state_dict(self) -> dict[str, int]:
@@ -103,8 +114,12 @@ class StepClock:
         if counter == "tokens":
             return None
         position = getattr(self, counter)
-        left = (position // interval + 1) * interval - position
-        return self.step + ceil(left / (1 if counter == "step" else self.batch_size))
+        left = ceil((position // interval + 1) * interval - position)
+        return self.step + (left if counter == "step" else self.steps_to(self.samples + left))
+
+    def steps_to(self, samples: int) -> int:
+        """How many more steps there are until `samples` are trained on, if none is skipped."""
+        return self._schedule.steps_between(self.samples, samples)
 
     def _interval(self, every: Duration, run_samples: int) -> tuple[str, Fraction]:
         """The counter that an interval is measured by, and its length."""

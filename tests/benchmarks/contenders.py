@@ -128,7 +128,9 @@ def ours(work: Work, turns: Turns, given: bool, without: str = "") -> None:
     if without in ("packing", "masked_only"):
         argv += [f"--speed.{without}", "false"]
     if without == "ahead":
-        prefetcher.BatchPrefetcher.next = prefetcher.BatchPrefetcher.build
+        prefetcher.BatchPrefetcher.next = lambda self, position, samples: self.build(
+            position, self.plan.batch_at(samples)
+        )
     if without == "rows":
         ddp.sparse_embedding_grad = lambda *args: None
     if without == "fused":

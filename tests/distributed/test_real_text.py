@@ -73,7 +73,7 @@ def test_padding_is_rare(task_name: str, text: str, batch: int, limit: float) ->
     layout = InputLayout(head=task.head, logits="positions", rows=True, packed=True)
     plan = make_plan(Recipe(reference_batch_size=batch, duration="100 steps"), Topology(2, batch // 2))
     ranks = [BatchPrefetcher(data.train, collate, layout, 0, plan, rank, 2) for rank in range(2)]
-    batches = [rank.build(batch * step) for step in range(100) for rank in ranks]
+    batches = [rank.build(batch * step, batch) for step in range(100) for rank in ranks]
     tokens, computed = (
         sum(each.total(attrgetter(count)) for each in batches) for count in ("token_count", "padded_tokens")
     )

@@ -85,6 +85,19 @@ def one_thread(rank: int) -> None:
     os.environ["LOCAL_WORLD_SIZE"] = "4"
 
 
+def test_a_batch_that_grows(cut: tuple, tmp_path: Path) -> None:
+    """From 8 to 32 over 300 samples: on one rank, and on two that are killed on the way. Each sample once."""
+    cut = (*cut, "--batch.warmup", "300 samples", "--batch.start_size", 8, "--resume", "auto")
+    reference = train(1, tmp_path / "one", *cut, before=one_thread)
+    steps = json.loads((reference.folder / "plan.json").read_text())["total_steps"]
+    assert steps > STEPS
+    assert_killed(train(2, tmp_path / "two", *cut, before=killed_after(10)), 10)
+    run = train(2, tmp_path / "two", *cut)
+    assert_same_training(run, reference, steps=steps, rel=1e-5)
+    assert samples(run.folder) == samples(reference.folder)
+    assert sorted(samples(run.folder)) == list(range(run.column("samples")[-1]))
+
+
 def test_the_same_training_on_any_topology(job: tuple, whole: Ended, tmp_path: Path) -> None:
     """1 x 4 and 4 x 1 beside the 2 x 2 of `whole` (world size x accumulation)."""
     found = samples(whole.folder)

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from warmup import clock as module
+from warmup.batch_schedule import BatchSchedule
 from warmup.clock import RanksDisagree, StepClock, gather, require_equal, require_same
 from warmup.duration import Duration
 
@@ -185,3 +186,18 @@ def test_the_next_multiple_of_an_interval(every: str, step: int | None) -> None:
         clock.advance(tokens=3)
     clock.advance(applied=False)
     assert clock.next_multiple(Duration.parse(every), 560) == step
+
+
+def test_the_clock_of_a_batch_that_grows():
+    """2 to 5 over 12 samples: 2 2 3 3 4, then 5. A skipped step takes its samples from the data and counts none."""
+    clock = StepClock(BatchSchedule(5, 2, 12), num_samples=100)
+    counts = []
+    for applied in (True, True, True, False, True, True, True):
+        counts.append(clock.batch_size)
+        clock.advance(applied=applied)
+    assert counts == [2, 2, 3, 3, 3, 4, 5]
+    assert (clock.step, clock.samples, clock.consumed_samples) == (6, 19, 22)
+    restored = StepClock(BatchSchedule(5, 2, 12), num_samples=100)
+    restored.load_state_dict({"step": 2, "samples": 4, "consumed_samples": 4, "tokens": 0})
+    assert restored.batch_size == 3 and restored.steps_to(19) == 4 and restored.steps_to(4) == 0
+    assert restored.next_multiple(Duration.parse("13 samples"), 100) == 5  # at 7, 10 and 14

@@ -176,7 +176,7 @@ def assemble(spec: RunSpec, built: Built, objective: Objective, launched: Launch
         accelerator=accelerator,
         engine=engine,
         scheduler=WarmupScheduler(engine.optimizer, spec.lr_schedule, counts=False),
-        clock=StepClock(plan.global_batch_size, spec.data.train.size, accelerator.device),
+        clock=StepClock(plan.batch_schedule, spec.data.train.size, accelerator.device),
         plan=plan,
         prefetcher=prefetcher,
         objective=objective,

@@ -119,8 +119,6 @@ def check_data(task: Task, data: Prepared) -> None:
 
 def check_recipe(config: Config, world_size: int) -> None:
     """Raise UserError for what is wrong with a recipe on any data, before the data is tokenised."""
-    if config.batch.start_size is not None:
-        raise UserError("batch.warmup: is planned only so far, and cannot be trained with")
     streaming = config.data.streaming  # of which only the mean length of a sample will be known
     topology = Topology.from_batch(config.batch, world_size)
     _, findings = examine(config.recipe, topology, None, Fraction(1) if streaming else None)

@@ -116,8 +116,9 @@ def check_step(
         failures.append(f"step {number + 1}: the optimizer used a rate of {used_lr!r}, the plan says {expected!r}")
     if not np.isfinite(loss):
         failures.append(f"step {number + 1}: the loss is {loss}")
-    size, ids = train_step.plan.global_batch_size, np.sort(step.indices)
-    if ids_hash != hashlib.sha256(ids.astype("<i8").tobytes()).hexdigest():
+    plan, ids = train_step.plan, np.sort(step.indices)
+    size = plan.batch_at(plan.batch_schedule.position(number))
+    if len(ids) != size or ids_hash != hashlib.sha256(ids.astype("<i8").tobytes()).hexdigest():
         failures.append(f"step {number + 1}: the ranks computed other samples than the stream's next {size}")
     if train_step.clock.step != number + 1:
         failures.append(f"step {number + 1}: the clock says {train_step.clock.step}")

@@ -115,8 +115,7 @@ class TrainStep:
     @property
     def total_steps(self) -> int:
         """Steps of the whole run, including those done before the batch size changed."""
-        left = max(self.plan.duration_samples - self.clock.samples, 0)
-        return self.clock.step + -(-left // self.plan.global_batch_size)
+        return self.clock.step + self.clock.steps_to(self.plan.duration_samples)
 
     def is_over(self) -> bool:
         return self.clock.samples >= self.plan.duration_samples
@@ -137,7 +136,7 @@ class TrainStep:
         position = self.clock.consumed_samples
         self.watchdog.heartbeat("the reading of its samples", position)
         with self.throughput.waiting_for_data():
-            rank_batch = self.prefetcher.next(position)
+            rank_batch = self.prefetcher.next(position, self.clock.samples)
         self.watchdog.heartbeat("the count of targets", waits=True)
         counts = self._count(rank_batch)
         loss_sum = self._accumulate(rank_batch, position, counts[0])
@@ -224,7 +223,7 @@ class TrainStep:
         Returns:
             Their positions in the data stream, and their ids.
         """
-        start = self.clock.consumed_samples - self.plan.global_batch_size
+        start = self.clock.consumed_samples - len(step.indices)
         own = [(start + step.own_positions).tolist(), step.own_indices.tolist()]
         self.watchdog.heartbeat("the list of samples", waits=True)
         everyone = collectives.gather_objects(own)

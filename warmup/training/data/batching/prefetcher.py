@@ -51,9 +51,9 @@ class RankBatch:
 
 @dataclass
 class BatchPrefetcher:
-    """A rank's batches, by the position in the data stream at which their step begins.
+    """A rank's batches, by the position in the data stream at which their step begins, and its number of samples.
 
-    They are a pure function of the position, so that the next one can be built before it is asked for.
+    They are a pure function of these, so that the next one can be built before it is asked for.
     """
 
     samples: SampleSource
@@ -67,21 +67,30 @@ class BatchPrefetcher:
     pinned: bool = False
     """Put batches into memory that a GPU can read by itself."""
     _thread: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "prefetcher"))
-    _next: tuple[int, Future[RankBatch]] | None = None
+    _next: tuple[tuple[int, int], Future[RankBatch]] | None = None
 
-    def next(self, position: int) -> RankBatch:
-        """The batch of the step that begins at this position; that of the step after it is begun."""
-        if self._next is None or self._next[0] != position:
-            self._next = position, self._thread.submit(self.build, position)
+    def next(self, position: int, samples: int) -> RankBatch:
+        """The batch of a step; that of the step after it is begun.
+
+        Args:
+            position: in the data stream, at which the step begins.
+            samples: samples of the steps applied so far, which say how many the step has.
+        """
+        count = self.plan.batch_at(samples)
+        if self._next is None or self._next[0] != (position, count):  # the first one, or after a skipped step
+            self._next = (position, count), self._thread.submit(self.build, position, count)
         rank_batch = self._next[1].result()
-        following = position + self.plan.global_batch_size
-        self._next = following, self._thread.submit(self.build, following)
+        following = position + count, self.plan.batch_at(samples + count)
+        self._next = following, self._thread.submit(self.build, *following)
         return rank_batch
 
-    def build(self, position: int) -> RankBatch:
-        """Take the step's samples, deal them into micro-batches, and collate those of this rank."""
+    def build(self, position: int, count: int) -> RankBatch:
+        """Take `count` samples, deal them into micro-batches, and collate those of this rank.
+
+        The number of micro-batches is the same for any number of samples: what is random is keyed by their index.
+        """
         try:
-            step = self.samples.step_samples(position, self.plan.global_batch_size, self.seed)
+            step = self.samples.step_samples(position, count, self.seed)
         except UserError as error:  # it is raised where all ranks can hear it
             return self._failed(str(error))
         dealt = self._deal(step)

@@ -54,7 +54,7 @@ def test_all_ranks_together_take_the_streams_next_samples(world_size: int, micro
     ranks = [prefetcher(rank, world_size, micro_batches) for rank in range(world_size)]
     for position in range(0, 240, 8):  # over two ends of epochs
         indices, epochs = order.step_samples(position, 8, 101, 3)
-        rank_batches = [rank.next(position) for rank in ranks]
+        rank_batches = [rank.next(position, position) for rank in ranks]
         assert sorted(number for one in rank_batches for number in ids(one)) == sorted((indices * 10 + epochs).tolist())
         assert sorted(member for one in rank_batches for member in one.own_positions) == list(range(8))
         numbers = [number for one in rank_batches for number, _ in one.micro_batches]
@@ -72,7 +72,7 @@ def test_all_ranks_together_take_the_streams_next_samples(world_size: int, micro
 def test_samples_that_are_padded_are_dealt_by_length(world_size: int, micro_batches: int) -> None:
     """Into the same micro-batches on any number of ranks, of which each has equally many."""
     ranks = [replace(prefetcher(rank, world_size, micro_batches), layout=PADDED) for rank in range(world_size)]
-    rank_batches = [rank.next(16) for rank in ranks]
+    rank_batches = [rank.next(16, 16) for rank in ranks]
     assert len({len(one.micro_batches) for one in rank_batches}) == 1
     dealt = order.deal_by_length(rank_batches[0].step_samples.lengths, micro_batches)
     computed = sorted((number, batch) for one in rank_batches for number, batch in one.micro_batches)
@@ -80,7 +80,7 @@ def test_samples_that_are_padded_are_dealt_by_length(world_size: int, micro_batc
 
 
 def test_a_rank_without_samples_computes_one_of_zero_weight() -> None:
-    rank_batch = prefetcher(rank=1, world_size=2, micro_batches=2, size=1).next(0)
+    rank_batch = prefetcher(rank=1, world_size=2, micro_batches=2, size=1).next(0, 0)
     assert len(rank_batch.own_positions) == 0 and [index for index, _ in rank_batch.micro_batches] == [1]
     (batch,) = [batch for _, batch in rank_batch.micro_batches]
     assert (batch.target_count, batch.token_count, batch.padded_tokens) == (0, 0, 1)
@@ -97,14 +97,14 @@ def test_the_next_step_is_built_while_this_one_is_computed() -> None:
         return collate(samples, indices, *rest)
 
     ahead = prefetcher(collate_=recording)
-    ahead.next(0)
+    ahead.next(0, 0)
     for _ in range(2):
         assert two.acquire(timeout=10)  # nobody requested the second
     assert [sorted(indices) for indices, _ in built] == [
         sorted(order.step_samples(position, 8, 101, 3)[0].tolist()) for position in (0, 8)
     ]
     assert not any(in_main for _, in_main in built)
-    ahead.next(8)
+    ahead.next(8, 8)
     assert two.acquire(timeout=10)
     assert len(built) == 3  # the second was not built again
 
@@ -112,7 +112,22 @@ def test_the_next_step_is_built_while_this_one_is_computed() -> None:
 def test_it_may_go_to_any_position() -> None:
     ahead = prefetcher()
     for position in (0, 80, 16, 16, 24):
-        assert ids(ahead.next(position)) == ids(prefetcher().next(position)) == ids(prefetcher().build(position))
+        assert (
+            ids(ahead.next(position, position))
+            == ids(prefetcher().next(position, position))
+            == ids(prefetcher().build(position, 8))
+        )
+
+
+def test_a_step_of_another_size_is_built_anew() -> None:
+    """The batch grows from 2 to 8 over 24 samples of applied steps; a skipped step's size comes again."""
+    topology = Topology(2, 4, 2, 8, "24 samples", 2)
+    recipe = Recipe(scaling="none", duration="1 epoch", warmup="0 steps")
+    ahead = replace(prefetcher(), plan=make_plan(recipe, topology, len(LENGTHS)))
+    for position, samples, size in ((0, 0, 2), (2, 2, 2), (4, 4, 3), (7, 4, 3), (10, 7, 3), (13, 10, 4), (99, 96, 8)):
+        rank_batch = ahead.next(position, samples)
+        assert rank_batch.step_samples.indices.tolist() == order.step_samples(position, size, 101, 3)[0].tolist()
+        assert [index for index, _ in rank_batch.micro_batches] == [0, 1, 2, 3]  # some of them empty
 
 
 def test_an_error_while_building_is_raised_where_the_batch_is_requested() -> None:
@@ -120,7 +135,7 @@ def test_an_error_while_building_is_raised_where_the_batch_is_requested() -> Non
         raise OSError("the disk is gone")
 
     with pytest.raises(OSError, match="the disk is gone"):
-        prefetcher(collate_=broken).next(0)
+        prefetcher(collate_=broken).next(0, 0)
 
 
 def test_samples_that_cannot_be_read_give_batches_of_zero_weight() -> None:
@@ -132,7 +147,7 @@ def test_samples_that_cannot_be_read_give_batches_of_zero_weight() -> None:
 
     ahead = prefetcher(rank=1, world_size=2, micro_batches=4)
     ahead.samples = Unreadable(table=None, lengths=LENGTHS)
-    rank_batch = ahead.next(0)
+    rank_batch = ahead.next(0, 0)
     assert rank_batch.error == "data.train_files: gone" and len(rank_batch.own_positions) == 0
     assert [index for index, _ in rank_batch.micro_batches] == [1, 3]
     for count in ("target_count", "token_count"):
