@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from warmup.plan import Plan
-from warmup.scaling import ADAPTIVE, beta_rules
+from warmup.scaling import ADAPTIVE, beta_rules, extra_samples
 
 Row = tuple[str, str, str]
 """Name, value, how it was computed."""
@@ -26,6 +26,7 @@ def explain_plan(plan: Plan) -> list[Row]:
         ("decay", plan.decay, _decay(plan)),
         ("optimizer", plan.optimizer, _optimizer(plan)),
         *_scaled(plan),
+        *_noise_cost(plan),
     ]
     if plan.batch_start_size is not None:
         rows.insert(1, ("batch warmup", f"{plan.batch_warmup_steps} steps", batch_warmup(plan)))
@@ -104,6 +105,14 @@ def _noise(plan: Plan) -> str:
     gain = "k (B0 + N) / (B + N)"
     factor = f"sqrt({gain})" if plan.optimizer in ADAPTIVE else gain
     return f" x {factor} with N = {plan.noise_scale:g} samples" if plan.noise_scale is not None else ""
+
+
+def _noise_cost(plan: Plan) -> Iterator[Row]:
+    """What the batch costs, where the noise scale is known."""
+    if plan.noise_scale is not None:
+        cost = extra_samples(plan.noise_scale, plan.global_batch_size, plan.reference_batch_size)
+        how = f"this batch is expected to need {cost:.3g} times the samples of the reference batch"
+        yield "noise scale", f"{plan.noise_scale:.4g} samples", how
 
 
 def _warmup(plan: Plan) -> str:

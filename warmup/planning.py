@@ -186,7 +186,9 @@ def _noise_scale(recipe: Recipe, data_size: DataSize) -> Fraction | None:
     """The gradient noise scale in samples; None if it is not given."""
     if recipe.noise_scale is None:
         return None
-    return Duration.parse(recipe.noise_scale).samples(None, data_size, None, "recipe.noise_scale")
+    noise_scale = Duration.parse(recipe.noise_scale).samples(None, data_size, None, "recipe.noise_scale")
+    _check_count("recipe.noise_scale: its samples", math.ceil(noise_scale))
+    return noise_scale
 
 
 def _resolve_rates(recipe: Recipe, k: Fraction, correction: float, noise_ratio: Fraction | None) -> dict[str, Any]:

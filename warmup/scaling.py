@@ -64,6 +64,15 @@ def noise(k: Number, noise_ratio: Number, adaptive: bool = False) -> float:
     return math.sqrt(gain) if adaptive else gain
 
 
+def extra_samples(noise_scale: float, batch_size: int, reference: int) -> float:
+    """How many times the samples a batch needs that the reference batch needs to the same loss: (N + B) / (N + B0).
+
+    McCandlish et al. 2018 (arXiv:1812.06162, section 2.3): samples go as 1 + B / N, steps as 1 + N / B. At B = N either
+    is twice its least.
+    """
+    return (noise_scale + batch_size) / (noise_scale + reference)
+
+
 RULES: dict[str, Callable[..., float]] = {"linear": linear, "sqrt": sqrt, "none": none, "noise": noise}
 
 
@@ -114,7 +123,7 @@ def scale_beta(beta: float, k: Number, rule: str, floor: float = 0.0) -> float:
         return beta
     if rule == "half-life":
         return max(beta ** float(k), min(beta, floor))
-    scaled = _sde(beta, k)
+    scaled = sde(beta, k)
     if scaled <= 0:
         limit = 1 / (1 - beta)
         raise PlanError(
@@ -125,8 +134,9 @@ def scale_beta(beta: float, k: Number, rule: str, floor: float = 0.0) -> float:
     return scaled
 
 
-def _sde(beta: float, k: Number) -> float:
-    return float(1 - Fraction(k) * (1 - Fraction(str(beta))))  # exact: in floats, 0.9 at k = 10 is just above 0
+def sde(beta: float, k: Number) -> float:
+    """1 - k(1 - beta), which is a coefficient only above 0. Exact: in floats, 0.9 at k = 10 is just above it."""
+    return float(1 - Fraction(k) * (1 - Fraction(str(beta))))
 
 
 def beta_rules(beta_scaling: str, optimizer: str) -> dict[str, str]:
@@ -254,7 +264,7 @@ def resolve_set(recipe: Recipe, k: Number) -> Recipe:
         )
     rules: dict[str, Any] = dict(SETS[recipe.optimizer])
     betas = {"rmsprop": (recipe.alpha,)}.get(recipe.optimizer, recipe.betas)
-    if rules["beta_scaling"] == "sde" and any(beta and _sde(beta, k) <= 0 for beta in betas):
+    if rules["beta_scaling"] == "sde" and any(beta and sde(beta, k) <= 0 for beta in betas):
         rules["beta_scaling"] = "half-life,none" if recipe.optimizer == "rmsprop" else "half-life"
     left_open = {"scaling": ("linear", "auto"), "beta_scaling": ("none",), "weight_decay_scaling": ("none",)}
     for name, rule in rules.items():

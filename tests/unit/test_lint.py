@@ -21,7 +21,7 @@ def codes(*arguments, **recipe):
     return [(finding.code, finding.level) for finding in examined(*arguments, **recipe)[1]]
 
 
-@pytest.mark.parametrize("topology", [Topology(1, 32), Topology(2, 16, 2), Topology(8, 32), Topology(1, 1)])
+@pytest.mark.parametrize("topology", [Topology(1, 32), Topology(2, 16, 2), Topology(8, 32), Topology(1, 4)])
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_a_healthy_plan_has_no_finding(topology, optimizer):
     plan, findings = examined(topology, 10_000, optimizer=optimizer)
@@ -81,16 +81,126 @@ def test_overrun_begins_above_one_percent():
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "adam", "rmsprop", "lamb"])
+def test_linear_with_an_adaptive_optimizer_below_an_eighth(optimizer):
+    recipe = {"optimizer": optimizer, "weight_decay": 0.0}
+    assert codes(Topology(1, 4), **recipe) == []
+    assert codes(Topology(1, 3), **recipe) == [("linear-adaptive", "warning")]
+    assert "rarely works below 1/8: consider sqrt or auto" in examined(Topology(1, 3), **recipe)[1][0].message
+    assert codes(Topology(1, 3), scaling="auto", **recipe) == []
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adam", "rmsprop", "lamb"])
 def test_linear_with_an_adaptive_optimizer_above_k_8(optimizer):
-    recipe = {"optimizer": optimizer, "duration": "9000 steps"}
+    recipe = {"optimizer": optimizer, "duration": "9000 steps", "weight_decay": 0.0}
     assert codes(Topology(8, 32), **recipe) == []
     assert codes(Topology(9, 32), **recipe) == [("linear-adaptive", "warning")]
     for rule in ("sqrt", "auto", "none"):
-        assert codes(Topology(9, 32), scaling=rule, **recipe) == []
+        assert ("linear-adaptive", "warning") not in codes(Topology(9, 32), scaling=rule, **recipe)
 
 
 def test_sgd_may_be_scaled_linearly():
+    assert codes(Topology(1, 1), optimizer="sgd") == []
     assert codes(Topology(90, 32), optimizer="sgd", duration="9000 steps") == []
+
+
+WARNING = {
+    "sde": ("sde-without-sqrt", "warning"), "betas": ("unscaled-betas", "warning"),
+    "warmup": ("short-warmup", "warning"), "decay": ("weight-decay-drift", "warning"),
+    "relative": ("relative-steps", "warning"), "noise": ("noise-batch", "warning"),
+}  # fmt: skip
+
+
+def test_sde_without_the_square_root():
+    recipe = {"optimizer": "adamw", "weight_decay": 0.0, "beta_scaling": "sde"}
+    assert codes(Topology(2, 32), scaling="linear", **recipe) == [WARNING["sde"]]
+    assert codes(Topology(2, 32), scaling="none", **recipe) == [WARNING["sde"]]
+    message = examined(Topology(4, 32), scaling="linear", **recipe)[1][0].message
+    assert (
+        "multiplied by sqrt(k) = 2, and recipe.scaling: linear multiplies it by 4; use recipe.scaling: sqrt" in message
+    )
+    assert codes(Topology(2, 32), scaling="sqrt", **recipe) == codes(Topology(1, 32), scaling="linear", **recipe) == []
+    assert codes(Topology(2, 32), scaling="linear", **recipe | {"beta_scaling": "half-life"}) == []
+    noisy = {"scaling": "noise", **recipe}
+    assert codes(Topology(2, 32), noise_scale="1e9 samples", **noisy) == []  # which is the square root
+    assert WARNING["sde"] in codes(Topology(2, 32), noise_scale="1 samples", **noisy)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adam", "rmsprop"])
+def test_the_square_root_with_unscaled_betas_where_sde_holds(optimizer):
+    recipe = {"optimizer": optimizer, "scaling": "sqrt", "weight_decay": 0.0, "duration": "9000 steps"}
+    assert codes(Topology(4, 32), **recipe) == []
+    assert codes(Topology(5, 32), **recipe) == [WARNING["betas"]]
+    for advice in ({"beta_scaling": "sde"}, {"scaled": "all"}, {"beta_scaling": "half-life"}):
+        assert codes(Topology(5, 32), **recipe | advice) == []
+    ends = 100 if optimizer == "rmsprop" else 10  # 1 / (1 - 0.99) and 1 / (1 - 0.9)
+    assert codes(Topology(ends - 1, 32), **recipe) == [WARNING["betas"]]
+    assert codes(Topology(ends, 32), **recipe) == []
+    assert codes(Topology(5, 32), **recipe | {"optimizer": "lamb"}) == []  # whose authors leave the betas
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adam"])
+@pytest.mark.parametrize("warmup_scaling", ["samples", "steps"])
+def test_a_warmup_shorter_than_adams_own(optimizer, warmup_scaling):
+    """2 / (1 - 0.999) = 2000 steps, in a run of 20,000 at twice the batch."""
+    recipe = {"optimizer": optimizer, "duration": "40000 steps", "warmup_scaling": warmup_scaling}
+    steps = 4000 if warmup_scaling == "samples" else 2000
+    assert codes(Topology(2, 32), warmup=f"{steps - 2} steps", **recipe) == [WARNING["warmup"]]
+    assert codes(Topology(2, 32), warmup="0 steps", **recipe) == [WARNING["warmup"]]
+    assert codes(Topology(2, 32), warmup=f"{steps} steps", **recipe) == []
+    message = examined(Topology(2, 32), warmup="9 steps", **recipe)[1][0].message
+    advised = message.split('"')[1]
+    plan, findings = examined(Topology(2, 32), **recipe | {"warmup": advised})
+    assert (findings, plan.warmup_steps) == ([], 2000)
+    assert codes(Topology(2, 32), warmup="400 steps", betas=(0.9, 0.98), **recipe) == []  # 100 steps
+    assert codes(Topology(2, 32), warmup="9 steps", **recipe | {"duration": "39998 steps"}) == []  # beyond a tenth
+    assert codes(Topology(2, 32), warmup="9 steps", **recipe | {"optimizer": "sgd"}) == []
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_a_weight_decay_that_loses_its_effect(optimizer):
+    """rate x decay / B: with sqrt it goes as 1 / sqrt(k), so beyond k = 4 and below 1/4 it is off by more than 2."""
+    recipe = {"optimizer": optimizer, "scaling": "sqrt", "beta_scaling": "half-life", "duration": "9000 steps"}
+    assert codes(Topology(4, 32), **recipe) == codes(Topology(1, 8), **recipe) == []
+    assert codes(Topology(5, 32), **recipe) == codes(Topology(1, 7), **recipe) == [WARNING["decay"]]
+    weaker = examined(Topology(16, 32), **recipe)[1][0].message
+    assert "4 times weaker than at the reference batch" in weaker and "timescale (0.04 here)" in weaker
+    assert "4 times stronger" in examined(Topology(1, 2), **recipe)[1][0].message
+    plan, findings = examined(Topology(16, 32), **recipe, weight_decay_scaling="timescale")
+    assert findings == [] and plan.weight_decay == pytest.approx(0.04, rel=1e-12)
+    assert codes(Topology(16, 32), **recipe, weight_decay=0.0) == []
+    assert codes(Topology(16, 32), **recipe | {"optimizer": "adam"}) == []  # whose decay goes through the moments
+    capped = {"optimizer": optimizer, "scaling": "linear", "duration": "9000 steps", "max_lr": 1e-4}
+    assert codes(Topology(8, 32), **capped) == [WARNING["decay"]]
+
+
+def test_adafactors_relative_steps():
+    recipe = {"optimizer": "adafactor", "duration": "9000 steps"}
+    for rule in ("linear", "sqrt", "auto"):
+        assert codes(Topology(16, 32), scaling=rule, **recipe) == [WARNING["relative"]]
+    assert codes(Topology(1, 32), **recipe) == codes(Topology(16, 32), scaling="none", **recipe) == []
+
+
+def test_what_a_batch_costs_where_the_noise_scale_is_known():
+    """(N + B) / (N + B0): (64 + 128) / (64 + 32) = 2, and at 64 samples two ranks of 32 are twice the least."""
+    recipe = {"optimizer": "sgd", "noise_scale": "64 samples"}
+    assert codes(Topology(4, 32), **recipe) == [WARNING["noise"]]
+    message = examined(Topology(4, 32), **recipe)[1][0].message
+    assert "of 128 is expected to need 2 times the samples that 32 needs" in message
+    assert "with 32 samples per rank, more than 2 ranks cost more than they save" in message
+    assert codes(Topology(1, 56), **recipe) == [] != codes(Topology(1, 57), **recipe)  # 120 / 96 = 1.25
+    assert codes(Topology(4, 32), **recipe | {"noise_scale": "10k samples"}) == []
+    assert codes(Topology(4, 32), optimizer="sgd") == []
+
+
+def test_samples_of_another_length_than_at_the_reference():
+    recipe = Recipe(**HEALTHY, reference_max_length=512)
+    _, findings = examine(recipe, Topology(1, 32), 10_000, max_length=128)
+    assert [(finding.code, finding.level) for finding in findings] == [("max-length-changed", "warning")]
+    assert "a batch of 32 has 0.25 times the tokens; use recipe.reference_batch_size: 128 with" in findings[0].message
+    assert examine(recipe, Topology(1, 32), 10_000, max_length=512)[1] == []
+    same = Recipe(**HEALTHY | {"reference_batch_size": 128}, reference_max_length=128)
+    assert examine(same, Topology(4, 32), 10_000, max_length=128)[1] == []
+    assert examine(Recipe(**HEALTHY), Topology(1, 32), 10_000, max_length=128)[1] == []
 
 
 def test_a_batch_larger_than_the_data_is_an_error():
@@ -130,9 +240,10 @@ def test_a_drop_within_the_warmup(decay, early, late):
 
 
 def test_errors_come_first():
-    findings = codes(Topology(9, 32), 100, duration="90 steps", warmup="80 steps")
+    recipe = {"weight_decay": 0.0}
+    findings = codes(Topology(9, 32), 100, duration="90 steps", warmup="80 steps", **recipe)
     assert findings == [("batch-exceeds-data", "error"), ("linear-adaptive", "warning")]
-    findings = codes(Topology(9, 32), 100, duration="90 steps", warmup="120 steps")
+    findings = codes(Topology(9, 32), 100, duration="90 steps", warmup="120 steps", **recipe)
     assert [level for _, level in findings] == ["error", "error", "warning"]
 
 

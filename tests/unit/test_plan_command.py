@@ -221,8 +221,9 @@ def test_lengths_in_tokens(capsys):
 
 def test_the_table(capsys):
     code, out, _ = command(
-        capsys, *RECIPE, "--recipe.optimizer", "adamw", "--recipe.max_lr", "9e-4", "--world-sizes", "1,8,96"
-    )
+        capsys, *RECIPE, "--recipe.optimizer", "adamw", "--recipe.max_lr", "9e-4", "--recipe.betas", "0.9", "0.98",
+        "--world-sizes", "1,8,96",
+    )  # fmt: skip
     assert code == 0
     head, one, eight, many, *notes = out.splitlines()
     assert " ".join(head.split()) == "ranks batch k rule peak lr warmup steps samples share total steps"
@@ -252,7 +253,7 @@ def test_plot_writes_a_png(source, capsys, tmp_path):
 
 
 def test_the_picture_has_steps_and_samples_the_warmup_and_the_findings(capsys):
-    argv = (*RECIPE, "--recipe.optimizer", "adamw", "--world-sizes", "8,16,128")
+    argv = (*RECIPE, "--recipe.optimizer", "adamw", "--recipe.betas", "0.9", "0.98", "--world-sizes", "8,16,128")
     config, _ = commandline.parse(plan_command._parser(), argv)
     results = examine_all(config, [8, 16, 128], DataSize())
     with style():

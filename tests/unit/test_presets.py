@@ -37,6 +37,6 @@ def test_at_its_own_batch_a_recipe_is_as_published(name):
 def test_on_other_numbers_of_ranks_there_is_a_plan(name, ranks):
     preset = PRESETS[name]
     plan, findings = examine(preset.recipe, Topology.from_batch(preset.batch, ranks), preset.num_samples)
-    assert [finding for finding in findings if finding.code not in ("overrun", "linear-adaptive")] == []
+    assert [finding for finding in findings if finding.code not in ("overrun", "linear-adaptive", "short-warmup")] == []
     assert plan.global_batch_size == ranks * preset.batch.per_device
     assert 0 < plan.warmup_steps < plan.total_steps

@@ -35,6 +35,8 @@ class Recipe:
     with sde; lamb sqrt. Where sde ends, half-life takes its place."""
     noise_scale: str | None = None
     """Gradient noise scale: "2000 samples" or "250k tokens", the batch at which a larger one begins to pay less."""
+    reference_max_length: int | None = None
+    """data.max_length that the recipe was tuned at, where a batch is meant in tokens. The linter compares."""
     max_lr: float | None = None
     """Upper limit of the scaled learning rate."""
     warmup: str = "0 steps"
@@ -125,7 +127,7 @@ class Recipe:
             require(value is None or 0 < value < math.inf, f"recipe.{name}", value, "above 0")
         for name in ("end_lr", "weight_decay", "max_grad_norm"):
             require(0 <= getattr(self, name) < math.inf, f"recipe.{name}", getattr(self, name), "0 or above")
-        for name in ("reference_batch_size", "decay_cycles", "max_skipped"):
+        for name in ("reference_batch_size", "reference_max_length", "decay_cycles", "max_skipped"):
             require_count(f"recipe.{name}", getattr(self, name))
         for name, value in (("betas", self.betas[0]), ("betas", self.betas[1]), ("momentum", self.momentum)):
             require(0 <= value < 1, f"recipe.{name}", value, "in 0 <= beta < 1")

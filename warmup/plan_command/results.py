@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from fractions import Fraction
 from typing import NamedTuple
 
 from warmup.config import Config
@@ -26,15 +25,16 @@ class Result(NamedTuple):
 
 def examine_all(config: Config, sizes: Sequence[int], data: DataSize) -> list[Result]:
     """The result at each world size."""
-    return [_examine(config, size, data.num_samples, data.tokens_per_sample) for size in sizes]
+    return [_examine(config, size, data) for size in sizes]
 
 
-def _examine(config: Config, world_size: int, num_samples: int | None, tokens_per_sample: Fraction | None) -> Result:
+def _examine(config: Config, world_size: int, data: DataSize) -> Result:
     try:
         topology = Topology.from_batch(config.batch, world_size)
     except PlanError as error:
         return Result(world_size, None, [Finding(error.code, "error", str(error))])
-    return Result(world_size, *examine(config.recipe, topology, num_samples, tokens_per_sample))
+    sizes = (data.num_samples, data.tokens_per_sample, config.data.max_length)
+    return Result(world_size, *examine(config.recipe, topology, *sizes))
 
 
 def reference_plan(config: Config, data: DataSize) -> Plan | None:

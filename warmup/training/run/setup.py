@@ -146,7 +146,7 @@ def make_plan(
     """
     size = DataSize(data.train.size, data.train.mean_length)
     topology = Topology.from_batch(config.batch, world_size)
-    plan, findings = examine(config.recipe, topology, size.num_samples, size.tokens_per_sample)
+    plan, findings = examine(config.recipe, topology, size.num_samples, size.tokens_per_sample, config.data.max_length)
     errors = [finding.message for finding in findings if finding.level == "error"]
     if plan is None or errors:
         raise UserError("; ".join(errors))
