@@ -157,16 +157,31 @@ def _moments(plan: Plan) -> Iterator[Finding]:
             f"recipe.scaling: {plan.scaling} multiplies it by {factor:.4g}; use recipe.scaling: sqrt, or "
             "recipe.beta_scaling: half-life",
         )
-    betas = {"adam": plan.betas, "adamw": plan.betas, "rmsprop": (plan.alpha,)}.get(plan.optimizer, ())
-    unscaled = plan.scaling == "sqrt" and set(beta_rules(plan.beta_scaling, plan.optimizer).values()) == {"none"}
-    if unscaled and plan.scale > 4 and all(sde(beta, plan.scale) > 0 for beta in betas if beta) and any(betas):
+    yield from _square_root(plan)
+    yield from _short_warmup(plan)
+
+
+def _square_root(plan: Plan) -> Iterator[Finding]:
+    """Where the sqrt rule does not keep the training the same: without scaled betas, and where no beta goes with it."""
+    betas = (plan.reference_alpha,) if plan.optimizer == "rmsprop" else plan.reference_betas or ()
+    used = [beta for beta in betas if beta]
+    if plan.scaling != "sqrt" or plan.optimizer not in ("adam", "adamw", "rmsprop") or not used:
+        return
+    if any(sde(beta, plan.scale) <= 0 for beta in used):
+        yield Finding(
+            "beyond-sde",
+            "warning",
+            f"recipe.scaling: sqrt at k = {plan.scale:g} is beyond k = {1 / (1 - min(used)):.4g}, up to which betas go "
+            "with it (half-life takes their place): another training is to be expected; use a smaller batch, or tune "
+            "recipe.lr nearer to it",
+        )
+    elif plan.scale > 4 and set(beta_rules(plan.beta_scaling, plan.optimizer).values()) == {"none"}:
         yield Finding(
             "unscaled-betas",
             "warning",
             f"recipe.beta_scaling: none at k = {plan.scale:g} with the sqrt rule, which keeps the training the same "
             "only with scaled betas; use sde, or recipe.scaled: all",
         )
-    yield from _short_warmup(plan)
 
 
 def _short_warmup(plan: Plan) -> Iterator[Finding]:
@@ -177,11 +192,13 @@ def _short_warmup(plan: Plan) -> Iterator[Finding]:
     needed = round(2 / (1 - plan.betas[1]))
     if plan.optimizer in ("adam", "adamw") and plan.warmup_steps < needed <= plan.total_steps / 10:
         size = plan.global_batch_size if plan.warmup_scaling == "samples" else plan.reference_batch_size
+        unscaled = plan.scale > 1 and plan.betas == plan.reference_betas
         yield Finding(
             "short-warmup",
             "warning",
             f"recipe.warmup: {plan.warmup_steps} steps are fewer than 2 / (1 - beta2) = {needed}, within which Adam's "
-            f'second moment settles; use "{needed * size} samples", or scale beta2 by recipe.beta_scaling',
+            f'second moment settles; use "{needed * size} samples"'
+            + (", or scale beta2 too with recipe.beta_scaling" if unscaled else ""),
         )
 
 

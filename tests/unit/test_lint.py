@@ -105,6 +105,7 @@ def test_sgd_may_be_scaled_linearly():
 
 WARNING = {
     "sde": ("sde-without-sqrt", "warning"), "betas": ("unscaled-betas", "warning"),
+    "beyond": ("beyond-sde", "warning"),
     "warmup": ("short-warmup", "warning"), "decay": ("weight-decay-drift", "warning"),
     "relative": ("relative-steps", "warning"), "noise": ("noise-batch", "warning"),
 }  # fmt: skip
@@ -134,8 +135,12 @@ def test_the_square_root_with_unscaled_betas_where_sde_holds(optimizer):
         assert codes(Topology(5, 32), **recipe | advice) == []
     ends = 100 if optimizer == "rmsprop" else 10  # 1 / (1 - 0.99) and 1 / (1 - 0.9)
     assert codes(Topology(ends - 1, 32), **recipe) == [WARNING["betas"]]
-    assert codes(Topology(ends, 32), **recipe) == []
-    assert codes(Topology(5, 32), **recipe | {"optimizer": "lamb"}) == []  # whose authors leave the betas
+    assert (
+        codes(Topology(ends, 32), **recipe) == codes(Topology(ends, 32), **recipe, scaled="all") == [WARNING["beyond"]]
+    )
+    assert f"is beyond k = {ends}, up to which betas go" in examined(Topology(ends, 32), **recipe)[1][0].message
+    for batch in (5, ends):  # LAMB's authors leave the betas
+        assert codes(Topology(batch, 32), **recipe | {"optimizer": "lamb"}) == []
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "adam"])
@@ -151,6 +156,8 @@ def test_a_warmup_shorter_than_adams_own(optimizer, warmup_scaling):
     advised = message.split('"')[1]
     plan, findings = examined(Topology(2, 32), **recipe | {"warmup": advised})
     assert (findings, plan.warmup_steps) == ([], 2000)
+    assert message.endswith("or scale beta2 too with recipe.beta_scaling")
+    assert codes(Topology(2, 32), warmup="2004 steps", **recipe, beta_scaling="none,half-life") == []  # 1001 needed
     assert codes(Topology(2, 32), warmup="400 steps", betas=(0.9, 0.98), **recipe) == []  # 100 steps
     assert codes(Topology(2, 32), warmup="9 steps", **recipe | {"duration": "39998 steps"}) == []  # beyond a tenth
     assert codes(Topology(2, 32), warmup="9 steps", **recipe | {"optimizer": "sgd"}) == []
@@ -162,13 +169,13 @@ def test_a_weight_decay_that_loses_its_effect(optimizer):
     recipe = {"optimizer": optimizer, "scaling": "sqrt", "beta_scaling": "half-life", "duration": "9000 steps"}
     assert codes(Topology(4, 32), **recipe) == codes(Topology(1, 8), **recipe) == []
     assert codes(Topology(5, 32), **recipe) == codes(Topology(1, 7), **recipe) == [WARNING["decay"]]
-    weaker = examined(Topology(16, 32), **recipe)[1][0].message
-    assert "4 times weaker than at the reference batch" in weaker and "timescale (0.04 here)" in weaker
+    weaker = examined(Topology(9, 32), **recipe)[1][0].message
+    assert "3 times weaker than at the reference batch" in weaker and "timescale (0.03 here)" in weaker
     assert "4 times stronger" in examined(Topology(1, 2), **recipe)[1][0].message
-    plan, findings = examined(Topology(16, 32), **recipe, weight_decay_scaling="timescale")
-    assert findings == [] and plan.weight_decay == pytest.approx(0.04, rel=1e-12)
-    assert codes(Topology(16, 32), **recipe, weight_decay=0.0) == []
-    assert codes(Topology(16, 32), **recipe | {"optimizer": "adam"}) == []  # whose decay goes through the moments
+    plan, findings = examined(Topology(9, 32), **recipe, weight_decay_scaling="timescale")
+    assert findings == [] and plan.weight_decay == pytest.approx(0.03, rel=1e-12)
+    assert codes(Topology(9, 32), **recipe, weight_decay=0.0) == []
+    assert codes(Topology(9, 32), **recipe | {"optimizer": "adam"}) == []  # whose decay goes through the moments
     capped = {"optimizer": optimizer, "scaling": "linear", "duration": "9000 steps", "max_lr": 1e-4}
     assert codes(Topology(8, 32), **capped) == [WARNING["decay"]]
 
