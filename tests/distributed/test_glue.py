@@ -24,11 +24,12 @@ def model(tmp_path: Path) -> Path:
     return tmp_path / "bert"
 
 
+@pytest.mark.slow
 def test_stopped_and_started_again(launch, model: Path, tmp_path: Path) -> None:
     """The first task goes on from its checkpoint, and the table is of both."""
-    write_glue(tmp_path / "glue", ("cola", "stsb"), train=640, held_out=40)
+    write_glue(tmp_path / "glue", ("cola", "stsb"), train=320, held_out=40)
     argv = ("glue.sh", "glue", "--model", model, "--seeds", 3, "--tasks", "cola,stsb", "--run_dir", "out", "--ranks", 1)
-    argv += ("--recipe.duration", "2 epochs", "--log.every", 1)
+    argv += ("--recipe.duration", "4 epochs", "--log.every", 1)
     first = launch(*argv)
     log, deadline = tmp_path / "out" / "cola" / "seed-3" / "metrics.jsonl", time.monotonic() + 90
     while not (log.exists() and log.stat().st_size) and first.poll() is None and time.monotonic() < deadline:
