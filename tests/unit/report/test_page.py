@@ -116,6 +116,16 @@ def test_where_the_time_went(tmp_path: Path) -> None:
     assert shares == pytest.approx(expected | {"evaluation and start": 1.0})
 
 
+def test_a_branch_counts_its_own_time(tmp_path: Path) -> None:
+    """Steps 31 to 40 take 1 s: what was trained before the branch began is not its time."""
+    branched = resumed_line(30, samples=960) | {"kind": "branched", "from": "parent/step-30", "lr": 5e-4}
+    lines = [branched, *(train_line(step, seconds=(step - 30) / 10) for step in range(31, 41))]
+    run = report.load(make_run(tmp_path / "run", lines))
+    expected = {"computing": 0.7, "waiting for data": 0.1, "waiting for gradients": 0.2, "saving": 0.0}
+    assert figures.time_shares(run) == pytest.approx(expected | {"evaluation and start": 0.0})
+    assert tables.event_rows(run) == [("30", "branched off from parent/step-30, learning rate 0.001 \u2192 0.0005")]
+
+
 def test_hostile_names_stay_text(tmp_path: Path) -> None:
     run = {"command": ["train.py", HOSTILE[0]], "facts": {HOSTILE[1]: HOSTILE[0]}, "versions": {HOSTILE[0]: "1"}}
     finding = {"level": "warning", "code": "x", "message": HOSTILE[0]}
