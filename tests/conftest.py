@@ -222,6 +222,32 @@ def multi_labelled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path
 
 
 @pytest.fixture(scope="session")
+def questions(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """(train.jsonl, validation.jsonl): questions with 2 to 4 choices, of which the right one has words of one half."""
+    random_ = random.Random(7)
+    folder = tmp_path_factory.mktemp("questions")
+    rows = []
+    for _ in range(500):
+        right, count = random_.randint(0, 3), random_.randint(2, 4)
+        choices = [" ".join(_sentence(random_, 0).split()[:9]) for _ in range(count)]
+        choices[right % count] = " ".join(_sentence(random_, 1).split()[:9])
+        question = " ".join(random_.choices(WORDS, k=random_.randint(1, 12)))
+        rows.append({"question": question, "choices": choices, "answer": right % count})
+    for name, part in (("train", rows[:420]), ("validation", rows[420:])):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
+    return folder / "train.jsonl", folder / "validation.jsonl"
+
+
+@pytest.fixture(scope="session")
+def multiple_choice(questions: tuple[Path, Path]) -> tuple[str, ...]:
+    """Arguments of a multiple-choice run of 20 steps of 32 questions, ragged."""
+    return ("--task", "multiple-choice", "--data.train_files", str(questions[0]), *TINY) + (
+        "--data.validation_files", str(questions[1]), "--data.max_length", "32",
+        "--recipe.duration", "20 steps", "--recipe.warmup", "5 steps", "--recipe.lr", "3e-3",
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
 def multi_label(multi_labelled: tuple[Path, Path]) -> tuple[str, ...]:
     """Arguments of a multi-label run of 20 steps of 32, ragged."""
     return ("--task", "multi-label", "--data.train_files", str(multi_labelled[0]), *TINY) + (

@@ -29,7 +29,8 @@ class Data:
     text_column: str | None = None
     """Column of the text, or of the words (default: found by its name)."""
     pair_column: str | None = None
-    """Column of the second text of a pair (default: found by its name, if there is one)."""
+    """Column of the second text of a pair; multiple-choice: of the text that all choices go on with (default: found by
+    its name, if there is one)."""
     label_column: str | None = None
     """Column of the label, or of the words' tags (default: found by its name)."""
     label_columns: Sequence[str] = ()
@@ -38,6 +39,11 @@ class Data:
     """multi-label: what parts labels that are one text."""
     label_names: str | None = None
     """multi-label: file with the name of a label per line, for labels that are numbers: 0 is the first line's."""
+    choice_column: str | None = None
+    """multiple-choice: column of the list of choices (default: found by its name)."""
+    choice_columns: Sequence[str] = ()
+    """multiple-choice: columns with a choice each, of which the last may be blank (default: ending0, ending1, ... or
+    choice0, choice1, ...)."""
     word_column: int | None = None
     """token-classification: number of the column of .conll, .bio and .iob2 files that has the words, from 1 (default:
     the first; of CoNLL-U's ten the second)."""
@@ -86,7 +92,8 @@ class Data:
             object.__setattr__(self, name, tuple(map(os.path.expanduser, getattr(self, name))))
         expand_home(self, "tokenizer", "cache_dir", "label_names")
         object.__setattr__(self, "column_names", tuple(self.column_names))
-        object.__setattr__(self, "label_columns", tuple(self.label_columns))
+        for name in ("label_columns", "choice_columns"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         object.__setattr__(self, "label_separator", self.label_separator.replace("\\t", "\t"))
         require(bool(self.label_separator), "data.label_separator", self.label_separator, "a character or more")
         object.__setattr__(self, "ignore_labels", tuple(map(str, self.ignore_labels)))

@@ -26,9 +26,9 @@ class TaskFacts:
     """transformers' pipeline that runs the exported model; None if it has none for this task."""
     architectures: tuple[str, ...]
     """Endings of the names of transformers' model classes that are trained for it; that of its Auto class first."""
-    label: Literal["class", "classes", "tags", "number"] | None = None
-    """What a row's label is: one of several classes, any number of them, one for each word, a number, or None for tasks
-    without labels."""
+    label: Literal["class", "classes", "tags", "number", "choice"] | None = None
+    """What a row's label is: one of several classes, any number of them, one for each word, a number, or one of the
+    row's own choices; None for tasks without labels."""
     label_means: str = ""
     """What its files must hold, for the error that none were given; "" if the default corpus will do."""
     file_kinds: tuple[str, ...] = TABLES
@@ -157,6 +157,17 @@ _ALL = (
             "speed.compile",
         ),
     ),
+    TaskFacts(
+        name="multiple-choice",
+        help="which of its choices answers a question or goes on with a text",
+        recipe="finetune_multiple_choice.yaml",
+        metrics=("loss", "accuracy"),
+        pipeline=None,
+        architectures=("ForMultipleChoice",),
+        label="choice",
+        label_means="files of questions with choices and answers",
+        fields=("data.pair_column", "data.choice_column", "data.choice_columns", "speed.compile"),
+    ),
 )
 TASKS: dict[str, TaskFacts] = {facts.name: facts for facts in _ALL}
 """All tasks by name."""
@@ -166,6 +177,7 @@ CALLED_ELSEWHERE = {
     **dict.fromkeys(("text-generation", "causal-lm", "lm"), "clm"),
     **dict.fromkeys(("text-classification", "sequence-classification", "sentiment-analysis"), "classification"),
     **dict.fromkeys(("multi-label-classification", "multilabel"), "multi-label"),
+    **dict.fromkeys(("swag", "multiple_choice"), "multiple-choice"),
     **dict.fromkeys(("ner", "pos", "chunk"), "token-classification"),
 }
 """Other names of tasks, as pipelines and example scripts have them."""

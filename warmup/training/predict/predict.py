@@ -135,9 +135,9 @@ def _remove_leftovers(temporary: Path) -> None:
 
 
 def _labels(task: Task, model: str) -> tuple[str, ...]:
-    """Names of the outputs of a trained model's head: of one only, if the task predicts a number."""
+    """Names of the outputs of a trained model's head: of one only, if the task predicts a number or scores choices."""
     names = tuple(model_build.label_names(model)) if task.facts.label else ()
-    return names[:1] if task.facts.label == "number" else names
+    return names[:1] if task.facts.label in ("number", "choice") else names
 
 
 def _load(config: Config, task: Task, tokenizer: PreTrainedTokenizerBase, labels: tuple[str, ...]) -> PreTrainedModel:

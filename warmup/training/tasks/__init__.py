@@ -9,6 +9,7 @@ from warmup.training.tasks.classification import Classification
 from warmup.training.tasks.clm import CausalLM
 from warmup.training.tasks.mlm import MaskedLM
 from warmup.training.tasks.multi_label import MultiLabel
+from warmup.training.tasks.multiple_choice import MultipleChoice
 from warmup.training.tasks.regression import Regression
 from warmup.training.tasks.task import Objective, Predictor, Task
 from warmup.training.tasks.token_classification import TokenClassification
@@ -22,6 +23,7 @@ REGISTRY: dict[str, Callable[[Config], Task]] = {
     "multi-label": MultiLabel,
     "regression": Regression,
     "token-classification": TokenClassification,
+    "multiple-choice": MultipleChoice,
 }
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import datasets
 import numpy as np
-from transformers import PreTrainedTokenizerBase
+from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from warmup.config.data import Data
 from warmup.errors import UserError
@@ -44,14 +44,26 @@ def tokenize_labelled(
 
     def tokenize(batch: dict[str, Any]) -> dict[str, list]:
         encoded, columns = encode_texts(batch, tokenizer, max_length)
-        truncated = [row for row, encoding in enumerate(encoded.encodings or ()) if encoding.overflowing]
-        cut_tokens = [0] * len(columns["ids"])
-        for row, length in zip(truncated, _full_lengths(batch, truncated, tokenizer), strict=True):
-            cut_tokens[row] = length - columns["length"][row]
         labels = [label_value(label) for label in batch["label"]]
-        return columns | {"label": labels, "cut_tokens": cut_tokens}
+        return columns | {"label": labels, "cut_tokens": count_cut_tokens(batch, encoded, tokenizer)}
 
     return tokenize
+
+
+def count_cut_tokens(batch: dict[str, Any], encoded: BatchEncoding, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """How many tokens of each text, or pair of texts, were cut off.
+
+    Args:
+        batch: the texts.
+        encoded: what `encode_texts` made of them.
+        tokenizer: that did.
+    """
+    encodings = encoded.encodings or []
+    truncated = [row for row, encoding in enumerate(encodings) if encoding.overflowing]
+    cut_tokens = [0] * len(encodings)
+    for row, length in zip(truncated, _full_lengths(batch, truncated, tokenizer), strict=True):
+        cut_tokens[row] = length - len(encodings[row].ids)
+    return cut_tokens
 
 
 def _full_lengths(batch: dict[str, Any], rows: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:

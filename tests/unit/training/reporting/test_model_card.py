@@ -80,6 +80,14 @@ def test_the_plan_and_the_metrics(task: str, name: str) -> None:
     assert len([line for line in text.splitlines() if line.count("|") == 4]) == 2 + len(explain_plan(PLAN))
 
 
+def test_a_task_without_a_pipeline_is_loaded_by_its_class() -> None:
+    text = card(Config(task="multiple-choice", recipe=RECIPE, batch=BATCH))
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    compile(code, "card", "exec")
+    assert "from transformers import AutoModelForMultipleChoice, AutoTokenizer" in code and "pipeline" not in code
+    assert ModelCard(text).data.pipeline_tag == "multiple-choice"
+
+
 def test_the_header_is_what_the_hub_reads() -> None:
     files = Data(
         train_files=("hub:nyu-mll/glue:sst2:train", "more.csv"), validation_files=("hub:nyu-mll/glue:sst2:dev",)

@@ -152,7 +152,7 @@ def test_the_same_on_any_cut(case: Case, pieces: int) -> None:
 
     whole, cut = total([np.arange(SAMPLES)]), total(np.array_split(np.arange(SAMPLES), pieces))
     assert cut[0] == pytest.approx(whole[0], rel=1e-5)
-    torch.testing.assert_close(cut[1], whole[1], rtol=1e-4, atol=1e-5 * float(whole[1].abs().max()))
+    torch.testing.assert_close(cut[1], whole[1], rtol=1e-4, atol=2e-5 * float(whole[1].abs().max()))
     torch.testing.assert_close(cut[2], whole[2], rtol=1e-4, atol=1e-5)
 
 
@@ -166,6 +166,10 @@ def test_metrics_are_those_of_other_libraries(case: Case) -> None:
     ours = objective.metrics(float(objective.losses(logits, targets).sum()), results)
     assert ours["targets"] == batch.target_count  # by which a step divides its loss
     values = targets.values.numpy()
+    if values.ndim == 2 and values.dtype.kind == "i":  # whether a choice is right, and its number
+        found = of_groups(logits[:, 0].double().numpy(), values[:, 0], targets.sample_ids_N.numpy())
+        assert ours == pytest.approx(found, rel=1e-5)
+        return
     kept = ~np.isnan(values) if values.dtype.kind == "f" else values != IGNORE_INDEX
     labels, rows = values[kept], logits.flatten(0, -2).double().numpy()[kept]
     if case.config.task == "pointing":
@@ -255,7 +259,8 @@ def test_predictions_come_from_the_same_logits(case: Case) -> None:
     predictor = case.task.predictor(case.data.tokenizer, case.data.labels, {})
     assert "label" not in predictor.row_format.roles
     mask = f" {case.data.tokenizer.mask_token}" if case.task.facts.label is None else ""
-    parsed = predictor.row_format.assign(text="text").parse({"text": _line(predictor, f"baran dotel{mask}")})
+    row = {"text": _line(predictor, f"baran dotel{mask}"), "choices": ["lumis", "kimis"]}
+    parsed = predictor.row_format.assign(text="text", choice="choices").parse(row)
     batch = {role: [value] for role, value in parsed.items()}
     columns = predictor.tokenize(batch, [0])
     assert {"row", "ids", "length", "token_targets", "truncated", *predictor.features} == set(columns)
@@ -275,8 +280,10 @@ def _line(predictor: Any, text: str) -> Any:
 def test_random_parts_depend_on_seed_epoch_and_sample_alone(case: Case) -> None:
     indices, epochs = np.array([3, 11, 5]), np.array([0, 2, 1])
     together = case.objective.collate(case.data.train, indices, epochs, 7)
+    sequences_N = together.positions_N // together.input_ids.shape[1]
     for number in range(3):
         alone = case.objective.collate(case.data.train, indices[[number]], epochs[[number]], 7)
         length = alone.input_ids.shape[1]
-        assert torch.equal(together.input_ids[number, :length], alone.input_ids[0])
+        own = sequences_N[together.sample_ids_N == number].unique()
+        assert torch.equal(together.input_ids[own, :length], alone.input_ids)
         assert torch.equal(together.targets[together.sample_ids_N == number], alone.targets)

@@ -35,6 +35,7 @@ LABELS = {
     "multi-label": [("a", "b", "c")],
     "regression": [("value",)],
     "token-classification": [("O", "B-x", "I-x", "B-y", "I-y"), ("NOUN", "VERB", "DET")],
+    "multiple-choice": [("score",)],
 }
 CASES = [(task, labels) for task, several in LABELS.items() for labels in several]
 
@@ -50,6 +51,11 @@ def labelled_samples(task: str, labels: tuple[str, ...], count: int) -> Samples:
     if task in ("classification", "regression"):
         numbers = random.normal(size=count) if task == "regression" else random.integers(0, len(labels), count)
         columns = {"second_start": list(map(len, rows)), "label": numbers.tolist()}
+    if task == "multiple-choice":
+        others = [CLS, 7, SEP], [CLS, 9, 9, SEP]
+        columns = {"choice_lengths": [[len(row), 3, 4] for row in rows], "second_starts": [[1, 1, 1]] * count}
+        columns["label"] = random.integers(0, 3, count).tolist()
+        rows = [[*row, *others[0], *others[1]] for row in rows]
     if task == "multi-label":
         there = random.random((count, len(labels))) < 0.5
         columns = {"second_start": list(map(len, rows)), "label": [np.flatnonzero(row).tolist() for row in there]}
@@ -64,7 +70,7 @@ def made_logits(task: str, labels: tuple[str, ...], batch: MicroBatch) -> torch.
     """Logits (N, C) at the positions of a batch: of the token there, or of all tokens of the sequence."""
     classes = len(labels) or VOCABULARY
     table_VC = torch.from_numpy(np.random.default_rng(2).normal(size=(VOCABULARY, classes))).float()
-    if task in ("classification", "multi-label", "regression"):
+    if task in ("classification", "multi-label", "multiple-choice", "regression"):
         return table_VC[batch.input_ids.sum(1) % VOCABULARY]
     logits_NC = table_VC[batch.input_ids.flatten()[batch.positions_N]]
     even_N = batch.positions_N % batch.input_ids.shape[1] % 2 == 0  # where the label gets the largest logit

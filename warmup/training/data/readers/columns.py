@@ -120,7 +120,8 @@ class RowFormat:
     options: Data = field(default_factory=Data)
     """How files are written."""
     check: Callable[[dict[str, Any], Mapping[str, Any]], None] | None = None
-    """Called with a parsed row and the columns' names: raises ValueError where its values do not go together."""
+    """Called with a parsed row and the columns' names: raises ValueError where its values do not go together. It may
+    put a value into its final form for which others are needed."""
 
     @classmethod
     def of(cls, data: Data, *columns: Column, check: Callable | None = None) -> RowFormat:
@@ -173,7 +174,7 @@ class RowFormat:
 
     def assign(self, **names: str) -> ChosenColumns:
         """The columns of a kind of file whose columns have no names of their own: by role."""
-        return ChosenColumns({role: names.get(role) for role in self.roles}, self.columns)
+        return ChosenColumns({role: names.get(role) for role in self.roles}, self.columns, self.check)
 
 
 def text_column() -> Column:

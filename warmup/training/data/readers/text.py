@@ -21,7 +21,11 @@ def txt_rows(file: str, row_format: RowFormat) -> Iterator[dict[str, Any] | BadR
         if reason := why_not_text(line):
             yield BadRow(file, number, reason)
         elif not is_blank(text := line.rstrip(b"\r\n").decode("utf-8")):
-            yield chosen.parse({"text": from_line(text)})
+            try:
+                row: dict[str, Any] | BadRow = chosen.parse({"text": from_line(text)})
+            except ValueError as error:
+                row = BadRow(file, number, str(error))
+            yield row
 
 
 @cache

@@ -20,6 +20,7 @@ from warmup.training.tasks.metrics import (
     tag_metrics,
 )
 from warmup.training.tasks.multi_label import label_metrics
+from warmup.training.tasks.multiple_choice import choice_metrics
 
 
 def table(preds: object, labels: object) -> torch.Tensor:
@@ -35,6 +36,7 @@ def test_the_names_are_known_before_there_is_a_value() -> None:
         "multi-label": label_metrics(1.0, torch.ones(1, 6), torch.full((3,), 0.5)),
         "regression": regression_metrics(1.0, table([0.5, 1.0], [0.0, 1.0])),
         "token-classification": tag_metrics(1.0, torch.ones(1, 6)),
+        "multiple-choice": choice_metrics(1.0, torch.ones(1, 2)),
     }
     names = {task: tuple(name for name in metrics if name != "targets") for task, metrics in computed.items()}
     assert names == {task: facts.metrics for task, facts in TASKS.items()}
