@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -20,6 +21,15 @@ def unify_head(model: PreTrainedModel) -> None:
         _take_sequences(model)
     elif name.endswith("ForQuestionAnswering"):
         model.register_forward_hook(_join_start_and_end)
+
+
+def set_output_biases(model: PreTrainedModel, biases: Sequence[float]) -> None:
+    """Set the biases of the head's outputs, if it has any."""
+    layers = [module for module in model.modules() if isinstance(module, torch.nn.Linear)]
+    output = next((layer for layer in reversed(layers) if layer.out_features == len(biases)), None)
+    if output is not None and output.bias is not None:
+        with torch.no_grad():
+            output.bias.copy_(torch.tensor(biases))
 
 
 def _take_sequences(model: PreTrainedModel) -> None:

@@ -33,6 +33,7 @@ from warmup.training.models.build import ModelSpec
 from warmup.training.models.compile import compile_layers
 from warmup.training.models.dropout import apply_dropout
 from warmup.training.models.flops import peak_flops
+from warmup.training.models.heads import set_output_biases
 from warmup.training.models.input_layout import InputLayout, choose_varlen, describe_attention
 from warmup.training.models.partial_forward import install_partial_forward
 from warmup.training.reporting import hardware, trackers
@@ -73,6 +74,8 @@ def build(spec: RunSpec, accelerator: Accelerator) -> Built:
     model, new_weights = model_build.build_model(model_spec, spec.data.tokenizer)
     if checkpoint and new_weights:
         raise UserError(f"{spec.resume_point.flag}: {checkpoint} lacks the weights {', '.join(new_weights)}")
+    if new_weights and (biases := task.output_biases(spec.data.labels, spec.data.train)):
+        set_output_biases(model, biases)
     notes = {"model": model_text(config.model, new_weights)} | prepare_model(model, config)
     if speed.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})

@@ -85,6 +85,16 @@ class MultiLabel(Task):
             outcome=partial(label_outcome, labels=labels),
         )
 
+    def output_biases(self, labels: Sequence[str], train: Any) -> Sequence[float]:
+        """What predicts each label as often as it is there (Lin et al. 2017, arXiv:1708.02002, section 3.3).
+
+        From 0, hundreds of steps first teach that labels are rare, and an encoder can forget what it knows of texts.
+        """
+        weights = positive_weights(self._recipe.class_weights, labels, train) if self._recipe.class_weights else 1.0
+        count, smoothing = len(train), self._recipe.label_smoothing
+        there_C = (class_counts(train, "label", len(labels)) * (1 - smoothing) + count * smoothing / 2).clip(0.5)
+        return np.log(np.maximum(weights, 1e-3) * there_C / (count - there_C).clip(0.5)).tolist()
+
     def predictor(
         self, tokenizer: PreTrainedTokenizerBase, labels: Sequence[str], settings: Mapping[str, Any]
     ) -> Predictor:

@@ -146,6 +146,10 @@ class Task(Protocol):
         """
         ...
 
+    def output_biases(self, labels: Sequence[str], train: Any) -> Sequence[float]:
+        """Biases of the outputs of a new head, (C,), where the training samples tell better ones than 0; else ()."""
+        return ()
+
     def predictor(
         self, tokenizer: PreTrainedTokenizerBase, labels: Sequence[str], settings: Mapping[str, Any]
     ) -> Predictor:

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForMultipleChoice, AutoModelForQuestionAnswering, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForMultipleChoice,
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    PreTrainedModel,
+)
 
 from warmup.training.data.batching.packing import block_diagonal
-from warmup.training.models.heads import unify_head
+from warmup.training.models.heads import set_output_biases, unify_head
 
 SMALL = {
     "vocab_size": 50,
@@ -45,6 +51,17 @@ def test_a_mask_of_four_dimensions_reaches_the_layers() -> None:
     packed = model(input_ids=ids, attention_mask=block_diagonal(segments), position_ids=positions).logits
     alone = model(input_ids=ids[:, :3], attention_mask=torch.ones(1, 3).long()).logits
     torch.testing.assert_close(packed, alone)
+
+
+@pytest.mark.parametrize(("model_type", "name"), [
+    ("bert", "classifier"), ("roberta", "classifier.out_proj"), ("distilbert", "classifier"),
+])  # fmt: skip
+def test_biases_of_the_outputs(model_type: str, name: str) -> None:
+    torch.manual_seed(1)
+    config = AutoConfig.for_model(model_type, num_labels=3, **SMALL)
+    model = AutoModelForSequenceClassification.from_config(config)
+    set_output_biases(model, [0.5, -1.0, 2.0])
+    assert model.get_submodule(name).bias.tolist() == [0.5, -1.0, 2.0]
 
 
 @pytest.mark.parametrize("model_type", ["bert", "distilbert"])

@@ -16,11 +16,12 @@ from scipy.special import expit
 from sklearn import metrics as sklearn_metrics
 from transformers import BertTokenizerFast
 
+from warmup.config import Config
 from warmup.config.recipe import Recipe
 from warmup.errors import UserError
 from warmup.training.data.batching.micro_batch import zero_weight
 from warmup.training.data.prepare import Prepared
-from warmup.training.tasks import multi_label
+from warmup.training.tasks import create_task, multi_label
 
 LABELS = ("joy", "love", "fear")
 OF_ROWS = [[0, 2], [], [1], [0, 1, 2], [0], [2]]
@@ -62,6 +63,21 @@ def test_the_loss_is_that_of_torch(
     assert float(made.losses(logits, targets_of(collated)).mean()) == pytest.approx(float(plain), rel=1e-6)
     nothing = zero_weight(collated)
     assert made.training_loss_sum(logits, targets_of(nothing)).item() == 0.0
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+@pytest.mark.parametrize("weights", [(), ("love=3",), ("balanced",)])
+def test_a_new_head_begins_where_no_text_is_needed(
+    weights: tuple[str, ...], smoothing: float, tokenizer: BertTokenizerFast
+) -> None:
+    """With its biases alone, the loss cannot be lowered by others."""
+    recipe = Recipe(class_weights=weights, label_smoothing=smoothing)
+    made, collated = batch(tokenizer, recipe)
+    task = create_task(Config(task="multi-label", recipe=recipe))
+    biases = torch.tensor(task.output_biases(LABELS, rows()), requires_grad=True)
+    made.training_loss_sum(biases.expand(6, 3), targets_of(collated)).backward()
+    assert biases.grad.abs().max() < 1e-6
+    assert np.isfinite(task.output_biases((*LABELS, "never"), rows())).all()
 
 
 def test_a_weight_of_a_label_that_does_not_exist(tokenizer: BertTokenizerFast) -> None:
@@ -223,9 +239,6 @@ def test_an_outcome_names_labels_and_the_likeliest() -> None:
 
 @pytest.mark.parametrize("thresholds", [{}, {"thresholds": {"joy": 0.8, "love": 0.1, "fear": 0.4}}])
 def test_a_record_has_the_labels_above_their_thresholds(thresholds: dict, tokenizer: BertTokenizerFast) -> None:
-    from warmup.config import Config
-    from warmup.training.tasks import create_task
-
     predictor = create_task(Config(task="multi-label")).predictor(tokenizer, LABELS, thresholds)
     record = predictor.to_record(np.array([[0.7, 0.2, 0.4]]), [])
     assert record["labels"] == (["love", "fear"] if thresholds else ["joy"])
