@@ -53,7 +53,7 @@ class DDPEngine:
 
     def reduce_sparse_grads(self, rank_batch: RankBatch) -> None:
         if self._sparse_embedding is not None:
-            self._sparse_embedding.reduce(rank_batch.token_ids, rank_batch.max_token_ids)
+            self._sparse_embedding.reduce(rank_batch.token_ids(), rank_batch.max_token_ids)
 
     def update(self, counts: torch.Tensor) -> tuple[list[float], float, bool]:
         scaler = self.accelerator.scaler

@@ -23,6 +23,7 @@ from warmup.errors import UserError
 from warmup.training.data.batching.layout import lay_out
 from warmup.training.data.batching.memory import explain_out_of_memory
 from warmup.training.data.batching.micro_batch import MicroBatch, padded_inputs, to_device
+from warmup.training.data.batching.prefetcher import build_ahead
 from warmup.training.data.samples import IGNORE_INDEX
 from warmup.training.distributed import collectives, exit_status
 from warmup.training.distributed.watchdog import Watchdog
@@ -188,9 +189,14 @@ def _compute(
     # One more row than there are targets, for what is computed in vain.
     values = torch.zeros(count + 1, trained.predictor.width, device=accelerator.device)
     own = range(accelerator.process_index, len(groups), accelerator.num_processes)
+    batches = build_ahead(
+        [groups[number] for number in own],
+        lambda indices: lay_out(_batch(trained.tokenizer, rows, indices), trained.layout),
+        accelerator.device,
+    )
     for number in track(own, "predicting", accelerator.is_main_process):
         watchdog.heartbeat("the predictions", number)
-        batch = lay_out(_batch(trained.tokenizer, rows, groups[number]), trained.layout)
+        batch = next(batches)
         model_inputs, targets = to_device(batch, accelerator.device)
         with accelerator.autocast(), explain_out_of_memory(batch, "batch.evaluation"):
             logits = trained.model(**model_inputs).logits

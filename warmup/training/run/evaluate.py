@@ -12,7 +12,8 @@ from torch import nn
 
 from warmup.training.data.batching.layout import lay_out
 from warmup.training.data.batching.memory import explain_out_of_memory
-from warmup.training.data.batching.micro_batch import to_device
+from warmup.training.data.batching.micro_batch import MicroBatch, to_device
+from warmup.training.data.batching.prefetcher import build_ahead
 from warmup.training.data.samples import Samples
 from warmup.training.distributed import collectives
 from warmup.training.models.compile import eager
@@ -66,29 +67,31 @@ class Evaluator:
         """
         by_length = np.argsort(samples.lengths, kind="stable")
         groups = [by_length[start : start + self.batch_size] for start in range(0, len(by_length), self.batch_size)]
-        device, ranks = self.accelerator.device, self.accelerator.num_processes
-        losses = torch.zeros(len(groups), dtype=torch.float64, device=device)
-        results = losses.new_zeros(len(samples), self.objective.width + 1)  # the last is the sample's mean loss
+        rank, ranks = self.accelerator.process_index, self.accelerator.num_processes
+        own = groups[rank::ranks]
+        turns = range(0, len(groups), ranks)
+        computed = [*own, groups[-1]] if self.lockstep and len(own) < len(turns) else own
+        batches = build_ahead(computed, lambda indices: self._batch(samples, indices), self.accelerator.device)
+        found = []
         self.model.eval()
-        for turn, first in enumerate(
-            track(range(0, len(groups), ranks), "evaluating", self.accelerator.is_main_process)
-        ):
+        for turn, _ in enumerate(track(turns, "evaluating", self.accelerator.is_main_process)):
             if turn % STOP_CHECK_EVERY == 0 and self._any_stop_requested():
                 self.model.train()
                 return None
-            number = first + self.accelerator.process_index
-            mine = number < len(groups)
-            if not mine and not self.lockstep:
-                break  # this is the last turn
-            self.heartbeat("the evaluation")
-            indices = groups[number if mine else -1]
-            loss, of_samples = self._compute(samples, indices)
-            if mine:
-                losses[number], results[indices] = loss, of_samples
+            if turn < len(computed):
+                self.heartbeat("the evaluation")
+                found.append(self._compute(next(batches)))
         self.model.train()
+        losses = torch.zeros(len(groups), dtype=torch.float64, device=self.accelerator.device)
+        results = losses.new_zeros(len(samples), self.objective.width + 1)  # the last is the sample's mean loss
+        if own:  # written at once: an index for each micro-batch would have to wait for the device
+            losses[rank::ranks] = torch.stack([loss for loss, _ in found[: len(own)]])
+            indices = torch.from_numpy(np.concatenate(own)).to(losses.device)
+            results[indices] = torch.cat([of_samples for _, of_samples in found[: len(own)]])
         self.heartbeat("the sum of the evaluation", waits=True)
         losses, results = collectives.sum_over_ranks(losses), collectives.sum_over_ranks(results)
-        results_SW, losses_S = results[:, :-1].cpu(), results[:, -1].cpu()
+        losses, results = losses.cpu(), results.cpu()
+        results_SW, losses_S = results[:, :-1], results[:, -1]
         combined = self.objective.combine(results_SW.contiguous(), samples)
         metrics = collectives.on_main(self.accelerator, lambda: self.objective.metrics(float(losses.sum()), combined))
         return Evaluation(metrics, results_SW, combined, losses_S)
@@ -96,13 +99,17 @@ class Evaluator:
     def _any_stop_requested(self) -> bool:
         """Whether any rank requests to stop. A collective call, so that all ranks stop at the same micro-batch."""
         self.heartbeat("the check for a stop in the evaluation", waits=True)
+        if not collectives.is_distributed():
+            return self.stop_requested()
         own = torch.tensor(float(self.stop_requested()), device=self.accelerator.device)
         return float(collectives.sum_over_ranks(own)) > 0
 
-    def _compute(self, samples: Samples, indices: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        """The loss sum of one micro-batch, and of each sample its results and the mean loss of its targets."""
+    def _batch(self, samples: Samples, indices: np.ndarray) -> MicroBatch:
         layout = replace(self.layout, static_max_length=0)
-        batch = lay_out(evaluation_batch(self.objective, samples, indices), layout)
+        return lay_out(evaluation_batch(self.objective, samples, indices), layout)
+
+    def _compute(self, batch: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        """The loss sum of one micro-batch, and of each sample its results and the mean loss of its targets."""
         inputs, targets = to_device(batch, self.accelerator.device)
         with eager(self.layout), explain_out_of_memory(batch, "batch.evaluation"):
             logits = self.model(**inputs).logits

@@ -183,7 +183,8 @@ class TrainStep:
             self.saver.failed(),
             rank_batch.error is not None,
         )
-        counts = torch.tensor(own, dtype=torch.float64).to(self.accelerator.device, non_blocking=True)
+        device = self.accelerator.device
+        counts = torch.tensor(own, dtype=torch.float64, pin_memory=device.type == "cuda").to(device, non_blocking=True)
         previous_sum = self._previous[0] if self._previous else counts.new_zeros(())
         return collectives.sum_over_ranks(torch.cat([counts, previous_sum.reshape(1)]))
 

@@ -19,6 +19,18 @@ def test_families_that_mask_padding(model_type: str) -> None:
         probe.check_padding(small_model(auto_class, model_type), "some/model")
 
 
+@pytest.mark.parametrize("model_type", MASKING)
+def test_no_mask_is_a_mask_of_ones(model_type: str) -> None:
+    """Batches without padding are given none, for which a GPU does not have to be read."""
+    model = small_model(AutoModelForMaskedLM, model_type).eval()
+    ids_BT = 2 + torch.arange(48).view(2, 24)
+    with torch.inference_mode():
+        without, ones = (
+            model(input_ids=ids_BT, attention_mask=mask).logits for mask in (None, torch.ones_like(ids_BT))
+        )
+    torch.testing.assert_close(without, ones, rtol=1e-5, atol=1e-5 * float(ones.abs().max()))
+
+
 @pytest.mark.parametrize(
     ("model_type", "heads"),
     [("fnet", HEADS), ("yoso", HEADS), ("funnel", HEADS), ("convbert", HEADS), ("nystromformer", HEADS)]

@@ -19,10 +19,18 @@ def lay_out(batch: MicroBatch, layout: InputLayout) -> MicroBatch:
     """
     if layout.rows:
         return _in_rows(batch, layout)
+    batch = _without_needless_mask(batch)
     if layout.logits == "positions":
         batch = _with_some_position(batch)
         return replace(batch, inputs={**batch.inputs, "positions": batch.positions_N})
     return batch if layout.head == "sequence" else _with_targets_everywhere(batch)
+
+
+def _without_needless_mask(batch: MicroBatch) -> MicroBatch:
+    """The batch without a mask if nothing is padded: a model that is given none attends to every token."""
+    if not torch.as_tensor(batch.inputs["attention_mask"]).all():
+        return batch
+    return replace(batch, inputs={name: value for name, value in batch.inputs.items() if name != "attention_mask"})
 
 
 def _with_some_position(batch: MicroBatch) -> MicroBatch:

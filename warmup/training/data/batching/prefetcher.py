@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
+import torch
 
 from warmup.errors import UserError
 from warmup.plan import Plan
@@ -19,12 +20,38 @@ from warmup.training.models.input_layout import InputLayout
 
 # Tokens that a GPU computes in the time that the host needs to start a pass of a model of 12 layers. (Not measured.)
 _SPARE_ON_GPU = 4096
+Item = TypeVar("Item")
 
 
 class Collate(Protocol):
     """What makes a micro-batch of samples. What is random about it is keyed by (seed, epoch, sample)."""
 
     def __call__(self, samples: SampleSource, indices: np.ndarray, epochs: np.ndarray, seed: int) -> MicroBatch: ...
+
+
+def build_ahead(
+    items: Iterable[Item], build: Callable[[Item], MicroBatch], device: torch.device
+) -> Iterator[MicroBatch]:
+    """Yield a micro-batch for each item, built in a thread while the one before it is computed.
+
+    Args:
+        items: what micro-batches are built of.
+        build: called once for each.
+        device: for a GPU, they are put into memory that it can read by itself.
+    """
+
+    def built(item: Item) -> MicroBatch:
+        batch = build(item)
+        return pin_memory(batch) if device.type == "cuda" else batch
+
+    with ThreadPoolExecutor(1, "prefetcher") as thread:
+        coming = None
+        for item in items:
+            ready, coming = coming, thread.submit(built, item)
+            if ready:
+                yield ready.result()
+        if coming:
+            yield coming.result()
 
 
 @dataclass(frozen=True)
@@ -37,12 +64,14 @@ class RankBatch:
     """Which of them are this rank's: positions within the step."""
     micro_batches: list[tuple[int, MicroBatch]]
     """This rank's, each with its index among those of all ranks."""
-    token_ids: np.ndarray
-    """The token ids in them, each once."""
     max_token_ids: int
     """At least as many as any rank has: the same on all ranks."""
     error: str | None = None
     """Why the step's samples could not be read. Then there is nothing in it."""
+
+    def token_ids(self) -> np.ndarray:
+        """The token ids in them, each once. It takes a millisecond, and only CPU ranks need it."""
+        return np.unique(np.concatenate([batch.input_ids.numpy().ravel() for _, batch in self.micro_batches]))
 
     def total(self, count: Callable[[MicroBatch], int]) -> int:
         """The sum of one of the micro-batches' counts."""
@@ -96,12 +125,11 @@ class BatchPrefetcher:
         dealt = self._deal(step)
         own = order.rank_micro_batches(dealt, self.rank, self.world_size)
         micro_batches = [(index, self._micro_batch_of(step, members)) for index, members in own]
-        token_ids = np.unique(np.concatenate([batch.input_ids.numpy().ravel() for _, batch in micro_batches]))
         tokens_by_micro_batch = [step.lengths[members].sum() for members in dealt]
         tokens_by_rank = np.bincount(np.arange(len(dealt)) % self.world_size, tokens_by_micro_batch)
         max_token_ids = int(tokens_by_rank.max() + step.lengths[0]) + 1  # samples of zero weight, and padding
         own_positions = np.concatenate([members for _, members in own])
-        return RankBatch(step, own_positions, micro_batches, token_ids, max_token_ids)
+        return RankBatch(step, own_positions, micro_batches, max_token_ids)
 
     def dummy_batch(self) -> MicroBatch:
         """A micro-batch of one sample."""
@@ -125,7 +153,7 @@ class BatchPrefetcher:
         nothing = np.zeros(0, np.int64)
         own = order.rank_micro_batches([nothing] * self._micro_batch_count, self.rank, self.world_size)
         micro_batches = [(index, zero_weight(self.dummy_batch())) for index, _ in own]
-        return RankBatch(StepSamples(nothing, nothing, nothing), nothing, micro_batches, nothing, 0, reason)
+        return RankBatch(StepSamples(nothing, nothing, nothing), nothing, micro_batches, 0, reason)
 
     def _micro_batch_of(self, step: StepSamples, members: np.ndarray) -> MicroBatch:
         if not len(members):

@@ -6,6 +6,7 @@ rightly, and BILOU too.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -87,13 +88,18 @@ def count_entities(preds_N: torch.Tensor, targets: Targets, scheme: Scheme) -> t
     return sum_by_sample(torch.cat(counts, 1), targets)
 
 
+@functools.lru_cache(maxsize=8)  # each copy to a GPU would wait for it
+def _tables_on(device: torch.device, scheme: Scheme) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    return scheme.begins_C.to(device), scheme.ends_C.to(device), scheme.type_C.to(device)
+
+
 def _entities(
     tags_N: torch.Tensor, before_N: torch.Tensor, counted_N: torch.Tensor, scheme: Scheme
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """For each position: whether an entity starts there, the type of its tag, and where the next tag, or run of tags,
     starts that does not belong to it.
     """
-    begins_C, ends_C, type_C = (table.to(tags_N.device) for table in (scheme.begins_C, scheme.ends_C, scheme.type_C))
+    begins_C, ends_C, type_C = _tables_on(tags_N.device, scheme)
     where_N, type_N = torch.arange(len(tags_N), device=tags_N.device), type_C[tags_N]
     continues_N = (before_N != where_N) & ~begins_C[tags_N] & ~ends_C[tags_N[before_N]]
     continues_N &= (type_N > 0) & (type_N == type_N[before_N])

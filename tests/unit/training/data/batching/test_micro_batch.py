@@ -99,3 +99,11 @@ def test_targets_for_all_logits(tokenizer: BertTokenizerFast, kind: type) -> Non
     whole = sequence_targets(inputs_of(tokenizer), np.arange(3).astype(kind))
     _, targets = to_device(lay_out(whole, InputLayout(head="sequence")), torch.device("cpu"))
     assert torch.equal(targets.values, targets_of(whole).values) and targets.sample_ids_N.tolist() == [0, 1, 2]
+
+
+def test_a_mask_that_masks_nothing_is_left_out(tokenizer: BertTokenizerFast) -> None:
+    full = sequence_targets(padded_inputs(IDS_BT[1:2], MASK_BT[1:2], tokenizer), np.ones(1, np.int64))
+    padded = sequence_targets(inputs_of(tokenizer), np.ones(3, np.int64))
+    layout = InputLayout(head="sequence")
+    assert set(lay_out(full, layout).inputs) == {"input_ids", "token_type_ids"}
+    assert set(lay_out(padded, layout).inputs) == {"input_ids", "token_type_ids", "attention_mask"}

@@ -16,7 +16,7 @@ from warmup.plan import Topology
 from warmup.planning import make_plan
 from warmup.training.data import order
 from warmup.training.data.batching.micro_batch import MicroBatch, sequence_targets
-from warmup.training.data.batching.prefetcher import BatchPrefetcher, Collate, RankBatch
+from warmup.training.data.batching.prefetcher import BatchPrefetcher, Collate, RankBatch, build_ahead
 from warmup.training.data.samples import IGNORE_INDEX, Samples, StepSamples
 from warmup.training.models.input_layout import InputLayout
 
@@ -62,8 +62,8 @@ def test_all_ranks_together_take_the_streams_next_samples(world_size: int, micro
         for one in rank_batches:
             assert one.step_samples.indices.tolist() == indices.tolist()
             assert ids(one) == (indices * 10 + epochs)[one.own_positions].tolist()
-            assert one.token_ids.tolist() == sorted(set(ids(one))) and one.error is None
-            assert one.max_token_ids == rank_batches[0].max_token_ids >= len(one.token_ids)
+            assert one.token_ids().tolist() == sorted(set(ids(one))) and one.error is None
+            assert one.max_token_ids == rank_batches[0].max_token_ids >= len(one.token_ids())
         assert sum(one.total(attrgetter("target_count")) for one in rank_batches) == 8
         assert sum(one.total(attrgetter("token_count")) for one in rank_batches) == LENGTHS[indices].sum()
 
@@ -107,6 +107,29 @@ def test_the_next_step_is_built_while_this_one_is_computed() -> None:
     ahead.next(8, 8)
     assert two.acquire(timeout=10)
     assert len(built) == 3  # the second was not built again
+
+
+def test_batches_of_items_are_built_one_ahead_in_a_thread() -> None:
+    """Each once and in order; what fails is raised where its batch is taken."""
+    built = []
+    second = threading.Event()
+
+    def build(item: int) -> MicroBatch:
+        built.append((item, threading.current_thread() is threading.main_thread()))
+        if item == 1:
+            second.set()
+        if item == 3:
+            raise OSError("the disk is gone")
+        ids = torch.full((1, 1), item)
+        return sequence_targets({"input_ids": ids, "attention_mask": ids}, np.ones(1, np.int64))
+
+    batches = build_ahead(range(4), build, torch.device("cpu"))
+    assert next(batches).input_ids.item() == 0 and second.wait(10)  # nobody has taken it
+    assert [next(batches).input_ids.item() for _ in range(2)] == [1, 2]
+    with pytest.raises(OSError, match="the disk is gone"):
+        next(batches)
+    assert built == [(item, False) for item in range(4)]
+    assert list(build_ahead([], build, torch.device("cpu"))) == []
 
 
 def test_it_may_go_to_any_position() -> None:
