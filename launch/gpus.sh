@@ -42,6 +42,8 @@ fi
 
 threads=$(($(nproc) / ranks))
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((threads > 0 ? threads : 1))}
+# Micro-batches differ in size: segments that can grow leave no holes in the GPU's memory that are too small for the next.
+export PYTORCH_CUDA_ALLOC_CONF=${PYTORCH_CUDA_ALLOC_CONF:-expandable_segments:True}
 launch=(--config_file "$root/configs/accelerate/multi_gpu.yaml" --num_processes "$ranks")
 if [ "$ranks" = 1 ]; then launch=(--config_file "$root/configs/accelerate/one_gpu.yaml"); fi
 export WARMUP_COMMAND=${WARMUP_COMMAND:-bash $(printf %q "${BASH_SOURCE[0]}") $ranks} # for what train.py answers

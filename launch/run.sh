@@ -69,7 +69,7 @@ export WARMUP_COMMAND
 
 if [ -n "${WARMUP_DRY_RUN:-}$dry_run" ]; then
     command=""
-    for name in ACCELERATE_USE_CPU DS_ACCELERATOR GLOO_SOCKET_IFNAME OMP_NUM_THREADS; do
+    for name in ACCELERATE_USE_CPU DS_ACCELERATOR GLOO_SOCKET_IFNAME OMP_NUM_THREADS PYTORCH_CUDA_ALLOC_CONF; do
         if [ -n "${!name:-}" ]; then command+="$name=$(printf %q "${!name}") "; fi
     done
     printf -v words ' %q' "$@"

@@ -43,6 +43,8 @@ import works  # noqa: E402
 from turns import Contender, Turns  # noqa: E402
 from works import CHECKED, Work  # noqa: E402
 
+from warmup.training.reporting import hardware  # noqa: E402
+
 WORKS = {  # task, layers, width, samples per device, steps of a turn
     "sst2": ("classification", 6, 384, 16, 25),
     "mlm": ("mlm", 6, 384, 16, 3),
@@ -145,6 +147,8 @@ def main() -> None:
     conditions = {
         "ranks": options.ranks,
         "cores": os.cpu_count(),
+        "processor": hardware.processor(),
+        "instructions": hardware.instructions(),
         "precision": options.precision,
         "torch": torch.__version__,
     }

@@ -35,7 +35,7 @@ from works import Work  # noqa: E402
 from warmup import clock, scheduler  # noqa: E402
 from warmup.training.distributed import watchdog  # noqa: E402
 from warmup.training.models.flops import useful_flops  # noqa: E402
-from warmup.training.reporting import throughput  # noqa: E402
+from warmup.training.reporting import hardware, throughput  # noqa: E402
 
 PER_DEVICE, TOKENS = 16, 128
 FLOPS_OF_A_PRODUCT = 2 * 1024**3
@@ -165,6 +165,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         large = works.build(Path(folder) / "mlm", "mlm", 6, 384, PER_DEVICE, 2, "no", options.text)
         small = works.build(Path(folder) / "tiny", "mlm", 2, 128, PER_DEVICE, 2, "no", options.text)
+        print(f"on {hardware.processor()} ({hardware.instructions()})", flush=True)
         for line in rates(large, options.turns):
             print(line, flush=True)
         print(overheads(small, options.turns), flush=True)

@@ -20,7 +20,7 @@ def describe_device(accelerator: Accelerator) -> str:
     if accelerator.device.type == "cuda":
         return f"{name} ({torch.cuda.get_device_name(accelerator.device)})"
     threads = torch.get_num_threads()
-    return f"{name} ({_processor()}), {threads} {'thread' if threads == 1 else 'threads'} each"
+    return f"{name} ({processor()}), {threads} {'thread' if threads == 1 else 'threads'} each"
 
 
 def describe_precision(accelerator: Accelerator) -> str:
@@ -43,7 +43,7 @@ def hardware_facts(accelerator: Accelerator) -> dict[str, str | int]:
     }
 
 
-def _processor() -> str:
+def processor() -> str:
     """The name of the CPU's model."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
@@ -51,3 +51,10 @@ def _processor() -> str:
         lines = []
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(names, platform.machine())
+
+
+def instructions() -> str:
+    """The CPU's instructions for vectors and matrices, such as "AVX2, AVX-512"; products depend on them."""
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # older versions of torch cannot tell
+    names = {"avx2": "AVX2", "avx512_f": "AVX-512", "avx512_bf16": "AVX-512 BF16", "amx_bf16": "AMX"}
+    return ", ".join(text for name, text in names.items() if capabilities.get(name)) or "unknown"

@@ -26,6 +26,7 @@ OURS = (
     "ACCELERATE_USE_CPU",
     "CUDA_VISIBLE_DEVICES",
     "DS_ACCELERATOR",
+    "PYTORCH_CUDA_ALLOC_CONF",
     "WARMUP_TRACEBACK",
 )
 
@@ -103,6 +104,7 @@ def test_gpus_of_this_machine(run) -> None:
         (words,) = printed(run("bash", LAUNCH / "gpus.sh", *given, "--task", "mlm"))
         assert options(words)["--config_file"] == str(ACCELERATE / f"{config}.yaml")
         assert options(words)["--launch.world_size"] == ranks and options(words)["--launch.device"] == "cuda"
+        assert "PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True" in words
         assert words[-2:] == ["--task", "mlm"] and "ACCELERATE_USE_CPU=true" not in words
 
 

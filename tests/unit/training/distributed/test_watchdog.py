@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
+import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -10,9 +13,11 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+from harness import gloo, run_ranks
 from torch.distributed import HashStore
 
-from warmup.training.distributed import watchdog
+from warmup.training.distributed import exit_status, watchdog
+from warmup.training.distributed.preemption import PreemptionHandler
 from warmup.training.distributed.watchdog import RankReport, Watchdog, find_late_rank
 
 COUNT, SUM = "the count of targets", "the sum of gradients"
@@ -355,3 +360,28 @@ def test_a_heartbeat_is_progress(monkeypatch: pytest.MonkeyPatch) -> None:
     assert watching._is_stalled()
     watching.heartbeat(COUNT)
     assert not watching._is_stalled()
+
+
+def wait_in_a_call(rank: int) -> None:
+    """Rank 1 dies; rank 0 waits for it in a C function that no signal ends, as within NCCL, and SIGTERM comes."""
+    gloo(rank)
+    PreemptionHandler().start(None, is_main=rank == 0)
+    watching = Watchdog(limit=4, end=exit_status.fail)
+    watching.heartbeat("the sum of gradients", 64, waits=True)
+    watching.start()
+    if rank == 1:
+        time.sleep(2.5)
+        os._exit(3)
+    threading.Timer(1, lambda: os.kill(os.getpid(), signal.SIGTERM)).start()
+    mutex = ctypes.create_string_buffer(64)
+    libc = ctypes.CDLL(None)
+    libc.pthread_mutex_lock(mutex)
+    libc.pthread_mutex_lock(mutex)  # for ever; like torch, ctypes lets other threads run meanwhile
+    raise AssertionError("it returned")
+
+
+def test_a_rank_in_a_call_that_does_not_return_is_ended() -> None:
+    """Python handles no signal there; the watchdog is a thread."""
+    began = time.monotonic()
+    first, second = run_ranks(2, wait_in_a_call, timeout_s=40)
+    assert (first.exit_code, second.exit_code) == (1, 3) and time.monotonic() - began < 30
