@@ -23,11 +23,17 @@ def unify_head(model: PreTrainedModel) -> None:
         model.register_forward_hook(_join_start_and_end)
 
 
-def set_output_biases(model: PreTrainedModel, biases: Sequence[float]) -> None:
-    """Set the biases of the head's outputs, if it has any."""
-    layers = [module for module in model.modules() if isinstance(module, torch.nn.Linear)]
-    output = next((layer for layer in reversed(layers) if layer.out_features == len(biases)), None)
-    if output is not None and output.bias is not None:
+def set_output_biases(model: PreTrainedModel, new_weights: Sequence[str], biases: Sequence[float]) -> None:
+    """Set the biases of the head's outputs, if it has any and they are new.
+
+    Args:
+        model: is changed in place.
+        new_weights: as `build_model` returned them.
+        biases: of the outputs, in order.
+    """
+    layers = [(name, module) for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
+    name, output = next(((n, layer) for n, layer in reversed(layers) if layer.out_features == len(biases)), ("", None))
+    if output is not None and output.bias is not None and {"all", f"{name}.bias"}.intersection(new_weights):
         with torch.no_grad():
             output.bias.copy_(torch.tensor(biases))
 

@@ -75,7 +75,7 @@ def build(spec: RunSpec, accelerator: Accelerator) -> Built:
     if checkpoint and new_weights:
         raise UserError(f"{spec.resume_point.flag}: {checkpoint} lacks the weights {', '.join(new_weights)}")
     if new_weights and (biases := task.output_biases(spec.data.labels, spec.data.train)):
-        set_output_biases(model, biases)
+        set_output_biases(model, new_weights, biases)
     notes = {"model": model_text(config.model, new_weights)} | prepare_model(model, config)
     if speed.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})

@@ -60,8 +60,12 @@ def test_biases_of_the_outputs(model_type: str, name: str) -> None:
     torch.manual_seed(1)
     config = AutoConfig.for_model(model_type, num_labels=3, **SMALL)
     model = AutoModelForSequenceClassification.from_config(config)
-    set_output_biases(model, [0.5, -1.0, 2.0])
-    assert model.get_submodule(name).bias.tolist() == [0.5, -1.0, 2.0]
+    before = model.get_submodule(name).bias.tolist()
+    set_output_biases(model, [f"{name}.weight"], [0.5, -1.0, 2.0])  # a loaded bias stays
+    assert model.get_submodule(name).bias.tolist() == before
+    for new_weights, biases in (([f"{name}.bias"], [0.5, -1.0, 2.0]), (["all"], [0.0, 1.5, 3.0])):
+        set_output_biases(model, new_weights, biases)
+        assert model.get_submodule(name).bias.tolist() == biases
 
 
 @pytest.mark.parametrize("model_type", ["bert", "distilbert"])
