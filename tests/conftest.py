@@ -243,7 +243,7 @@ def multiple_choice(questions: tuple[Path, Path]) -> tuple[str, ...]:
     """Arguments of a multiple-choice run of 20 steps of 32 questions, ragged."""
     return ("--task", "multiple-choice", "--data.train_files", str(questions[0]), *TINY) + (
         "--data.validation_files", str(questions[1]), "--data.max_length", "32",
-        "--recipe.duration", "20 steps", "--recipe.warmup", "5 steps", "--recipe.lr", "3e-3",
+        "--recipe.duration", "20 steps", "--recipe.warmup", "5 steps", "--recipe.lr", "1e-3",
     )  # fmt: skip
 
 
