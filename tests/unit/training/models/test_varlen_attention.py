@@ -30,6 +30,18 @@ def test_the_operator_takes_what_it_is_given_and_has_a_gradient() -> None:
     assert query.grad.shape == query.shape and key.grad.shape == value.grad.shape == key.shape
 
 
+def test_the_operator_has_the_arguments_that_it_is_called_with() -> None:
+    """It is private to PyTorch: another version may have others, or name them otherwise."""
+    arguments = torch.ops.aten._flash_attention_forward.default._schema.arguments
+    positional = [(argument.name, str(argument.type)) for argument in arguments if not argument.kwarg_only]
+    assert positional == [
+        ("query", "Tensor"), ("key", "Tensor"), ("value", "Tensor"), ("cum_seq_q", "Optional[Tensor]"),
+        ("cum_seq_k", "Optional[Tensor]"), ("max_q", "int"), ("max_k", "int"), ("dropout_p", "float"),
+        ("is_causal", "bool"), ("return_debug_mask", "bool"),
+    ]  # fmt: skip
+    assert all(argument.has_default_value() for argument in arguments if argument.kwarg_only)
+
+
 def test_masked_attention_is_attention_sample_by_sample() -> None:
     torch.manual_seed(0)
     query_lengths, key_lengths = (2, 1, 3), (5, 1, 9)
