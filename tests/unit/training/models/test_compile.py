@@ -182,3 +182,12 @@ def test_a_missing_compiler_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     said = r"^speed.compile: torch.compile does not work here: [^\n]+; install a C\+\+ compiler"
     with pytest.raises(UserError, match=said):
         check_compile(accelerator("NO"))
+
+
+def test_layers_are_not_split_at_the_buckets_of_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As PyTorch would do under DistributedDataParallel."""
+    monkeypatch.setattr(torch._dynamo.config, "optimize_ddp", True)
+    layers = torch.nn.ModuleList([torch.nn.Linear(2, 2)])
+    model = SimpleNamespace(base_model=SimpleNamespace(encoder=SimpleNamespace(layer=layers)))
+    compile_layers(model, InputLayout(rows=True))
+    assert torch._dynamo.config.optimize_ddp is False
