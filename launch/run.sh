@@ -62,7 +62,7 @@ if [ -z "${WARMUP_COMMAND:-}" ]; then # for what train.py answers: all that stan
     printf -v WARMUP_COMMAND 'bash %q' "${BASH_SOURCE[0]}"
     for arg in "$@"; do
         printf -v WARMUP_COMMAND '%s %q' "$WARMUP_COMMAND" "$arg"
-        if [[ $arg == *.py ]]; then break; fi
+        if [[ $arg == *.py || $arg == probe ]]; then break; fi
     done
 fi
 export WARMUP_COMMAND
@@ -75,7 +75,7 @@ if [ -n "${WARMUP_DRY_RUN:-}$dry_run" ]; then
     printf -v words ' %q' "$@"
     echo "${command}accelerate launch$words"
     if [ -z "$dry_run" ]; then exit 0; fi
-    while [[ $1 != *.py ]]; do shift; done
+    while [[ $1 != *.py && $1 != -m ]]; do shift; done
     exec "$(command -v python || command -v python3)" "$@"
 fi
 

@@ -1,5 +1,6 @@
 """`python -m warmup plan`: print the plan at several world sizes and what the linter finds. Launches nothing.
 `python -m warmup report`: what a run was, as a page.
+`python -m warmup probe`: which rate and warmup a recipe trains best with, from short runs.
 """
 
 from __future__ import annotations
@@ -23,10 +24,13 @@ def main(argv: Sequence[str]) -> int:
     if argv and argv[0] in ("train", "predict"):
         print(_TEMPLATE, file=sys.stderr)
         return 2
-    if not argv or argv[0] not in ("plan", "report"):
+    if not argv or argv[0] not in ("plan", "report", "probe"):
         print("usage: python -m warmup plan [--config FILE] [--world-sizes 1,2,8] [--json] ...", file=sys.stderr)
         print("       python -m warmup report RUN [RUN ...] [--over samples] [--png]", file=sys.stderr)
+        print("       python -m warmup probe [--config FILE] [--budget STEPS] ...", file=sys.stderr)
         return 0 if argv and argv[0] in ("-h", "--help") else 2
+    if argv[0] == "probe":
+        return probe(argv[1:])
     try:
         return plan(argv[1:]) if argv[0] == "plan" else report(argv[1:])
     except UserError as error:
@@ -41,5 +45,17 @@ def report(argv: Sequence[str]) -> int:
     return command.main(argv)
 
 
+def probe(argv: Sequence[str]) -> int:
+    """Train short runs, on this rank. Needs all that training needs, once the arguments have been read."""
+    from warmup.training.probe import command
+
+    return command.main(argv)
+
+
 if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1:]))
+    code = main(sys.argv[1:])
+    if sys.argv[1:2] == ["probe"]:
+        from warmup.training.distributed.exit_status import exit_now
+
+        exit_now(code)  # ranks do not wait for each other in the interpreter's teardown
+    raise SystemExit(code)

@@ -17,6 +17,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from warmup import Recipe, Topology, commandline, make_plan
 from warmup.__main__ import main
 from warmup.config.tasks import TASKS
+from warmup.training.probe.command import parse as parse_probe
 from warmup.training.run import arguments
 
 FOLDERS = ("configs", "launch", "tests", "warmup")
@@ -198,8 +199,22 @@ def test_the_report_command_runs(page: str, words: list[str], tmp_path: Path, mo
     assert len(list(tmp_path.rglob("report.html"))) == 1
 
 
+PROBED = [
+    (page, words[words.index("probe") + 1 :])
+    for page, words in COMMANDS
+    if "probe" in words and words[words.index("probe") - 2 :][:2] == ["-m", "warmup"] and not is_template(words)
+]
+
+
+@pytest.mark.parametrize(("page", "words"), PROBED, ids=ids(PROBED))
+def test_the_probe_takes_the_arguments(page: str, words: list[str], monkeypatch) -> None:
+    monkeypatch.chdir(ROOT)
+    parse_probe(words)
+
+
 def test_every_command_of_the_package_is_of_a_known_kind() -> None:
-    assert {tuple(words[:1]) for _, words in WARMUP} == {("plan",), ("report",)} and len(REPORTED) >= 2
+    kinds = {tuple(words[:1]) for _, words in WARMUP}
+    assert kinds == {("plan",), ("report",), ("probe",)} and len(REPORTED) >= 2 and len(PROBED) >= 3
 
 
 def test_the_notebook_example_runs(tmp_path: Path, monkeypatch) -> None:

@@ -31,7 +31,8 @@ THIRD_PARTY = {
 
 
 TRAINING = (
-    "files", "distributed", "models", "data", "tasks", "engines", "checkpoints", "reporting", "predict", "run", "glue",
+    "files", "distributed", "models", "data", "tasks", "engines", "checkpoints", "reporting", "predict", "run", "probe",
+    "glue",
 )  # fmt: skip
 """Parts of warmup/training: each imports only itself and those before it."""
 
@@ -79,8 +80,8 @@ def test_a_file_of_the_core_imports_only_what_its_layer_may(name: str) -> None:
     others = {module.split(".")[0] for module in modules if not module.startswith("warmup")}
     names = set(importlib.import_module("warmup").__all__)
     above = {*PURE, *REPORT, "commandline", "plan_command"}
-    # Data is counted where the plan needs it, by the code that training reads it with.
-    allowed = {"report": {*PURE, *REPORT}, "__main__": above, "plan_command": {*above, "training"}}
+    # Data is counted where the plan needs it, by the code that training reads it with; a probe trains.
+    allowed = {"report": {*PURE, *REPORT}, "__main__": {*above, "training"}, "plan_command": {*above, "training"}}
     assert ours - names <= allowed.get(own, {*PURE, "commandline"} if own in COMMAND else set(PURE))
     third_party = others - set(sys.stdlib_module_names)
     if own in REPORT:
@@ -156,6 +157,15 @@ def test_pure_files_and_the_package_itself_do_not_import_torch() -> None:
 
 def test_the_script_reads_its_arguments_before_it_imports_torch() -> None:
     code = "import sys, train; print(sorted({'torch', 'transformers', 'accelerate', 'datasets'} & set(sys.modules)))"
+    answer = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (answer.stdout, answer.stderr) == ("[]\n", "")
+
+
+def test_the_probe_reads_its_arguments_before_it_imports_torch() -> None:
+    code = (
+        "import sys; from warmup.training.probe.command import parse; parse([]); "
+        "print(sorted({'torch', 'transformers', 'accelerate', 'datasets'} & set(sys.modules)))"
+    )
     answer = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert (answer.stdout, answer.stderr) == ("[]\n", "")
 

@@ -86,7 +86,7 @@ def parse(
         UserError: it names the flag, and the file if it came from one.
     """
     known = [action.dest for action in arg_parser._actions if action.dest not in SECTIONS]
-    lists = LISTS | {"world_sizes", "seeds", "predict"}
+    lists = LISTS | {"world_sizes", "seeds", "predict", "rates", "warmups"}
     given = read_options(argv, lists)
     check_names(given, known, arg_parser.prog)
     of_base = read_options(base({option.name: option.values for option in given}), lists)

@@ -1,0 +1,1 @@
+"""`python -m warmup probe`: which peak rate and which warmup a recipe trains best with, from short runs."""
