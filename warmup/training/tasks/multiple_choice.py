@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate
+from string import ascii_uppercase
 from typing import Any
 
 import datasets
@@ -142,7 +143,6 @@ def parse_choices(value: Any, what: str) -> list[str]:
 
     Raises ValueError with the reason where they cannot be used.
     """
-
     if isinstance(value, dict):
         value = value.get("text")
     if isinstance(value, str) and not value.strip().startswith("["):
@@ -167,7 +167,7 @@ def check_choices(row: dict[str, Any], names: Mapping[str, Any]) -> None:
         raise ValueError(f"has {len(choices) or 'no'} choice{'s' if not choices else ''}, and two are needed at least")
     if answer is None:
         return
-    letter = ord(answer.upper()) - ord("A") if len(answer) == 1 else -1
+    letter = ascii_uppercase.find(answer.upper()) if len(answer) == 1 else -1
     meant = {index for index, choice in enumerate(choices) if choice.strip() == answer}
     meant |= {index for index in range(len(choices)) if answer == str(index) or letter == index}
     if len(meant) > 1:
@@ -176,7 +176,7 @@ def check_choices(row: dict[str, Any], names: Mapping[str, Any]) -> None:
         last = len(choices) - 1
         raise ValueError(
             f"{names['label']!r} holds {answer[:40]!r}, which is none of the choices: neither 0 to {last}, nor A to "
-            f"{chr(ord('A') + last)}, nor the text of one"
+            f"{ascii_uppercase[last:][:1] or 'Z'}, nor the text of one"
         )
     row["label"] = str(meant.pop())
 

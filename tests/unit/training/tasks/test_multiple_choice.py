@@ -73,6 +73,8 @@ def test_other_ways_of_writing_a_question(row: dict, label: str, tmp_path: Path)
     ({"choices": ["x", 3], "answer": 0}, "choice 1 of 'choices' is not a string"),
     ({"choices": ["x", "y"], "answer": 2}, "'answer' holds '2', which is none of the choices: neither 0 to 1, nor A"),
     ({"choices": ["x", "y"], "answer": -1}, "'answer' holds '-1', which is none of the choices"),
+    ({"choices": ["x", "y"], "answer": "\u00df"}, "'answer' holds '\u00df', which is none of the choices"),
+    ({"choices": [*map(str, range(100, 130))], "answer": 30}, "'answer' holds '30', which is none of the choices"),
     ({"choices": ["x", "y"], "answer": "z"}, "'answer' holds 'z', which is none of the choices"),
     ({"choices": ["x", "y"], "answer": None}, "'answer' is missing"),
     ({"choices": ["1", "0"], "answer": "1"}, "'answer' holds '1', which could be any of the choices [0, 1]"),
