@@ -55,7 +55,7 @@ def test_a_trial_is_a_run_and_a_rate_that_diverges_is_flagged(mlm: tuple[str, ..
 
     # The same as train.py: 24 of the run's 30 steps, of which a third is the warmup, and the rest at the peak.
     run = train(2, tmp_path / "run", *given[: given.index("--budget")], "--recipe.duration", "24 steps",
-                "--recipe.warmup", "8 steps")  # fmt: skip
+                "--recipe.warmup", "8 steps", "--recipe.decay", "constant")  # fmt: skip
     assert run.codes == [0, 0], run.stderr
     assert run.of_kind("eval")[-1]["loss"] == pytest.approx(losses[0], rel=1e-5)
 
