@@ -185,6 +185,9 @@ def test_the_plan_command_runs(page: str, words: list[str], tmp_path: Path, monk
     if "--plot" in words:
         picture = tmp_path / Path(words[words.index("--plot") + 1]).name
         words = [*words, "--plot", str(picture)]
+    if "--noise-from" in words:
+        (tmp_path / "metrics.jsonl").write_text('{"kind": "train", "noise_scale": 480.0}\n')
+        words = [*words, "--noise-from", str(tmp_path)]
     assert main(words) == 0
     assert "--plot" not in words or picture.stat().st_size > 1000
 

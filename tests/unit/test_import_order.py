@@ -14,7 +14,7 @@ from harness import ROOT
 PACKAGE = ROOT / "warmup"
 PURE = (
     "errors", "duration", "shapes", "scaling", "batch_schedule", "config", "plan", "planning", "explain", "lint",
-    "elastic", "presets", "terminal",
+    "elastic", "presets", "noise_scale", "terminal",
 )  # fmt: skip
 COMMAND = ("commandline", "plan_command", "__main__")
 REPORT = ("report",)

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from fractions import Fraction
+from pathlib import Path
 
 import pytest
 from fuzz_plans import fuzz
@@ -456,3 +457,20 @@ def test_what_is_no_part_of_the_package_is_said_to_be_elsewhere(capsys):
     for name in ("train", "predict"):
         assert main([name, "--config", "x.yaml"]) == 2
         assert "train.py is a template and no part of the installed package: clone" in capsys.readouterr().err
+
+
+def test_the_noise_scale_that_a_run_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = [{"kind": "train", "noise_scale": value} for value in (None, 90.0, 96.4)]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)) + '\n{"kind": "train", "noise_sc')
+    rule = ("--recipe.scaling", "noise", "--recipe.optimizer", "sgd", "--recipe.lr", "0.1", "--batch.per_device", "32")
+    rule = (*rule, "--recipe.reference_batch_size", "32", "--recipe.duration", "100 steps", "--world-sizes", "1,4")
+    code, out, _ = command(capsys, *rule, "--noise-from", str(tmp_path))
+    assert code == 0 and f"that {tmp_path} measured, 96 samples:" in out
+    _, out, _ = command(capsys, *rule, "--noise-from", str(tmp_path), "--json")
+    one, four = json.loads(out)["plans"]
+    assert one["peak_lr"] == pytest.approx(0.1, rel=1e-12)
+    assert four["peak_lr"] == pytest.approx(0.1 * 4 * (32 + 96) / (128 + 96), rel=1e-12)
+    (tmp_path / "metrics.jsonl").write_text("")
+    for run, why in ((tmp_path, "has measured no noise scale"), (tmp_path / "none", "is not the directory of a run")):
+        code, _, err = command(capsys, *rule, "--noise-from", str(run))
+        assert code == 2 and err.startswith(f"error: --noise-from: {run} {why}") and err.count("\n") == 1

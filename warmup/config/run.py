@@ -162,6 +162,9 @@ class Log:
     """Steps between lines of metrics.jsonl."""
     spike_score: float = 10.0
     """Warn of a loss that is this many robust standard deviations above the median of the last 100 steps; 0: never."""
+    noise_scale: bool = False
+    """Measure the gradient noise scale: up to about which batch size more ranks pay. Needs two or more micro-batches
+    in a step, on ranks or by accumulation. Not for FSDP."""
     samples: bool = False
     """Write the samples that each rank computed in each step to samples.jsonl."""
     trackers: Sequence[str] = ()

@@ -17,6 +17,7 @@ from warmup.duration import DataSize
 from warmup.errors import UserError
 from warmup.plan_command.arithmetic import arithmetic
 from warmup.plan_command.counting import data_size
+from warmup.plan_command.measured import with_noise_scale_of
 from warmup.plan_command.results import Result, curve, examine_all, reference_plan
 from warmup.plan_command.tables import difference, finding_lines, plan_table
 from warmup.presets import PRESETS
@@ -34,8 +35,12 @@ def plan(argv: Sequence[str]) -> int:
         )
     if options.json and (options.explain or options.against):
         raise UserError("--json: prints plans only; leave out --explain and --against")
+    if options.noise_from:
+        config = with_noise_scale_of(config, options.noise_from)
     size = data_size(config, given_size(options))
     results = examine_all(config, sizes, size)
+    if options.noise_from and not options.json:
+        print(f"With the gradient noise scale that {options.noise_from} measured, {config.recipe.noise_scale}:\n")
     if options.json:
         print(json.dumps({"plans": [_to_dict(config, result, options.every) for result in results]}))
     else:
@@ -83,6 +88,7 @@ def _parser() -> commandline.ArgumentParser:
     parser.add_argument("--plot", metavar="PNG", help="plot the learning rates into a file (.png, .svg, .pdf)")
     parser.add_argument("--explain", action="store_true", help="write out the arithmetic of every number")
     parser.add_argument("--against", metavar="FILE", help="show the difference from another configuration file")
+    parser.add_argument("--noise_from", metavar="RUN", help="plan with the noise scale that a run measured")
     return parser
 
 

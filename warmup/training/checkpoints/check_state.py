@@ -7,6 +7,7 @@ from types import NoneType, UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
 from warmup.elastic import LRSchedule
+from warmup.noise_scale import NoiseScale
 from warmup.plan import Plan, Topology
 
 POSITION_FIELDS = ("step", "samples", "consumed_samples", "tokens")
@@ -26,13 +27,18 @@ def check_state(state: Mapping[str, Any]) -> None:
     _check(state, "config", lambda value: isinstance(value, dict), "is an object")
     _check(state, "data", lambda value: isinstance(value, str), "is a text")
     _check(state, "world_size", lambda value: _is_count(value) and value > 0, "is a whole number from 1 up")
-    for name in ("evaluations", "stream", "scaler"):
+    for name in ("evaluations", "stream", "scaler", "noise_scale"):
         if name in state:
             _check(state, name, lambda value: isinstance(value, dict), "is an object")
     _check_evaluations(state.get("evaluations", {}))
     for name, value in state.get("stream", {}).items():
         if not _is_count(value):
             raise ValueError(f"stream.{_short(name)} is {_short(value)} and should be a whole number from 0 up")
+    if "noise_scale" in state:
+        try:
+            NoiseScale.from_state_dict(state["noise_scale"])
+        except ValueError as error:
+            raise ValueError(f"noise_scale.{error}") from error
 
 
 def _check_evaluations(evaluations: Mapping[str, Any]) -> None:

@@ -82,7 +82,7 @@ class Log:
         lr: float,
         loss: float,
         grad_norm: float,
-        throughput: Mapping[str, float | None],
+        figures: Mapping[str, float | None],
         epoch: float | None = None,
     ) -> None:
         """Log the step just done.
@@ -92,7 +92,7 @@ class Log:
             lr: The learning rate that it used.
             loss: Its mean loss.
             grad_norm: The norm of its gradient, before clipping.
-            throughput: The metrics of a ThroughputMeter, of the steps since the last such line.
+            figures: The metrics of a ThroughputMeter, of the steps since the last such line, and others by name.
             epoch: Passes over the data so far; None for the clock's.
         """
         line = {
@@ -102,7 +102,7 @@ class Log:
             "lr": lr,
             "loss": loss,
             "grad_norm": grad_norm,
-            **throughput,
+            **figures,
         }
         self._write(line)
 

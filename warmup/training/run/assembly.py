@@ -16,6 +16,7 @@ from warmup.clock import StepClock
 from warmup.config import Config
 from warmup.config.checks import parse_seconds
 from warmup.errors import UserError
+from warmup.noise_scale import NoiseScale
 from warmup.scheduler import WarmupScheduler
 from warmup.training.checkpoints import branch, resume, run_directory
 from warmup.training.checkpoints import format as checkpoint_format
@@ -171,6 +172,7 @@ def assemble(spec: RunSpec, built: Built, objective: Objective, launched: Launch
         plan=plan,
         rank=accelerator.process_index,
         world_size=accelerator.num_processes,
+        by_length=not config.log.noise_scale,  # which is measured from micro-batches that differ by chance alone
         pinned=accelerator.device.type == "cuda",
     )
     classes = len(spec.data.labels) or engine.unwrapped_model.config.vocab_size
@@ -189,6 +191,7 @@ def assemble(spec: RunSpec, built: Built, objective: Objective, launched: Launch
         preemption=launched.preemption,
         watchdog=Watchdog(config.launch.timeout, exit_status.fail),
         saver=Saver(folder, accelerator, engine, spec.data.tokenizer, config.checkpoint, plan.duration_samples),
+        noise_scale=NoiseScale() if config.log.noise_scale else None,
     )
 
 
@@ -282,6 +285,8 @@ def begin(run: TrainingRun, resume_point: ResumePoint) -> None:
         )
         train_step.seek(resume_point.state["clock"], in_run_directory)
         train_step.stream_state = resume_point.state.get("stream")
+        if train_step.noise_scale and (measured := resume_point.state.get("noise_scale")):
+            train_step.noise_scale = NoiseScale.from_state_dict(measured)
         if train_step.is_over() or run.out_of_patience:
             why = f"; {why_early(run)}" if run.out_of_patience else ""
             log.print(f"--resume: {checkpoint} is of the run's end{why}")

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from warmup.commandline.whole_command import COMMAND
+from warmup.noise_scale import describe
 from warmup.training.checkpoints import branch
 from warmup.training.checkpoints import format as checkpoint_format
 from warmup.training.checkpoints.format import BrokenCheckpoint
@@ -72,6 +73,9 @@ def finish(run: TrainingRun, stopped: bool) -> tuple[str, str]:
     collectives.on_main(train_step.accelerator, write)
     if train_step.accelerator.is_main_process:  # the folder is on its machine
         run.log.print(summary(run.folder, result, run.task.facts, write_report(run.folder)))
+        if train_step.noise_scale:
+            plan = train_step.plan
+            run.log.print(describe(train_step.noise_scale.estimate(), plan.global_batch_size, plan.world_size))
         run.log.pictures(clock, lambda: report_pictures(run.folder))
         if (repository := run.config.log.push_to_hub) and not stopped:
             run.log.print(push_to_hub(run.folder / "model", repository))

@@ -104,6 +104,8 @@ def plan_run(config: Config, launched: Launched) -> RunSpec:
         data = open_training_stream(config, task, data, resume_point.state.get("stream"))
     plan, lr_schedule, findings = make_plan(config, launched.world_size, data, resume_point)
     branch.check_goes_on(resume_point, plan)
+    if config.log.noise_scale:
+        check_noise_scale(plan, launched.accelerator)
     state = resume.initial_state(resume_point, requested, data.key, lr_schedule, config.evaluation.metric)
     return RunSpec(config, task, data, resume_point, plan, lr_schedule, state, findings, changes)
 
@@ -125,6 +127,20 @@ def check_recipe(config: Config, world_size: int) -> None:
     for finding in findings:
         if finding.level == "error" and (streaming or finding.code != "length-unknown"):
             raise UserError(finding.message)
+
+
+def check_noise_scale(plan: Plan, accelerator: Accelerator) -> None:
+    """Raise UserError where the gradient noise scale cannot be measured."""
+    if accelerator.distributed_type.value == "FSDP":
+        raise UserError(
+            "log.noise_scale: under FSDP no rank has the whole gradient of a micro-batch; measure it under "
+            "DistributedDataParallel or DeepSpeed, or leave it out"
+        )
+    if min(plan.world_size * plan.accumulation, plan.global_batch_size) < 2:
+        raise UserError(
+            "log.noise_scale: it is measured from how the micro-batches of a step differ, and a step of this run has "
+            "one; use more ranks, or batch.accumulation 2 with half of batch.per_device, or leave it out"
+        )
 
 
 def make_plan(

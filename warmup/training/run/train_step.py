@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import NoReturn
@@ -13,6 +14,7 @@ from accelerate import Accelerator
 
 from warmup.clock import StepClock
 from warmup.errors import UserError
+from warmup.noise_scale import NoiseScale, PartSums
 from warmup.plan import Plan
 from warmup.scheduler import WarmupScheduler
 from warmup.training.checkpoints.saver import Saver, last_good
@@ -25,6 +27,7 @@ from warmup.training.distributed import collectives
 from warmup.training.distributed.preemption import PreemptionHandler
 from warmup.training.distributed.watchdog import Watchdog
 from warmup.training.engines import Engine
+from warmup.training.engines.part_norms import PartNorms
 from warmup.training.models.compile import eager
 from warmup.training.reporting.throughput import ThroughputMeter
 from warmup.training.tasks import Objective
@@ -88,6 +91,8 @@ class TrainStep:
     saver: Saver
     stream_state: Mapping[str, int] | None = None
     """Where a stream of data goes on, None without one."""
+    noise_scale: NoiseScale | None = None
+    """What was measured of it, None if it is not to be."""
     _previous: tuple[torch.Tensor, int] | None = None  # loss sum and targets of the step before
 
     def warm_up_passes(self) -> None:
@@ -139,14 +144,21 @@ class TrainStep:
             rank_batch = self.prefetcher.next(position, self.clock.samples)
         self.watchdog.heartbeat("the count of targets", waits=True)
         counts = self._count(rank_batch)
-        loss_sum = self._accumulate(rank_batch, position, counts[0])
+        part_norms = self._part_norms()
+        loss_sum = self._accumulate(rank_batch, position, counts[0], part_norms)
+        if part_norms:
+            counts = torch.cat([counts, part_norms.over_ranks()])
         group = self.scheduler.optimizer.param_groups[0]
         lr = float(group["lr"]) / group["lr_multiplier"]
-        (*numbers, previous_sum), grad_norm, applied = self.engine.update(counts)
+        numbers, grad_norm, applied = self.engine.update(counts)
         self.watchdog.heartbeat(BETWEEN)
-        targets, tokens, padded_tokens, stop, save, save_failed, data_failed = map(int, numbers)
+        targets, tokens, padded_tokens, stop, save, save_failed, data_failed = map(int, numbers[:7])
+        previous_sum, *part_sums = numbers[7:]
         if data_failed:
             self._raise_data_error(rank_batch)
+        if applied and self.noise_scale:
+            samples = len(rank_batch.step_samples.indices)
+            self.noise_scale.add_step(grad_norm, samples, targets, self._as_part_sums(part_sums))
         self.clock.advance(tokens, applied)
         if not applied and (self.engine.loss_scale or 0) > 1:
             self.clock.skipped_in_a_row = 0  # perhaps the loss was only scaled too far
@@ -188,13 +200,30 @@ class TrainStep:
         previous_sum = self._previous[0] if self._previous else counts.new_zeros(())
         return collectives.sum_over_ranks(torch.cat([counts, previous_sum.reshape(1)]))
 
-    def _accumulate(self, rank_batch: RankBatch, position: int, targets: torch.Tensor) -> torch.Tensor:
+    def _part_norms(self) -> PartNorms | None:
+        """What measures the micro-batches of the next step, if they are to be."""
+        due = self.noise_scale is not None and self.noise_scale.is_due(self.clock.step)
+        return PartNorms(self.engine.unwrapped_model) if due else None
+
+    def _as_part_sums(self, sums: Sequence[float]) -> PartSums | None:
+        """What `PartNorms` measured, for gradients that add up to the step's: those that it saw are to be averaged over
+        ranks, and are multiplied by the loss scale. None if it measured nothing.
+        """
+        if not sums:
+            return None
+        factor = self.accelerator.num_processes * (self.engine.loss_scale or 1)
+        return PartSums(sums[0] / factor**2, sums[1])
+
+    def _accumulate(
+        self, rank_batch: RankBatch, position: int, targets: torch.Tensor, part_norms: PartNorms | None
+    ) -> torch.Tensor:
         """Forward and backward passes of this rank's micro-batches. Returns the sum of their losses, on the device."""
         loss_sum = torch.zeros((), dtype=torch.float64, device=self.accelerator.device)
         for number, (index, batch) in enumerate(rank_batch.micro_batches):
             # What is random about a micro-batch is keyed by its index, so that it does not matter which rank has it.
             torch.manual_seed(int(order.key(self.prefetcher.seed, position, index)) >> 1)
-            with self.engine.micro_batch_context(last=number == len(rank_batch.micro_batches) - 1):
+            measured = part_norms.part(batch.target_count) if part_norms else nullcontext()
+            with self.engine.micro_batch_context(last=number == len(rank_batch.micro_batches) - 1), measured:
                 with explain_out_of_memory(batch, "batch.per_device, or set speed.gradient_checkpointing"):
                     loss_sum += self._forward_backward(batch, targets)
         self.engine.reduce_sparse_grads(rank_batch)

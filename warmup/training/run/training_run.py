@@ -128,9 +128,10 @@ def report(run: TrainingRun, step: StepResult, detector: loss_spikes.SpikeDetect
         log.skipped(clock, step.indices.tolist(), step.grad_norm, step.loss_scale)
         train_step.check_skipped(run.config.recipe.max_skipped, step)
     elif last or clock.step % run.config.log.every == 0:
-        log.train(
-            clock, step.lr, train_step.loss(step), step.grad_norm, train_step.throughput.read(clock), train_step.epoch
-        )
+        figures = train_step.throughput.read(clock)
+        if train_step.noise_scale:
+            figures = figures | train_step.noise_scale.estimate()._asdict()
+        log.train(clock, step.lr, train_step.loss(step), step.grad_norm, figures, train_step.epoch)
 
 
 def save(run: TrainingRun) -> None:
@@ -141,6 +142,8 @@ def save(run: TrainingRun) -> None:
     state = run.state.state(train_step.clock, train_step.accelerator.num_processes) | train_step.engine.state()
     if train_step.stream_state:
         state["stream"] = dict(train_step.stream_state)
+    if train_step.noise_scale:
+        state["noise_scale"] = train_step.noise_scale.state_dict()
     waited = train_step.saver.save(train_step.clock, state, tick)
     run.log.saved(train_step.clock, waited)
 

@@ -93,6 +93,8 @@ class BatchPrefetcher:
     rank: int = 0
     world_size: int = 1
     """Ranks that there are. (The plan may be one for more ranks, which these simulate.)"""
+    by_length: bool = True
+    """Deal samples that are padded by their lengths; else each micro-batch is like the step as a whole."""
     pinned: bool = False
     """Put batches into memory that a GPU can read by itself."""
     _thread: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "prefetcher"))
@@ -138,7 +140,7 @@ class BatchPrefetcher:
     def _deal(self, step: StepSamples) -> list[np.ndarray]:
         """The positions in the step of each micro-batch's samples."""
         # A rank that cannot read a stream knows no lengths, and has to have as many micro-batches as the others.
-        if self.layout.rows or step.stream_state is not None:
+        if not self.by_length or self.layout.rows or step.stream_state is not None:
             return order.deal(step.lengths, self._micro_batch_count)
         spare = _SPARE_ON_GPU if self.pinned else 0
         return order.deal_by_length(step.lengths, self._micro_batch_count, spare)
