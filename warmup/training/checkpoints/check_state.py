@@ -68,7 +68,7 @@ def check_lr_schedule(lr_schedule: LRSchedule) -> None:
         for name in ("reference_batch_size", "total_samples", "duration_samples"):
             _check(plan, name, lambda value: value > 0, "is 1 or above", "plan.")
         split = (schedule.plan.world_size, schedule.plan.per_device_batch_size, schedule.plan.accumulation)
-        Topology(*split, schedule.plan.global_batch_size)
+        Topology(*split, schedule.plan.global_batch_size, batch_start_size=schedule.plan.batch_start_size)
 
 
 def _with_earlier(lr_schedule: LRSchedule | None) -> list[LRSchedule]:

@@ -10,6 +10,7 @@ import json
 import os
 import random
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from warmup.plan import Topology
 from warmup.planning import make_plan
 from warmup.training.checkpoints import format as checkpoint_format
 from warmup.training.checkpoints import resume, run_directory
-from warmup.training.checkpoints.check_state import check_state
+from warmup.training.checkpoints.check_state import check_lr_schedule, check_state
 from warmup.training.checkpoints.format import BrokenCheckpoint
 from warmup.training.checkpoints.state import RunState, config_fields
 
@@ -236,3 +237,12 @@ def test_no_manifest_is_read_wrongly(run: Path) -> None:
             assert str(error).isprintable() and len(str(error)) < 700
             assert (resumed(run) or "").startswith("--resume: none of the checkpoints in ")
     assert broken > CASES / 2
+
+
+@pytest.mark.parametrize("start", [0, 33])
+def test_a_batch_that_would_not_grow_from_a_size_to_its_own(start: int) -> None:
+    recipe = Recipe("sgd", 0.1, 32, duration="100 steps")
+    plan = make_plan(recipe, Topology(1, 32, 1, 32, "1000 samples", 8))
+    check_lr_schedule(LRSchedule(plan))
+    with pytest.raises(ValueError, match="start_size"):
+        check_lr_schedule(LRSchedule(replace(plan, batch_start_size=start)))
