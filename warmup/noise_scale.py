@@ -172,7 +172,7 @@ def describe(estimate: Estimate, batch_size: int, ranks: int) -> str:
     scale = estimate.noise_scale
     if scale is None:
         if estimate.noise_scale_low is None:
-            return "noise scale: too few steps to measure it"
+            return "noise scale: not known: too few steps were measured, or the noise hides the gradient"
         return (
             f"noise scale: above {estimate.noise_scale_low:,.0f} samples, more cannot be told: more ranks pay, and the "
             "linear and sqrt rules hold up to there"

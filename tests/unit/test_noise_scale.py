@@ -64,7 +64,9 @@ def test_two_equal_parts_by_the_papers_equations() -> None:
 def test_too_few_steps_say_nothing_and_a_state_goes_on() -> None:
     few = measured([8, 8], 10.0, steps=MIN_MEASUREMENTS - 1)
     assert few.estimate() == Estimate(None, None, None)
-    assert describe(few.estimate(), 16, 2) == "noise scale: too few steps to measure it"
+    assert describe(few.estimate(), 16, 2) == (
+        "noise scale: not known: too few steps were measured, or the noise hides the gradient"
+    )
     again = NoiseScale.from_state_dict(json.loads(json.dumps(few.state_dict())))
     for average in (few, again):
         average.add_step(1.5, 16, 16, PartSums(1.4, 128))

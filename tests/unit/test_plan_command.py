@@ -470,6 +470,10 @@ def test_the_noise_scale_that_a_run_measured(tmp_path: Path, capsys: pytest.Capt
     one, four = json.loads(out)["plans"]
     assert one["peak_lr"] == pytest.approx(0.1, rel=1e-12)
     assert four["peak_lr"] == pytest.approx(0.1 * 4 * (32 + 96) / (128 + 96), rel=1e-12)
+    with open(tmp_path / "metrics.jsonl", "a") as log:  # since then it has no upper limit
+        log.write('\n{"kind": "train", "noise_scale": null, "noise_scale_low": 700.2}\n')
+    _, out, _ = command(capsys, *rule, "--noise-from", str(tmp_path))
+    assert f"that {tmp_path} measured, 700 samples or more:" in out
     (tmp_path / "metrics.jsonl").write_text("")
     for run, why in ((tmp_path, "has measured no noise scale"), (tmp_path / "none", "is not the directory of a run")):
         code, _, err = command(capsys, *rule, "--noise-from", str(run))

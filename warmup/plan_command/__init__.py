@@ -18,7 +18,7 @@ from warmup.errors import UserError
 from warmup.plan_command.arithmetic import arithmetic
 from warmup.plan_command.counting import data_size
 from warmup.plan_command.measured import with_noise_scale_of
-from warmup.plan_command.results import Result, curve, examine_all, reference_plan
+from warmup.plan_command.results import Result, curve, examine_all, ranks_text, reference_plan
 from warmup.plan_command.tables import difference, finding_lines, plan_table
 from warmup.presets import PRESETS
 
@@ -36,11 +36,11 @@ def plan(argv: Sequence[str]) -> int:
     if options.json and (options.explain or options.against):
         raise UserError("--json: prints plans only; leave out --explain and --against")
     if options.noise_from:
-        config = with_noise_scale_of(config, options.noise_from)
+        config, measured = with_noise_scale_of(config, options.noise_from)
+        if not options.json:
+            print(f"With the gradient noise scale that {options.noise_from} measured, {measured}:\n")
     size = data_size(config, given_size(options))
     results = examine_all(config, sizes, size)
-    if options.noise_from and not options.json:
-        print(f"With the gradient noise scale that {options.noise_from} measured, {config.recipe.noise_scale}:\n")
     if options.json:
         print(json.dumps({"plans": [_to_dict(config, result, options.every) for result in results]}))
     else:
@@ -48,7 +48,9 @@ def plan(argv: Sequence[str]) -> int:
     if options.explain:
         for result in results:
             if result.plan:
-                print(f"\nat {result.world_size} ranks:", *arithmetic(config.recipe, result.plan, size), sep="\n  ")
+                print(
+                    f"\nat {ranks_text(result.world_size)}:", *arithmetic(config.recipe, result.plan, size), sep="\n  "
+                )
     if options.against:
         print()
         print(compare(config, results, options))

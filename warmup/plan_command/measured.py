@@ -10,30 +10,44 @@ from warmup.config import Config
 from warmup.errors import UserError
 
 
-def with_noise_scale_of(config: Config, run: str) -> Config:
-    """The configuration with the noise scale that a run measured. Raises UserError if it measured none."""
-    measured = noise_scale_of(Path(run))
-    return replace(config, recipe=replace(config.recipe, noise_scale=f"{max(1, round(measured))} samples"))
+def with_noise_scale_of(config: Config, run: str) -> tuple[Config, str]:
+    """The configuration with the noise scale that a run measured last, and that in words.
+
+    Raises:
+        UserError: it measured none.
+    """
+    scale, low = last_noise_scale(Path(run))
+    samples = f"{max(1, round(scale or low or 0))} samples"
+    recipe = replace(config.recipe, noise_scale=samples)
+    return replace(config, recipe=recipe), samples if scale else f"{samples} or more"
 
 
-def noise_scale_of(run: Path) -> float:
-    """The last gradient noise scale in the log of a run, in samples. Raises UserError if there is none."""
+def last_noise_scale(run: Path) -> tuple[float | None, float | None]:
+    """The last gradient noise scale in the log of a run and its lower limit, in samples: at least one of them.
+
+    The first is None where it had no upper limit.
+
+    Raises:
+        UserError: there is none.
+    """
     log = run / "metrics.jsonl"
     try:
-        with open(log, encoding="utf-8") as file:
-            found = [float(value) for line in file if '"noise_scale"' in line and (value := _noise_scale(line))]
+        lines = log.read_text(encoding="utf-8").splitlines()
     except OSError:
         raise UserError(f"--noise-from: {run} is not the directory of a run, which holds metrics.jsonl") from None
-    if not found:
-        raise UserError(
-            f"--noise-from: {run} has measured no noise scale; train with log.noise_scale: true, for 80 steps or more"
-        )
-    return found[-1]
+    for line in reversed(lines):
+        found = _noise_scale(line) if '"noise_scale"' in line else (None, None)
+        if any(found):
+            return found
+    raise UserError(
+        f"--noise-from: {run} has measured no noise scale; train with log.noise_scale: true, for 80 steps or more"
+    )
 
 
-def _noise_scale(line: str) -> float | None:
-    """None where it was not yet known, or the line is cut off."""
+def _noise_scale(line: str) -> tuple[float | None, float | None]:
+    """(None, None) where it was not known, or the line is cut off."""
     try:
-        return json.loads(line).get("noise_scale")
+        values = json.loads(line)
+        return values.get("noise_scale"), values.get("noise_scale_low")
     except ValueError:
-        return None
+        return None, None

@@ -11,7 +11,7 @@ from matplotlib.ticker import FuncFormatter
 
 from warmup.errors import UserError, one_line
 from warmup.plan import Plan
-from warmup.plan_command.results import Result, curve
+from warmup.plan_command.results import Result, curve, ranks_text
 from warmup.report.theme import LINES, compact, light, shorten, style
 
 _LOG_FROM = 20  # times as many steps, or as high a peak, in one plan as in another: then the axis is logarithmic
@@ -68,7 +68,7 @@ def _draw(axes: Sequence[Axes], result: Result, plan: Plan, colour: str) -> None
     corners = {step for step in (plan.warmup_steps - 1, plan.warmup_steps) if 0 <= step < plan.total_steps}
     early = {int(plan.total_steps ** (power / 40)) for power in range(40)}  # for a logarithmic axis
     points = sorted({*curve(plan), *((step, plan.lr_at_step(step)) for step in corners | early)})
-    ranks = "1 rank" if plan.world_size == 1 else f"{plan.world_size} ranks"
+    ranks = ranks_text(plan.world_size)
     label = f"{ranks}, batch {plan.global_batch_size}, {plan.total_steps} steps"
     for axis, place in zip(axes, (_number, plan.batch_schedule.position), strict=True):
         x, y = [float(place(step)) for step, _ in points], [lr for _, lr in points]
@@ -118,11 +118,11 @@ def _label(axis: Axes, name: str) -> None:
 
 def _notes(results: Sequence[Result]) -> list[tuple[str, str]]:
     """(level, text) of the findings, each once."""
-    found: dict[tuple[str, str], list[str]] = {}
+    found: dict[tuple[str, str], list[int]] = {}
     for result in results:
         for finding in result.findings:
-            found.setdefault((finding.level, finding.code), []).append(str(result.world_size))
+            found.setdefault((finding.level, finding.code), []).append(result.world_size)
     notes = [
-        (level, shorten(f"{level} [{code}] at {', '.join(sizes)} ranks", 70)) for (level, code), sizes in found.items()
+        (level, shorten(f"{level} [{code}] at {ranks_text(*sizes)}", 70)) for (level, code), sizes in found.items()
     ]
     return notes[:_MOST_NOTES]

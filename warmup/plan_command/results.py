@@ -59,3 +59,8 @@ def curve(plan: Plan, every: int | None = None) -> list[tuple[int, float]]:
         )
     steps = sorted({*range(0, plan.total_steps, every), plan.total_steps - 1})
     return [(step, plan.lr_at_step(step)) for step in steps]
+
+
+def ranks_text(*world_sizes: int) -> str:
+    """World sizes in words: 1 rank; 1, 2, 4 ranks."""
+    return f"{', '.join(map(str, world_sizes))} rank{'' if world_sizes == (1,) else 's'}"

@@ -11,7 +11,7 @@ from warmup.config import Config
 from warmup.explain import batch_warmup, optimizer_numbers
 from warmup.lint import Finding
 from warmup.plan import Plan
-from warmup.plan_command.results import Result
+from warmup.plan_command.results import Result, ranks_text
 from warmup.terminal import colour, highlight
 
 _HEAD = ("batch", "k", "rule", "peak lr", "warmup steps", "samples", "share", "total steps")
@@ -37,7 +37,7 @@ def plan_table(results: Sequence[Result], reference: Plan | None, stream: TextIO
 def _batch_lines(results: Sequence[Result]) -> list[str]:
     """A line for each plan whose batch is warmed up."""
     plans = [result.plan for result in results if result.plan and result.plan.batch_start_size is not None]
-    return [f"batch warmup at {plan.world_size} ranks: {batch_warmup(plan)}" for plan in plans]
+    return [f"batch warmup at {ranks_text(plan.world_size)}: {batch_warmup(plan)}" for plan in plans]
 
 
 def finding_lines(results: Sequence[Result], stream: TextIO) -> list[str]:
@@ -47,7 +47,7 @@ def finding_lines(results: Sequence[Result], stream: TextIO) -> list[str]:
         for finding in result.findings:
             sizes_by_finding.setdefault(finding, []).append(result.world_size)
     return [
-        highlight(f"{finding.level} [{finding.code}] at {', '.join(map(str, sizes))} ranks: {finding.message}", stream)
+        highlight(f"{finding.level} [{finding.code}] at {ranks_text(*sizes)}: {finding.message}", stream)
         for finding, sizes in sizes_by_finding.items()
     ]
 
@@ -68,7 +68,9 @@ def difference(configs: Sequence[Config], names: Sequence[str], results: Sequenc
             continue
         scaled = _scaled_names([one.plan, other.plan])
         rows = zip((*_HEAD, *scaled), _row(one.plan, scaled), _row(other.plan, scaled), strict=True)
-        numbers += [(f"{name} at {one.world_size} ranks", *values) for name, *values in rows if values[0] != values[1]]
+        numbers += [
+            (f"{name} at {ranks_text(one.world_size)}", *values) for name, *values in rows if values[0] != values[1]
+        ]
     if not fields and not numbers:
         return f"no difference from {names[1]}"
     rows = [("", *names), *fields, *numbers]
