@@ -146,7 +146,7 @@ def _update_after_nan(rank: int) -> tuple[list[bool], float]:
     model = _classifier()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     engine = DDPEngine(Accelerator(cpu=True), model, optimizer, SimpleNamespace(max_grad_norm=1.0))
-    touched = SimpleNamespace(token_ids=np.unique(_ids(rank).numpy()), max_token_ids=30)
+    touched = SimpleNamespace(token_ids=lambda: np.unique(_ids(rank).numpy()), max_token_ids=30)
     applied = []
     for factor in (float("nan"), 1.0):
         engine.backward(_loss(engine.model, rank) * factor)
