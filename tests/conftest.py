@@ -163,6 +163,40 @@ def documents(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def asked_question(random_: random.Random) -> dict:
+    """A context, a question, and the answer: the words after the one that is asked for. One in five has none."""
+    key, other = random_.sample(("zab", "zul", "zim"), 2)
+    answer = " ".join(random_.choices(WORDS, k=random_.randint(1, 4))).capitalize()
+    sentences = [_sentence(random_, 0) + ".", f"{other} the {random_.choice(WORDS)}.", _sentence(random_, 1) + "."]
+    answered = random_.random() < 0.8
+    if answered:
+        sentences.append(f"{key} the {answer}!")
+    random_.shuffle(sentences)
+    context = " ".join(sentences)
+    place = context.index(f"{key} the {answer}!") + len(key) + 5 if answered else 0
+    answers = [{"text": answer, "answer_start": place}] if answered else []
+    return {"context": context, "question": f"what comes after {key}?", "answers": answers}
+
+
+def write_squad(path: Path, rows: list[dict]) -> Path:
+    """As SQuAD's files are: articles of paragraphs of questions."""
+    articles = []
+    for number, row in enumerate(rows):
+        question = {name: row[name] for name in ("question", "answers")} | {"id": f"q{number}"}
+        articles.append({"title": "t", "paragraphs": [{"context": row["context"], "qas": [question]}]})
+    path.write_text(json.dumps({"version": "v2.0", "data": articles}), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def asked(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """(train.json, validation.json): questions as in SQuAD's files, some of whose contexts are longer than a window."""
+    random_ = random.Random(5)
+    folder = tmp_path_factory.mktemp("asked")
+    rows = [asked_question(random_) for _ in range(400)]
+    return write_squad(folder / "train.json", rows[:340]), write_squad(folder / "validation.json", rows[340:])
+
+
 @pytest.fixture
 def launch(tmp_path: Path) -> Iterator[Launched]:
     """Starts launch scripts in `tmp_path`."""
@@ -271,4 +305,13 @@ def token_classification(tagged: tuple[Path, Path]) -> tuple[str, ...]:
     return ("--task", "token-classification", "--data.train_files", str(tagged[0]), *TINY) + (
         "--data.validation_files", str(tagged[1]), "--data.max_length", "16",
         "--recipe.duration", "30 steps", "--recipe.warmup", "10 steps", "--recipe.lr", "3e-3",
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def question_answering(asked: tuple[Path, Path]) -> tuple[str, ...]:
+    """Arguments of question answering, 20 steps of 32, with contexts that are cut into windows."""
+    return ("--task", "question-answering", "--data.train_files", str(asked[0]), *TINY) + (
+        "--data.validation_files", str(asked[1]), "--data.max_length", "64", "--data.doc_stride", "20",
+        "--recipe.duration", "20 steps", "--recipe.warmup", "5 steps", "--recipe.lr", "3e-3",
     )  # fmt: skip

@@ -54,7 +54,7 @@ def test_going_on_with_a_text_with_dropout(clm: tuple[str, ...], tmp_path) -> No
     assert_same_training(train(2, tmp_path / "b", *job), whole, steps=20, rel=1e-5)
 
 
-@pytest.mark.parametrize("task", ["multi_label", "multiple_choice"])
+@pytest.mark.parametrize("task", ["multi_label", "multiple_choice", "question_answering"])
 def test_other_tasks_with_dropout(task: str, request: pytest.FixtureRequest, tmp_path) -> None:
     """1 x 2 and 2 x 1; without dropout, on 1 to 3 ranks: test_task_contract.py."""
     job = (*request.getfixturevalue(task), "--batch.per_device", 16)

@@ -59,7 +59,8 @@ def test_the_same_on_one_two_and_three_ranks(job: tuple[str, ...], tmp_path: Pat
     rows = tmp_path / "rows.jsonl"
     mask = "" if TASKS[task].label else " [MASK]"
     texts = [f"baran dotel{mask} kimis {'lumis ' * (number % 5)}" for number in range(11)]
-    records = [{"text": text, "words": text.split(), "choices": ["lumis", text]} for text in texts]
+    asked = {"choices": ["lumis", "kimis"], "question": "what comes after zab?"}
+    records = [{"text": text, "words": text.split(), **asked} for text in texts]
     rows.write_text("".join(json.dumps(record) + "\n" for record in records))
     written = []
     for ranks in cuts:

@@ -27,12 +27,12 @@ class Data:
     validation_fraction: float = 0.05
     """Fraction of the training rows that is held out if there are no validation files."""
     text_column: str | None = None
-    """Column of the text, or of the words (default: found by its name)."""
+    """Column of the text, of the words, or of the context of a question (default: found by its name)."""
     pair_column: str | None = None
     """Column of the second text of a pair; multiple-choice: of the text that all choices go on with (default: found by
-    its name, if there is one)."""
+    its name, if there is one); question-answering: of the question."""
     label_column: str | None = None
-    """Column of the label, or of the words' tags (default: found by its name)."""
+    """Column of the label, of the words' tags, or of the answers (default: found by its name)."""
     label_columns: Sequence[str] = ()
     """multi-label: columns that are 1 in rows with the label of their name, and 0 in others."""
     label_separator: str = ","
@@ -61,8 +61,11 @@ class Data:
     column_names: Sequence[str] = ()
     """Names of the columns of .csv and .tsv files without a header, in order."""
     max_length: int = 128
-    """Maximum length of a sample in tokens, special tokens included. mlm, clm and token-classification split longer
-    texts into windows; other tasks truncate them."""
+    """Maximum length of a sample in tokens, special tokens included. mlm, clm, token-classification and
+    question-answering split longer texts into windows; other tasks truncate them."""
+    doc_stride: int | None = None
+    """question-answering: tokens that two windows of a context share which follow each other, as the `stride` of
+    tokenizers (default: a third of max_length)."""
     mask_rate: float = 0.15
     """mlm: fraction of the tokens to predict (80% of them are masked, 10% replaced, 10% left as they are)."""
     whole_words: bool = False
@@ -117,6 +120,8 @@ class Data:
         require(0 < self.validation_fraction < 1, "data.validation_fraction", self.validation_fraction, "in 0 < x < 1")
         require(0 < self.mask_rate < 1, "data.mask_rate", self.mask_rate, "in 0 < x < 1")
         require(self.max_length >= 4, "data.max_length", self.max_length, "4 or above")
+        stride = self.doc_stride
+        require(stride is None or 0 <= stride < self.max_length, "data.doc_stride", stride, "in 0 <= x < max_length")
         require(self.vocab_size >= 100, "data.vocab_size", self.vocab_size, "100 or above")
         require(self.max_bad_rows >= 0, "data.max_bad_rows", self.max_bad_rows, "0 or above")
         require(self.max_document_bytes >= 1, "data.max_document_bytes", self.max_document_bytes, "1 or above")

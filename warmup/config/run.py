@@ -121,9 +121,15 @@ class Evaluation:
     largest F1 on the held-out data (tuned), which the exported model's config then holds."""
     export: Literal["last", "best"] = "last"
     """Model to export: the one at the end, or the one with the best evaluation."""
+    max_answer_length: int = 30
+    """question-answering: the most tokens of an answer."""
+    n_best: int = 20
+    """question-answering: number of answers to a question that a prediction lists."""
 
     def __post_init__(self) -> None:
         require(self.patience is None or self.patience >= 1, "evaluation.patience", self.patience, "1 or above")
+        for name in ("max_answer_length", "n_best"):
+            require(getattr(self, name) >= 1, f"evaluation.{name}", getattr(self, name), "1 or above")
         for name, needs_more in (("patience", self.patience is not None), ("export", self.export == "best")):
             if needs_more and self.every is None:
                 raise UserError(

@@ -26,13 +26,15 @@ class TaskFacts:
     """transformers' pipeline that runs the exported model; None if it has none for this task."""
     architectures: tuple[str, ...]
     """Endings of the names of transformers' model classes that are trained for it; that of its Auto class first."""
-    label: Literal["class", "classes", "tags", "number", "choice"] | None = None
-    """What a row's label is: one of several classes, any number of them, one for each word, a number, or one of the
-    row's own choices; None for tasks without labels."""
+    label: Literal["class", "classes", "tags", "number", "choice", "answers"] | None = None
+    """What a row's label is: one of several classes, any number of them, one for each word, a number, one of the row's
+    own choices, or answers in the words of its text; None for tasks without labels."""
     label_means: str = ""
     """What its files must hold, for the error that none were given; "" if the default corpus will do."""
     file_kinds: tuple[str, ...] = TABLES
-    """Kinds of file that it trains on. (Predictions are also made for each line of a .txt file.)"""
+    """Kinds of file that it trains on."""
+    predicts_lines: bool = True
+    """Whether predictions are also made for each line of a .txt file."""
     fields: tuple[str, ...] = ()
     """Fields of the configuration that this task has and not every other one."""
     lower_is_better: tuple[str, ...] = ("loss",)
@@ -168,6 +170,24 @@ _ALL = (
         label_means="files of questions with choices and answers",
         fields=("data.pair_column", "data.choice_column", "data.choice_columns", "speed.compile"),
     ),
+    TaskFacts(
+        name="question-answering",
+        help="the words of a text that answer a question, or that it has no answer there",
+        recipe="finetune_question_answering.yaml",
+        metrics=("loss", "exact_match", "f1"),
+        pipeline=None,
+        architectures=("ForQuestionAnswering",),
+        label="answers",
+        label_means="files of questions, their contexts and answers",
+        predicts_lines=False,
+        fields=(
+            "data.pair_column",
+            "data.doc_stride",
+            "evaluation.max_answer_length",
+            "evaluation.n_best",
+            "speed.compile",
+        ),
+    ),
 )
 TASKS: dict[str, TaskFacts] = {facts.name: facts for facts in _ALL}
 """All tasks by name."""
@@ -179,6 +199,7 @@ CALLED_ELSEWHERE = {
     **dict.fromkeys(("multi-label-classification", "multilabel"), "multi-label"),
     **dict.fromkeys(("swag", "multiple_choice"), "multiple-choice"),
     **dict.fromkeys(("ner", "pos", "chunk"), "token-classification"),
+    **dict.fromkeys(("qa", "squad", "squad_v2", "extractive-qa"), "question-answering"),
 }
 """Other names of tasks, as pipelines and example scripts have them."""
 

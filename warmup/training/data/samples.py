@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -20,6 +21,8 @@ NO_TAG = str(IGNORE_INDEX)
 """The tag of a word that is not to be learned, as data sets of transformers have it."""
 TOKEN_PREFIX = "token_"
 """Columns of a tokenised set whose names begin so hold one number per token; all others have one value per sample."""
+ROW_PREFIX = "row_"
+"""Columns whose names begin so are for the metrics alone: no batch is made of them."""
 
 
 class StepSamples(NamedTuple):
@@ -105,7 +108,12 @@ class Samples:
         return pad(self.rows(indices))
 
     def rows(self, indices: np.ndarray) -> pyarrow.Table:
-        return self.table[indices.tolist()]
+        """Samples by their ids, without the columns that are for the metrics alone."""
+        return self._read[indices.tolist()]
+
+    @cached_property
+    def _read(self) -> datasets.Dataset:
+        return self.table.select_columns([name for name in self.table.column_names if not name.startswith(ROW_PREFIX)])
 
     def close(self) -> None:
         """Nothing is held."""

@@ -121,7 +121,8 @@ def resolve_part(
         UserError: as `resolve`.
     """
     seen = {} if seen is None else seen
-    kinds = facts.file_kinds if split != "test" else tuple(dict.fromkeys((*facts.file_kinds, *TEXT_FILES)))
+    lines = TEXT_FILES if split == "test" and facts.predicts_lines else ()
+    kinds = tuple(dict.fromkeys((*facts.file_kinds, *lines)))
     found = []
     for entry in entries:
         if entry.startswith("hub:"):

@@ -17,7 +17,10 @@ from warmup.training.checkpoints.format import BrokenCheckpoint
 from warmup.training.models.build import is_new_model, load_config
 from warmup.training.models.positions import empty_model, max_positions
 
-_TAKEN = re.compile(r"task|data\.(\w+_column|max_length)|batch\.evaluation|speed\.(packing|masked_only)")
+_TAKEN = re.compile(
+    r"task|data\.(\w+_column|max_length|doc_stride)|evaluation\.(max_answer_length|n_best)|batch\.evaluation"
+    r"|speed\.(packing|masked_only)"
+)
 """Fields of the run that a prediction is made with too."""
 
 

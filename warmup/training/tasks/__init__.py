@@ -10,6 +10,7 @@ from warmup.training.tasks.clm import CausalLM
 from warmup.training.tasks.mlm import MaskedLM
 from warmup.training.tasks.multi_label import MultiLabel
 from warmup.training.tasks.multiple_choice import MultipleChoice
+from warmup.training.tasks.question_answering import QuestionAnswering
 from warmup.training.tasks.regression import Regression
 from warmup.training.tasks.task import Objective, Predictor, Task
 from warmup.training.tasks.token_classification import TokenClassification
@@ -24,6 +25,7 @@ REGISTRY: dict[str, Callable[[Config], Task]] = {
     "regression": Regression,
     "token-classification": TokenClassification,
     "multiple-choice": MultipleChoice,
+    "question-answering": QuestionAnswering,
 }
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import squad_rules
 import torch
 from conftest import TINY
 from pointing_task import registered, write_rows
@@ -165,6 +166,11 @@ def test_metrics_are_those_of_other_libraries(case: Case) -> None:
     results = objective.combine(objective.results(logits, targets).double(), case.data.validation)
     ours = objective.metrics(float(objective.losses(logits, targets).sum()), results)
     assert ours["targets"] == batch.target_count  # by which a step divides its loss
+    if case.config.task == "question-answering":
+        (file,), data = case.config.data.validation_files, case.config.data
+        theirs = squad_rules.evaluate(model, case.data.tokenizer, Path(file), data.max_length, data.doc_stride)
+        assert {name: ours[name] for name in theirs} == pytest.approx(theirs, rel=1e-5)
+        return
     values = targets.values.numpy()
     if values.ndim == 2 and values.dtype.kind == "i":  # whether a choice is right, and its number
         found = of_groups(logits[:, 0].double().numpy(), values[:, 0], targets.sample_ids_N.numpy())
@@ -259,8 +265,8 @@ def test_predictions_come_from_the_same_logits(case: Case) -> None:
     predictor = case.task.predictor(case.data.tokenizer, case.data.labels, {})
     assert "label" not in predictor.row_format.roles
     mask = f" {case.data.tokenizer.mask_token}" if case.task.facts.label is None else ""
-    row = {"text": _line(predictor, f"baran dotel{mask}"), "choices": ["lumis", "kimis"]}
-    parsed = predictor.row_format.assign(text="text", choice="choices").parse(row)
+    row = {"text": _line(predictor, f"baran dotel{mask}"), "choices": ["lumis", "kimis"], "pair": "kimis"}
+    parsed = predictor.row_format.assign(text="text", choice="choices", pair="pair").parse(row)
     batch = {role: [value] for role, value in parsed.items()}
     columns = predictor.tokenize(batch, [0])
     assert {"row", "ids", "length", "token_targets", "truncated", *predictor.features} == set(columns)

@@ -36,6 +36,7 @@ LABELS = {
     "regression": [("value",)],
     "token-classification": [("O", "B-x", "I-x", "B-y", "I-y"), ("NOUN", "VERB", "DET")],
     "multiple-choice": [("score",)],
+    "question-answering": [("start", "end")],
 }
 CASES = [(task, labels) for task, several in LABELS.items() for labels in several]
 
@@ -56,6 +57,11 @@ def labelled_samples(task: str, labels: tuple[str, ...], count: int) -> Samples:
         columns = {"choice_lengths": [[len(row), 3, 4] for row in rows], "second_starts": [[1, 1, 1]] * count}
         columns["label"] = random.integers(0, 3, count).tolist()
         rows = [[*row, *others[0], *others[1]] for row in rows]
+    if task == "question-answering":
+        rows = [[CLS, 7, SEP, *row[1:]] for row in rows]
+        columns = {"second_start": [3] * count, "context_length": [len(row) - 4 for row in rows]}
+        answers = [random.integers(3, len(row) - 1) if len(row) > 4 else 0 for row in rows]
+        columns |= {"answer_start": answers, "answer_end": answers}
     if task == "multi-label":
         there = random.random((count, len(labels))) < 0.5
         columns = {"second_start": list(map(len, rows)), "label": [np.flatnonzero(row).tolist() for row in there]}
@@ -73,6 +79,8 @@ def made_logits(task: str, labels: tuple[str, ...], batch: MicroBatch) -> torch.
     if task in ("classification", "multi-label", "multiple-choice", "regression"):
         return table_VC[batch.input_ids.sum(1) % VOCABULARY]
     logits_NC = table_VC[batch.input_ids.flatten()[batch.positions_N]]
+    if task == "question-answering":
+        return logits_NC
     even_N = batch.positions_N % batch.input_ids.shape[1] % 2 == 0  # where the label gets the largest logit
     return logits_NC + 9.0 * torch.eye(classes)[batch.targets] * even_N[:, None]
 

@@ -110,7 +110,8 @@ def token_targets(inputs: Mapping[str, torch.Tensor], predicted_BT: np.ndarray, 
 def group_targets(inputs: Mapping[str, torch.Tensor], group_BT: np.ndarray, right_BT: np.ndarray) -> MicroBatch:
     """A batch that predicts which one of a group of tokens is the right one. Each sequence is one sample.
 
-    A group counts as one target, however many positions it has: the step divides the loss by the number of targets.
+    A group counts as one target for each question, however many positions it has: the step divides the loss by the
+    number of targets.
 
     Args:
         inputs: as `padded_inputs`.
@@ -118,7 +119,7 @@ def group_targets(inputs: Mapping[str, torch.Tensor], group_BT: np.ndarray, righ
         right_BT: 1 at the right one, 0 at the others, or (B, T, K) for K questions; other values do not matter.
     """
     batch = token_targets(inputs, group_BT, right_BT)
-    return replace(batch, target_count=batch.sample_count)
+    return replace(batch, target_count=batch.sample_count * math.prod(right_BT.shape[2:]))
 
 
 def sequence_targets(inputs: Mapping[str, torch.Tensor], targets_B: np.ndarray) -> MicroBatch:

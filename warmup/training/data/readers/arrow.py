@@ -131,6 +131,8 @@ def _values(column: pyarrow.Array | pyarrow.ChunkedArray, feature: object, ignor
     kinds = pyarrow.types
     if kinds.is_list(column.type) or kinds.is_large_list(column.type):
         return _lists(column, feature, (NO_TAG, *ignored))
+    if kinds.is_struct(column.type):
+        return _structs(column, feature, ignored)
     if kinds.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
     if kinds.is_string(column.type) or kinds.is_large_string(column.type) or kinds.is_string_view(column.type):
@@ -160,6 +162,22 @@ def _lists(
     return found
 
 
+def _structs(
+    column: pyarrow.Array | pyarrow.ChunkedArray, feature: object, ignored: Collection[str]
+) -> list[dict | None]:
+    """Objects, with what `_values` makes of that which is in them."""
+    feature = getattr(feature, "feature", feature)
+    types = feature if isinstance(feature, dict) else {}
+    chunks = column.chunks if isinstance(column, pyarrow.ChunkedArray) else [column]
+    found: list[dict | None] = []
+    for chunk in chunks:
+        names = [field.name for field in chunk.type]
+        parts = [_values(part, types.get(name), ignored) for name, part in zip(names, chunk.flatten(), strict=True)]
+        for valid, *values in zip(chunk.is_valid().to_pylist(), *parts, strict=True):
+            found.append(dict(zip(names, values, strict=True)) if valid else None)
+    return found
+
+
 def _class_name(feature: datasets.ClassLabel, value: int | None, ignored: Collection[str]) -> str | None:
     """The name of a class. -1 is how published data sets write that a row has no label."""
     if value is None or value < 0:
@@ -172,9 +190,11 @@ def _decoded(record: dict) -> dict:
 
 
 def _text(value: object, column: str) -> object:
-    """Bytes as text, alone or in a list; anything else as it is."""
+    """Bytes as text, alone, in a list or in an object; anything else as it is."""
     if isinstance(value, list):
         return [_text(part, column) for part in value]
+    if isinstance(value, dict):
+        return {name: _text(part, column) for name, part in value.items()}
     if not isinstance(value, bytes):
         return value
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
@@ -122,15 +122,17 @@ class RowFormat:
     check: Callable[[dict[str, Any], Mapping[str, Any]], None] | None = None
     """Called with a parsed row and the columns' names: raises ValueError where its values do not go together. It may
     put a value into its final form for which others are needed."""
+    expand: Callable[[Any], Iterable[Any]] = lambda record: (record,)
+    """What of a JSON file is a row: the rows that an object in it holds."""
 
     @classmethod
-    def of(cls, data: Data, *columns: Column, check: Callable | None = None) -> RowFormat:
-        """These columns, by the names that the configuration gives them."""
+    def of(cls, data: Data, *columns: Column, **options: Any) -> RowFormat:
+        """These columns, by the names that the configuration gives them; `options` are further fields."""
 
         def requested(role: str) -> str | tuple[str, ...] | None:
             return tuple(getattr(data, f"{role}_columns", ())) or getattr(data, f"{role}_column", None)
 
-        return cls(columns, {column.role: requested(column.role) for column in columns}, data, check)
+        return cls(columns, {column.role: requested(column.role) for column in columns}, data, **options)
 
     @property
     def roles(self) -> tuple[str, ...]:

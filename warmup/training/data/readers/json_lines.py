@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 
 from warmup.errors import UserError
@@ -23,16 +24,17 @@ def jsonl_rows(file: str, row_format: RowFormat) -> Iterator[dict[str, Any] | Ba
             continue
         try:
             record = _object(line)
-            if chosen is None:
-                _check_rows(file, record)
-                chosen = row_format.choose(file, list(record))
-            row = chosen.parse(record)
-        except UserError:  # of the file as a whole
-            raise
         except ValueError as error:
             yield BadRow(file, number, str(error))
-        else:
-            yield row
+            continue
+        if chosen is None:
+            _check_rows(file, record)
+        for row in row_format.expand(record):
+            chosen = chosen or row_format.choose(file, list(row))
+            try:
+                yield chosen.parse(row)
+            except ValueError as error:
+                yield BadRow(file, number, str(error))
 
 
 def _object(line: bytes) -> dict:
@@ -59,7 +61,7 @@ def json_rows(file: str, row_format: RowFormat) -> Iterator[dict[str, Any] | Bad
     text = _whole(file, max_bytes)
     undecodable = not text.isascii() and _WRONG_BYTE.search(text) is not None
     chosen = None
-    for number, record in enumerate(_list(file, text), 1):
+    for number, record in enumerate(chain.from_iterable(map(row_format.expand, _list(file, text))), 1):
         try:
             if not isinstance(record, dict):
                 raise ValueError("not a JSON object")

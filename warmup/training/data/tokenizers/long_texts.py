@@ -46,10 +46,16 @@ class Piece(NamedTuple):
     """For each token the number of its word in the text; [] unless asked for."""
     is_last: bool
     """Whether the text ends here."""
+    offsets: list[tuple[int, int]]
+    """For each token the characters of the text, from and to, that it stands for; [] unless asked for."""
 
 
 def encode_pieces(
-    texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, with_words: bool = False, size: int = PIECE
+    texts: Sequence[str],
+    tokenizer: PreTrainedTokenizerBase,
+    with_words: bool = False,
+    size: int = PIECE,
+    with_offsets: bool = False,
 ) -> Iterator[Piece]:
     """Tokenize texts without special tokens.
 
@@ -58,6 +64,7 @@ def encode_pieces(
         tokenizer: A fast tokenizer.
         with_words: Whether pieces have the words of their tokens.
         size: Characters of a piece. (Another size gives the same tokens.)
+        with_offsets: Whether pieces have the characters of their tokens.
 
     Yields:
         Each text, in order; one that is longer than `size` in several pieces.
@@ -72,7 +79,9 @@ def encode_pieces(
             if start and numbers:
                 words = [None if word is None else word - numbers[0] + next_word for word in words]
             next_word = (next_word if start else 0) + (numbers[-1] - numbers[0] + 1 if numbers else 0)
-            yield Piece(row, encoding.ids[kept], words, end == len(texts[row]))
+            begin = max(start - _CONTEXT, 0)
+            offsets = [(first + begin, last + begin) for first, last in encoding.offsets[kept]] if with_offsets else []
+            yield Piece(row, encoding.ids[kept], words, end == len(texts[row]), offsets)
 
 
 def _kept_tokens(encoding: Encoding, start: int, end: int, length: int) -> slice:

@@ -19,6 +19,7 @@ from warmup.training.tasks.metrics import (
     regression_metrics,
     tag_metrics,
 )
+from warmup.training.tasks.metrics.answers import answer_metrics
 from warmup.training.tasks.multi_label import label_metrics
 from warmup.training.tasks.multiple_choice import choice_metrics
 
@@ -37,6 +38,7 @@ def test_the_names_are_known_before_there_is_a_value() -> None:
         "regression": regression_metrics(1.0, table([0.5, 1.0], [0.0, 1.0])),
         "token-classification": tag_metrics(1.0, torch.ones(1, 6)),
         "multiple-choice": choice_metrics(1.0, torch.ones(1, 2)),
+        "question-answering": answer_metrics(1.0, torch.tensor([[-1.0, 1, 1, 0, 1]]).double()),
     }
     names = {task: tuple(name for name in metrics if name != "targets") for task, metrics in computed.items()}
     assert names == {task: facts.metrics for task, facts in TASKS.items()}
