@@ -97,6 +97,7 @@ class Data:
         object.__setattr__(self, "column_names", tuple(self.column_names))
         for name in ("label_columns", "choice_columns"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
+        self._check_columns()
         object.__setattr__(self, "label_separator", self.label_separator.replace("\\t", "\t"))
         require(bool(self.label_separator), "data.label_separator", self.label_separator, "a character or more")
         object.__setattr__(self, "ignore_labels", tuple(map(str, self.ignore_labels)))
@@ -128,3 +129,15 @@ class Data:
         require(self.shuffle_buffer >= 1, "data.shuffle_buffer", self.shuffle_buffer, "1 or above")
         if self.streaming and not self.validation_files:
             raise UserError("data.validation_files: needed with streaming, because no rows can be held out of a stream")
+
+    def _check_columns(self) -> None:
+        """Raise UserError for columns that are named twice, or in two ways."""
+        for name in ("label_columns", "choice_columns"):
+            folded = [column.strip().lower() for column in getattr(self, name)]
+            for column in folded:
+                if folded.count(column) > 1:
+                    raise UserError(f"data.{name}: names {column!r} twice; name each column once")
+            if folded and getattr(self, name.removesuffix("s")):
+                raise UserError(f"data.{name.removesuffix('s')}: data.{name} is given too; leave out one of them")
+        if self.label_columns and self.label_names:
+            raise UserError("data.label_names: data.label_columns names the labels; leave out one of them")

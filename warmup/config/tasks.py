@@ -192,6 +192,9 @@ _ALL = (
 TASKS: dict[str, TaskFacts] = {facts.name: facts for facts in _ALL}
 """All tasks by name."""
 
+MODEL_SETTINGS = ("thresholds", "null_threshold")
+"""What evaluations choose and the config of an exported model holds, besides what transformers has there."""
+
 CALLED_ELSEWHERE = {
     **dict.fromkeys(("fill-mask", "masked-lm", "pretraining"), "mlm"),
     **dict.fromkeys(("text-generation", "causal-lm", "lm"), "clm"),

@@ -244,3 +244,17 @@ def test_the_time_limit_is_not_part_of_the_launch_section():
     assert (
         Config().time_limit is None and refusal(Config, time_limit="0 hours") == "time_limit: '0 hours' is not above 0"
     )
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"label_columns": ("toxic", "Toxic ")}, "data.label_columns: names 'toxic' twice; name each column once"),
+        ({"choice_columns": ("a",), "choice_column": "b"}, "data.choice_column: data.choice_columns is given too"),
+        ({"label_columns": ("a",), "label_column": "b"}, "data.label_column: data.label_columns is given too"),
+        ({"label_columns": ("a",), "label_names": "x.txt"}, "data.label_names: data.label_columns names the labels"),
+    ],
+)
+def test_columns_that_are_named_twice(fields: dict, message: str) -> None:
+    with pytest.raises(UserError, match=f"^{message}"):
+        Data(**fields)

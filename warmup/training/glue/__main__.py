@@ -76,7 +76,7 @@ def parse(argv: Sequence[str]) -> Command:
 
 
 def _numbers(name: str, values: Sequence[str], expected: str) -> list[int]:
-    if not values or any(not value.isdigit() for value in values) or len(set(values)) < len(values):
+    if not values or any(not value.isdecimal() for value in values) or len(set(values)) < len(values):
         raise UserError(f"--{name}: {','.join(values)!r}, but it takes {expected}")
     return [int(value) for value in values]
 

@@ -13,6 +13,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from transformers import AutoConfig, BertConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
+from warmup.config.tasks import MODEL_SETTINGS
 from warmup.errors import UserError
 from warmup.training.models import gpt2, probe
 from warmup.training.models.dropout import set_dropout
@@ -135,6 +136,8 @@ def _configure(config: Any, spec: ModelSpec) -> None:
     """Set the config's dropouts and labels, in place."""
     if spec.dropout is not None:
         set_dropout(config, spec.dropout)
+    for name in MODEL_SETTINGS:  # of the run that the model is from; the end of this one sets its own
+        vars(config).pop(name, None)
     if spec.labels:
         config.problem_type = spec.problem_type
         config.num_labels = len(spec.labels)

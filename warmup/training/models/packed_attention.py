@@ -58,7 +58,7 @@ def enable(model: PreTrainedModel) -> None:
     elif config.model_type in _MODERN:
         _convert_mask(base_model, lambda mask: _full_and_local(mask, config.sliding_window))
     elif config._attn_implementation != "sdpa":  # which adds the mask to the scores
-        _convert_mask(base_model, _additive)
+        _convert_mask(base_model, lambda mask: _additive(mask, base_model.dtype))
 
 
 def _convert_mask(base_model: torch.nn.Module, convert: Callable[[Mask], Any]) -> None:
@@ -71,9 +71,9 @@ def _convert_mask(base_model: torch.nn.Module, convert: Callable[[Mask], Any]) -
     base_model.register_forward_pre_hook(replace, with_kwargs=True)
 
 
-def _additive(mask: Mask) -> torch.Tensor:
+def _additive(mask: Mask, dtype: torch.dtype) -> torch.Tensor:
     """0 where a token may attend, the lowest number elsewhere. (No token of a row attends to none.)"""
-    return torch.zeros(mask.shape, device=mask.device).masked_fill(~mask, torch.finfo(torch.float32).min)
+    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, torch.finfo(dtype).min)
 
 
 def _full_and_local(mask: Mask, window: int) -> dict[str, Mask]:

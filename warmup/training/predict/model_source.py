@@ -18,7 +18,7 @@ from warmup.training.models.build import is_new_model, load_config
 from warmup.training.models.positions import empty_model, max_positions
 
 _TAKEN = re.compile(
-    r"task|data\.(\w+_column|max_length|doc_stride)|evaluation\.(max_answer_length|n_best)|batch\.evaluation"
+    r"task|data\.(\w+_column|choice_columns|max_length|doc_stride)|evaluation\.(max_answer_length|n_best)|batch\.evaluation"
     r"|speed\.(packing|masked_only)"
 )
 """Fields of the run that a prediction is made with too."""

@@ -44,12 +44,16 @@ class MultiLabel(Task):
 
     def __init__(self, config: Config):
         self._data, self._recipe, self._tuned = config.data, config.recipe, config.evaluation.thresholds == "tuned"
-        label = Column("label", LABEL_NAMES, self._parse, datasets.List(STRING), parse_several=parse_indicators)
+        label = Column("label", LABEL_NAMES, self._parse, datasets.List(STRING), parse_several=self._parse_columns)
         self.row_format = RowFormat.of(config.data, text_column(), pair_column(), label)
 
     def _parse(self, value: Any, what: str) -> list[str]:
         file = self._data.label_names
         return parse_labels(value, what, self._data.label_separator, read_names(file) if file else ())
+
+    def _parse_columns(self, values: Mapping[str, Any]) -> list[str]:
+        """Labels as data.label_columns spells them; a file's columns may differ in case."""
+        return parse_indicators(dict(zip(self._data.label_columns, values.values(), strict=True)))
 
     def find_labels(self, train: datasets.Dataset, validation: datasets.Dataset, known: list[str]) -> list[str]:
         text_pairs.check_pairs(train, validation)
@@ -99,7 +103,8 @@ class MultiLabel(Task):
         self, tokenizer: PreTrainedTokenizerBase, labels: Sequence[str], settings: Mapping[str, Any]
     ) -> Predictor:
         """The labels whose probability is at least their threshold, and the probability of each."""
-        thresholds = settings.get("thresholds") or {}
+        found = settings.get("thresholds")
+        thresholds = found if isinstance(found, dict) else {}
 
         def to_record(values: np.ndarray, samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
             scores = text_pairs.class_scores(labels, values[0])
@@ -137,10 +142,13 @@ def parse_labels(value: Any, what: str, separator: str, names: Sequence[str]) ->
 
 
 def _name(label: str, what: str, names: Sequence[str]) -> str:
+    numbered = names[int(label)] if label.isdecimal() and int(label) < len(names) else label
+    if label in names and numbered != label:
+        raise ValueError(f"{what} holds {label!r}, which could be a name or a number of data.label_names")
     if not names or label in names:
         return label
-    if label.isdecimal() and int(label) < len(names):
-        return names[int(label)]
+    if numbered != label:
+        return numbered
     raise ValueError(f"{what} holds {label!r}, which is none of the {len(names)} names of data.label_names")
 
 
@@ -202,9 +210,13 @@ def positive_weights(requested: Sequence[str], labels: Sequence[str], samples: S
 
 
 def logits_and_labels(logits: torch.Tensor, targets: Targets) -> torch.Tensor:
-    """(samples, 2 * C): the logit of each label, and whether it is there; 0 where there is no target."""
-    both_NW = torch.cat([logits.float(), targets.values], 1).double()
-    return both_NW.masked_fill(both_NW.isnan().any(1, keepdim=True), 0)
+    """(samples, 2 * C): the logit of each label, and whether it is there; 0 where there is no target.
+
+    A logit that is no number predicts nothing.
+    """
+    logits_NC = logits.double().nan_to_num(nan=-1e4)
+    both_NW = torch.cat([logits_NC, targets.values.double()], 1)
+    return both_NW.masked_fill(targets.values.isnan().any(1, keepdim=True), 0)
 
 
 def probabilities_and_labels(results_SW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -212,7 +224,7 @@ def probabilities_and_labels(results_SW: torch.Tensor) -> tuple[torch.Tensor, to
     last bits depend on how many are computed together.
     """
     logits_SC, labels_SC = results_SW.chunk(2, 1)
-    return logits_SC.sigmoid(), labels_SC
+    return logits_SC.float().sigmoid().double(), labels_SC  # as predictions compute them
 
 
 def tune_thresholds(results_SW: torch.Tensor) -> torch.Tensor:

@@ -144,6 +144,9 @@ def parse_choices(value: Any, what: str) -> list[str]:
     Raises ValueError with the reason where they cannot be used.
     """
     if isinstance(value, dict):
+        marks = [str(mark).upper() for mark in value.get("label") or ()]
+        if marks not in ([], list(ascii_uppercase[: len(marks)]), list(map(str, range(len(marks))))):
+            raise ValueError(f"{what} calls its choices {', '.join(marks[:5])}; they must be A, B, ... or 0, 1, ...")
         value = value.get("text")
     if isinstance(value, str) and not value.strip().startswith("["):
         raise ValueError(f"{what} is not a JSON list")

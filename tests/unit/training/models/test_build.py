@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from transformers import (
     pipeline,
 )
 
+from warmup.config.tasks import MODEL_SETTINGS
 from warmup.errors import UserError
 from warmup.training.data.tokenizers.load import load_tokenizer
 from warmup.training.models import build as model_build
@@ -102,6 +104,17 @@ def test_the_new_head_of_a_pretrained_model_is_the_same_on_every_rank(
     saved = load_file(pretrained / "model.safetensors")
     for name, tensor in first.bert.encoder.state_dict().items():
         assert torch.equal(tensor, saved[f"bert.encoder.{name}"]), name
+
+
+@pytest.mark.parametrize("setting", MODEL_SETTINGS)
+def test_what_another_run_chose_is_not_handed_on(
+    setting: str, pretrained: Path, tokenizer: BertTokenizerFast, tmp_path: Path
+) -> None:
+    """A run that chooses no thresholds would export those of the run that its model is from."""
+    config = json.loads((pretrained / "config.json").read_text())
+    shutil.copytree(pretrained, tmp_path / "model")
+    (tmp_path / "model" / "config.json").write_text(json.dumps({**config, setting: 0.25}))
+    assert setting not in build(tmp_path / "model", tokenizer)[0].config.to_dict()
 
 
 def test_nothing_is_new_in_a_folder_of_the_same_task(pretrained: Path, tokenizer: BertTokenizerFast) -> None:

@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from equal_passes import HEADS, assert_equal_to_the_whole
+import torch
+from equal_passes import HEADS, assert_equal_to_the_whole, ragged
 from model_families import small_model
 from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoModelForTokenClassification
 
+from warmup.training.data.batching.layout import lay_out
+from warmup.training.data.batching.micro_batch import to_device
 from warmup.training.models.packed_attention import packs
 from warmup.training.models.partial_forward import install_partial_forward
 
@@ -50,6 +53,21 @@ def test_other_encoders_padded_or_whole(family: str, kind: str, packed: bool, ma
     assert tuple(inputs["input_ids"].shape) == rows
     read = len(inputs["positions"]) if masked_only else rows[0] * rows[1]
     assert logits.shape[:-1].numel() == (8 if HEADS[kind] == "sequence" else read)
+
+
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family != "deberta"])
+def test_weights_in_bf16(family: str) -> None:
+    """As DeepSpeed holds them: the mask must not lift the scores to full precision. (DeBERTa's own code cannot.)"""
+    net = small_model(AutoModelForSequenceClassification, family, **FAMILIES[family]).eval()
+    batch = ragged(net, "SequenceClassification")
+    expected = net(**batch.inputs).logits
+    layout = install_partial_forward(net.bfloat16(), "sequence", packed=True, masked_only=True)
+    inputs, _ = to_device(lay_out(batch, layout), torch.device("cpu"))
+    logits = net(**inputs).logits
+    assert logits.dtype == torch.bfloat16
+    torch.testing.assert_close(
+        logits.float().flatten(0, -2), expected, rtol=0.2, atol=0.2 * float(expected.abs().max())
+    )
 
 
 @pytest.mark.parametrize(

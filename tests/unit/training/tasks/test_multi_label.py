@@ -19,7 +19,7 @@ from transformers import BertTokenizerFast
 from warmup.config import Config
 from warmup.config.recipe import Recipe
 from warmup.errors import UserError
-from warmup.training.data.batching.micro_batch import zero_weight
+from warmup.training.data.batching.micro_batch import Targets, zero_weight
 from warmup.training.data.prepare import Prepared
 from warmup.training.tasks import create_task, multi_label
 
@@ -160,6 +160,22 @@ def test_numbers_and_names_of_a_file() -> None:
             multi_label.parse_labels(wrong, "'label'", ",", LABELS)
 
 
+def test_a_number_that_is_also_a_name() -> None:
+    stars = ("1", "2", "3")
+    assert multi_label.parse_labels("0,3", "'label'", ",", stars) == ["1", "3"]
+    for unclear in ("1", "2"):  # the second and third name, or itself
+        with pytest.raises(ValueError, match=f"'label' holds '{unclear}', which could be a name or a number"):
+            multi_label.parse_labels(unclear, "'label'", ",", stars)
+
+
+def test_logits_that_are_no_number_predict_nothing() -> None:
+    targets = Targets(torch.tensor([[1.0, 1.0], [1.0, 0.0]]), torch.arange(2), 2)
+    results = multi_label.logits_and_labels(torch.tensor([[float("nan"), float("nan")], [3.0, -3.0]]), targets)
+    assert results[:, 2:].tolist() == targets.values.tolist()
+    metrics = multi_label.label_metrics(0.0, results, torch.full((2,), 0.5))
+    assert metrics["macro_f1"] == pytest.approx((2 / 3 + 0) / 2) and metrics["subset_accuracy"] == 0.5
+
+
 def test_indicator_columns() -> None:
     assert multi_label.parse_indicators({"a": "1", "b": 0, "c": True, "d": 1.0, "e": "False", "f": "0.0"}) == [*"acd"]
     for wrong in ("2", "", None, "yes", 0.5, -1):
@@ -187,7 +203,7 @@ def test_all_ways_of_writing_labels_give_the_same_samples(tmp_path: Path) -> Non
     numbers.write_text("text,label\n" + "".join(lines))
     columns = tmp_path / "d.csv"
     lines = [f"{t},{','.join(str(int(name in r)) for name in LABELS)}\n" for t, r in zip(texts_, of_rows, strict=True)]
-    columns.write_text("text,joy,love,fear\n" + "".join(lines))
+    columns.write_text("text,Joy,love,FEAR\n" + "".join(lines))  # labels are spelled as they were asked for
     found = [
         prepared(config(str(file), task="multi-label", **options))
         for file, options in (

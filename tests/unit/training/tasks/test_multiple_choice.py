@@ -78,6 +78,10 @@ def test_other_ways_of_writing_a_question(row: dict, label: str, tmp_path: Path)
     ({"choices": ["x", "y"], "answer": "z"}, "'answer' holds 'z', which is none of the choices"),
     ({"choices": ["x", "y"], "answer": None}, "'answer' is missing"),
     ({"choices": ["1", "0"], "answer": "1"}, "'answer' holds '1', which could be any of the choices [0, 1]"),
+    (
+        {"choices": {"text": ["x", "y"], "label": ["1", "2"]}, "answer": "1"},
+        "'choices' calls its choices 1, 2; they must be A, B, ... or 0, 1, ...",
+    ),
     ({"choices": ["x", "x"], "answer": "x"}, "'answer' holds 'x', which could be any of the choices [0, 1]"),
 ])  # fmt: skip
 def test_rows_that_are_named_and_left_out(row: dict, reason: str, tmp_path: Path) -> None:
