@@ -93,10 +93,11 @@ def run_case(argv: list[str], file: str | None) -> dict[str, Any]:
     spec = setup.plan_run(config, launched)
     built = assembly.build(spec, launched.accelerator)
     objective = spec.task.objective(spec.data.tokenizer, spec.data.labels, spec.data.train)
+    uncounted = replace(objective, combine=lambda results, samples: results, metrics=lambda *results: {})
     with tempfile.TemporaryDirectory() as folder:
         step = assembly.assemble(spec, built, objective, launched, Path(folder))
         evaluator = Evaluator(
-            model=built.engine.unwrapped_model, objective=replace(objective, metrics=lambda *results: {}),
+            model=built.engine.unwrapped_model, objective=uncounted,
             layout=built.layout, batch_size=config.batch.evaluation, accelerator=launched.accelerator,
         )  # fmt: skip
         result = {"layout": str(built.layout)} | train_two_steps(step)

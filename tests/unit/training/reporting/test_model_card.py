@@ -80,12 +80,16 @@ def test_the_plan_and_the_metrics(task: str, name: str) -> None:
     assert len([line for line in text.splitlines() if line.count("|") == 4]) == 2 + len(explain_plan(PLAN))
 
 
-def test_a_task_without_a_pipeline_is_loaded_by_its_class() -> None:
-    text = card(Config(task="multiple-choice", recipe=RECIPE, batch=BATCH))
+@pytest.mark.parametrize(
+    ("task", "name"),
+    [("multiple-choice", "AutoModelForMultipleChoice"), ("question-answering", "AutoModelForQuestionAnswering")],
+)
+def test_a_task_without_a_pipeline_is_loaded_by_its_class(task: str, name: str) -> None:
+    text = card(Config(task=task, recipe=RECIPE, batch=BATCH))
     (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     compile(code, "card", "exec")
-    assert "from transformers import AutoModelForMultipleChoice, AutoTokenizer" in code and "pipeline" not in code
-    assert ModelCard(text).data.pipeline_tag == "multiple-choice"
+    assert f"from transformers import {name}, AutoTokenizer" in code and "pipeline" not in code
+    assert ModelCard(text).data.pipeline_tag == task
 
 
 def test_the_header_is_what_the_hub_reads() -> None:
