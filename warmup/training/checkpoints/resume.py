@@ -172,9 +172,10 @@ def reconcile_config(config: Config, resume_point: ResumePoint) -> tuple[Config,
 
 def _check_shapes(config: Config, resume_point: ResumePoint) -> None:
     """Raise UserError if the checkpoint names code to run (`module:function`) that the configuration does not name."""
-    known = {config.recipe.ramp, config.recipe.decay}
+    known = {config.recipe.ramp, config.recipe.decay, config.recipe.scaling}
     for plan in resume_point.lr_schedule.plans():
-        for shape in (plan.ramp, plan.decay):
+        rules = (plan.scaling,) if plan.batch_start_size is not None else ()  # called for each smaller step
+        for shape in (plan.ramp, plan.decay, *rules):
             if ":" in shape and shape not in known:
                 raise UserError(
                     f"{resume_point.flag}: {resume_point.checkpoint} follows {shape}, which this run's recipe does not "

@@ -464,6 +464,17 @@ def test_a_checkpoint_names_no_code_of_its_own(planted: Path, field: str, nested
     assert evil.lr_at(0 if field == "ramp" else 3000) == 0.001 and planted.exists()  # it would have been
 
 
+def test_a_checkpoint_names_no_scaling_rule_of_its_own(planted: Path) -> None:
+    """Where the batch is warmed up, the rule is called for each smaller step."""
+    grown = Topology(2, 16, batch_warmup="10 steps", batch_start_size=8)
+    plan = dataclasses.replace(make_plan(RECIPE, grown, 1000), scaling="planted:curve")
+    with pytest.raises(UserError, match="follows planted:curve, which this run's recipe does not name"):
+        reconcile_config(CONFIG, point_of(lr_schedule=LRSchedule(plan)))
+    assert not planted.exists() and "planted" not in sys.modules
+    named = dataclasses.replace(CONFIG, recipe=dataclasses.replace(RECIPE, scaling="planted:curve"))
+    assert reconcile_config(named, point_of(named, LRSchedule(plan))) == (named, [])
+
+
 def test_code_that_the_configuration_names_is_followed(planted: Path) -> None:
     recipe = dataclasses.replace(RECIPE, decay="planted:curve")
     config = dataclasses.replace(CONFIG, recipe=recipe)
