@@ -12,6 +12,7 @@ from jsonargparse import Namespace
 from tqdm import tqdm
 
 from warmup.config import Config
+from warmup.config.run import Log
 from warmup.duration import DataSize, Duration
 from warmup.errors import UserError
 from warmup.plan import Plan
@@ -47,7 +48,7 @@ def run_probe(config: Config, options: Namespace) -> tuple[str, str]:
     Raises:
         UserError: the recipe, the data or an option cannot be used. Nothing is written then.
     """
-    config = replace(config, run_dir=None)
+    config = replace(config, run_dir=None, log=Log())
     launched = setup.start(config, default_options())
     collectives.on_main(launched.accelerator, lambda: check_output(options.output))
     spec = setup.plan_run(config, launched)
@@ -130,7 +131,8 @@ def percentage(of_run: Fraction) -> str:
 def shortened(config: Config, plan: Plan, candidate: Candidate, steps: int, seed: int) -> Config:
     """The beginning of a run in small: the candidate's warmup, as long a share of it, and then the peak without decay.
 
-    A decay would be over in a trial long before it is in the run, and let rates look good that are too high for it.
+    So is the warmup of the batch. A decay would be over in a trial long before it is in the run, and let rates look
+    good that are too high for it.
 
     Args:
         config: of the recipe.
@@ -139,15 +141,20 @@ def shortened(config: Config, plan: Plan, candidate: Candidate, steps: int, seed
         steps: of the run.
         seed: of the run.
     """
+    growth, batch = 0, config.batch
+    if batch.start_size is not None:
+        growth = max(1, plan.batch_warmup_samples * steps // plan.total_steps)
+        batch = replace(batch, warmup=f"{growth} samples")
+    schedule = replace(plan.batch_schedule, warmup_samples=growth)
     short = replace(
         config.recipe,
         lr=candidate.lr,
         warmup=percentage(share(candidate.warmup, plan, "recipe.warmup")),
-        duration=f"{steps * plan.global_batch_size} samples",
+        duration=f"{schedule.position(steps)} samples",
         decay="constant",
         end_lr=0.0,
     )
-    return replace(config, seed=seed, recipe=short)
+    return replace(config, seed=seed, recipe=short, batch=batch)
 
 
 class Trials:
