@@ -124,9 +124,11 @@ def finished_result(config: Config) -> dict[str, Any] | None:
 
 def changed_fields(was: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """Fields that make it another training. The reference batch size may be the one that the run began with."""
-    fixed = [name for name in now if name in resume.FIXED_FIELDS or name.startswith(("recipe.", "evaluation."))]
+    trained = (*resume.FIXED_FIELDS, "batch.warmup", "batch.start_size", "batch.warmup_lr")
+    fixed = [name for name in now if name in trained or name.startswith(("recipe.", "evaluation."))]
+    defaults = config_fields(Config())  # for fields that the version before did not have
     taken = ["recipe.reference_batch_size"] if now["recipe.reference_batch_size"] is None else []
-    return [name for name in fixed if name not in taken and was.get(name) != now[name]]
+    return [name for name in fixed if name not in taken and was.get(name, defaults[name]) != now[name]]
 
 
 def release_run(config: Config) -> dict[str, Any]:

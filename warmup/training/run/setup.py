@@ -121,12 +121,14 @@ def check_data(task: Task, data: Prepared) -> None:
 
 def check_recipe(config: Config, world_size: int) -> None:
     """Raise UserError for what is wrong with a recipe on any data, before the data is tokenised."""
-    streaming = config.data.streaming  # of which only the mean length of a sample will be known
     topology = Topology.from_batch(config.batch, world_size)
-    _, findings = examine(config.recipe, topology, None, Fraction(1) if streaming else None)
-    for finding in findings:
-        if finding.level == "error" and (streaming or finding.code != "length-unknown"):
-            raise UserError(finding.message)
+    _, findings = examine(config.recipe, topology)
+    errors = [finding for finding in findings if finding.level == "error" and finding.code != "length-unknown"]
+    if config.data.streaming:  # of which only the mean length of a sample will be known
+        _, findings = examine(config.recipe, topology, None, Fraction(1))
+        errors += [finding for finding in findings if finding.code == "length-unknown"]
+    for finding in errors:
+        raise UserError(finding.message)
 
 
 def check_noise_scale(plan: Plan, accelerator: Accelerator) -> None:

@@ -16,6 +16,7 @@ from warmup.config import Config
 from warmup.config.recipe import Recipe
 from warmup.errors import UserError
 from warmup.training.checkpoints import resume, run_directory
+from warmup.training.checkpoints.state import config_fields
 from warmup.training.run import arguments, seed_sweep
 from warmup.training.run.setup import Launched
 
@@ -210,3 +211,15 @@ def test_the_directory_of_a_sweep(tmp_path: Path, swept: Swept, monkeypatch: pyt
     assert folder.parent == Path("runs") and folder.name.startswith("mlm-")
     run_directory.release(folder)
     assert run_directory._held == []
+
+
+def test_fields_that_make_it_another_training() -> None:
+    now = config_fields(CONFIG)
+    was = {name: value for name, value in now.items() if name not in ("recipe.scaled", "batch.warmup", "data.rows")}
+    assert seed_sweep.changed_fields(was, now) == []  # of a version without these fields
+    grown = replace(CONFIG, batch=replace(CONFIG.batch, warmup="10 steps", start_size=8, warmup_lr="keep"))
+    changed = ["batch.warmup", "batch.start_size", "batch.warmup_lr"]
+    assert seed_sweep.changed_fields(was, config_fields(grown)) == changed
+    assert (
+        seed_sweep.changed_fields(was, config_fields(replace(CONFIG, batch=replace(CONFIG.batch, per_device=8)))) == []
+    )
