@@ -136,6 +136,7 @@ def _topology(plan: Plan) -> Topology:
 def _resulting(plan: Plan) -> Plan:
     """The plan without what changes no number that trains: how ranks split a batch, and where numbers come from."""
     sources: dict[str, Any] = {name: None for name in vars(plan) if name.startswith("reference_")}
-    sources |= {"reference_batch_size": plan.reference_batch_size, "noise_scale": None}
+    used = plan.scaling == "noise" and plan.batch_start_size is not None  # at each smaller step
+    sources |= {"reference_batch_size": plan.reference_batch_size, "noise_scale": plan.noise_scale if used else None}
     sources |= {"beta_scaling": "none", "beta_floor": 0.0, "weight_decay_scaling": "none"}
     return replace(plan, world_size=1, per_device_batch_size=1, accumulation=1, **sources)

@@ -269,7 +269,10 @@ def resolve_set(recipe: Recipe, k: Number) -> Recipe:
     left_open = {"scaling": ("linear", "auto"), "beta_scaling": ("none",), "weight_decay_scaling": ("none",)}
     for name, rule in rules.items():
         given = getattr(recipe, name)
-        if given != rule and given not in left_open[name]:
+        same = given == rule
+        if name == "beta_scaling" and given not in left_open[name]:  # which can be written in several ways
+            same = beta_rules(given, recipe.optimizer) == beta_rules(rule, recipe.optimizer)
+        if not same and given not in left_open[name]:
             raise PlanError(
                 "rules-conflict",
                 f"recipe.{name}: {given} contradicts recipe.scaled: all, which stands for {rule} with "

@@ -347,3 +347,16 @@ def test_a_change_that_is_not_of_the_rate_is_followed_too(field):
 def test_a_recipe_without_a_plan_is_refused():
     with pytest.raises(PlanError, match="recipe.reference_batch_size"):
         changed(LRSchedule(planned(32)), 48, 640, RESCALE, dataclasses.replace(RECIPE, reference_batch_size=None))
+
+
+def test_a_noise_scale_counts_where_it_is_used_at_each_step() -> None:
+    """With scaling noise and a warmup of the batch; otherwise the peak has all that comes of it."""
+    recipe = dataclasses.replace(RECIPE, scaling="noise", noise_scale="100 samples")
+    other = dataclasses.replace(recipe, noise_scale="900 samples")  # at the reference the peak is the same
+    for grown, followed in (
+        (Topology(1, 32, batch_warmup="50 steps", batch_start_size=8), True),
+        (topology(32), False),
+    ):
+        old = LRSchedule(make_plan(recipe, grown, N))
+        new = replan(old, 64, other, grown, DATA_SIZE, RESCALE)
+        assert (new.plan.noise_scale == 900, new.plan.peak_lr) == (followed, 0.1)

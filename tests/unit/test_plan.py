@@ -449,6 +449,15 @@ def test_what_contradicts_the_set_is_refused(recipe, message):
     assert message in refusal("rules-conflict", Topology(1, 4), scaled="all", **recipe)
 
 
+@pytest.mark.parametrize(
+    ("optimizer", "batch", "rules"),
+    [("adamw", 64, "sde,sde"), ("rmsprop", 64, "sde,none"), ("rmsprop", 1600, "half-life, none")],
+)
+def test_the_set_written_in_another_way_is_no_contradiction(optimizer, batch, rules):
+    recipe = {"optimizer": optimizer, "reference_batch_size": 16, "scaled": "all"}
+    assert at(batch, **recipe, beta_scaling=rules) == at(batch, **recipe)
+
+
 def test_one_rule_for_each_beta():
     betas = at(2, optimizer="adamw", betas=(0.9, 0.99), beta_scaling="none,half-life").betas
     assert betas == (0.9, pytest.approx(0.9801, rel=1e-12))

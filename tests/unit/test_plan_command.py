@@ -474,6 +474,10 @@ def test_the_noise_scale_that_a_run_measured(tmp_path: Path, capsys: pytest.Capt
         log.write('\n{"kind": "train", "noise_scale": null, "noise_scale_low": 700.2}\n')
     _, out, _ = command(capsys, *rule, "--noise-from", str(tmp_path))
     assert f"that {tmp_path} measured, 700 samples or more:" in out
+    with open(tmp_path / "metrics.jsonl", "ab") as log:  # a line that is not UTF-8, and one that is no object
+        log.write(b'{"noise_scale": "\xff\n["noise_scale"]\n')
+    _, out, _ = command(capsys, *rule, "--noise-from", str(tmp_path))
+    assert f"that {tmp_path} measured, 700 samples or more:" in out
     (tmp_path / "metrics.jsonl").write_text("")
     for run, why in ((tmp_path, "has measured no noise scale"), (tmp_path / "none", "is not the directory of a run")):
         code, _, err = command(capsys, *rule, "--noise-from", str(run))

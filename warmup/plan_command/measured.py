@@ -32,7 +32,7 @@ def last_noise_scale(run: Path) -> tuple[float | None, float | None]:
     """
     log = run / "metrics.jsonl"
     try:
-        lines = log.read_text(encoding="utf-8").splitlines()
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         raise UserError(f"--noise-from: {run} is not the directory of a run, which holds metrics.jsonl") from None
     for line in reversed(lines):
@@ -45,9 +45,9 @@ def last_noise_scale(run: Path) -> tuple[float | None, float | None]:
 
 
 def _noise_scale(line: str) -> tuple[float | None, float | None]:
-    """(None, None) where it was not known, or the line is cut off."""
+    """(None, None) where it was not known, or the line is cut off or damaged."""
     try:
         values = json.loads(line)
         return values.get("noise_scale"), values.get("noise_scale_low")
-    except ValueError:
+    except (ValueError, AttributeError):
         return None, None
