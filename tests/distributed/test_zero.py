@@ -26,9 +26,12 @@ BATCH = 24
 @pytest.mark.parametrize("accumulation", [1, 2])
 def test_the_same_training(task: str, accumulation: int, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     job = (*request.getfixturevalue(task), "--batch.per_device", 8, "--batch.accumulation", accumulation)
-    job = (*job, "--recipe.duration", "20 steps", "--recipe.reference_batch_size", 16 * accumulation)
+    job = (*job, "--recipe.duration", "80 steps", "--recipe.reference_batch_size", 4 * accumulation)
+    job = (*job, "--recipe.scaled", "all", "--recipe.weight_decay", 0.5)  # at k = 4: betas 0.6 and 0.996, decay 1
     job = (*job, "--batch.evaluation", 40)  # 3 batches of labelled texts: one rank has one less
     reference = train(2, tmp_path / "ddp", *job)
+    plan = json.loads((reference.folder / "plan.json").read_text())
+    assert (plan["betas"], plan["weight_decay"], plan["reference_weight_decay"]) == ([0.6, 0.996], 1.0, 0.5)
     for stage in (1, 2, 3):
         assert_same_training(train(2, tmp_path / f"zero{stage}", *job, env=zero(stage)), reference, steps=20, rel=1e-4)
 
