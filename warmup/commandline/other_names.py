@@ -127,6 +127,8 @@ def _task_name(value: str, given: Mapping[str, str]) -> Rewrite:
     name = value.lower()
     if name in ("ner", "pos", "chunk"):
         return Rewrite(("--task", "token-classification"))
+    if name in ("squad", "squad_v2"):
+        return Rewrite(("--task", "question-answering"))
     if name not in _GLUE:
         return Rewrite(note="--task says what is learned, and --data.train_files from which data")
     task = "regression" if name == "stsb" else "classification"
@@ -218,6 +220,12 @@ OTHER_NAMES: dict[str, OtherName] = {
     "max_seq_length": OtherName("128", to_field("data.max_length")),
     "max_length": OtherName("128", to_field("data.max_length")),
     "block_size": OtherName("1024", to_field("data.max_length")),
+    "doc_stride": OtherName("128", to_field("data.doc_stride")),
+    "max_answer_length": OtherName("30", to_field("evaluation.max_answer_length")),
+    "n_best_size": OtherName("20", to_field("evaluation.n_best")),
+    "version_2_with_negative": OtherName("", to_nothing("questions without an answer are found in the data")),
+    "null_score_diff_threshold": OtherName("0.0", to_nothing("the one with the best F1 on held-out data is taken")),
+    "max_query_length": OtherName("64", to_nothing("questions are never truncated")),
     "mlm_probability": OtherName("0.15", to_field("data.mask_rate")),
     "line_by_line": OtherName("", to_nothing("a document is cut into windows, and no two are joined")),
     "pad_to_max_length": OtherName("", to_nothing(_PACKED)),

@@ -20,6 +20,7 @@ _OF_TASKS = {
     "mlm": ("mlm_probability", "line_by_line"),
     "clm": ("block_size",),
     "classification": ("text_column_names", "metric_name"),
+    "question-answering": ("doc_stride", "n_best_size", "max_answer_length", "version_2_with_negative"),
 }
 """Options that only one of the example scripts has."""
 

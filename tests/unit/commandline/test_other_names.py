@@ -59,6 +59,11 @@ NAMES = {
     "validation_split_percentage 10": "--data.validation_fraction 0.1",
     "max_seq_length 256": "--data.max_length 256",
     "block_size 1024": "--data.max_length 1024",
+    "task_name squad_v2": "--task question-answering",
+    "doc_stride 64": "--data.doc_stride 64",
+    "n_best_size 5": "--evaluation.n_best 5",
+    "max_answer_length 15": "--evaluation.max_answer_length 15",
+    "version_2_with_negative": "leave it out (questions without an answer are found in the data)",
     "mlm_probability 0.2": "--data.mask_rate 0.2",
     "text_column_name say": "--data.text_column say",
     "text_column_names one,two": "--data.text_column one --data.pair_column two",
@@ -140,7 +145,9 @@ def test_what_is_to_be_written_is_accepted(name: str) -> None:
     example, rule = OTHER_NAMES[name]
     needs = ["--evaluation.every", "10 steps"] if "patience" in name or "best" in name else []
     of_classes = ("label_smoothing_factor", "metric_for_best_model", "text_column_names")
+    of_questions = ("doc_stride", "n_best_size", "max_answer_length")
     task = ["--task", "classification"] if name in of_classes else []
+    task = ["--task", "question-answering"] if name in of_questions else task
     rewrite = rule(example, {name: example})
     arguments.parse([*task, *needs, *rewrite.options])
     assert rewrite.options or rewrite.launcher or rewrite.note
