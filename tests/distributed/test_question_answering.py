@@ -57,7 +57,7 @@ def test_rows_without_a_window_are_errors(run: Path, tmp_path: Path) -> None:
     ]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     asked = ("--model", run, "--predict", tmp_path / "rows.jsonl")
-    ended = predict(1, tmp_path / "answers.csv", *asked, "--task", "question-answering", "--evaluation.n_best", 1)
+    ended = predict(1, tmp_path / "answers.csv", *asked, "--evaluation.n_best", 1)
     assert ended.codes == [0], ended.status
     with open(tmp_path / "answers.csv", encoding="utf-8", newline="") as file:
         first, *others = csv.DictReader(file)

@@ -65,13 +65,16 @@ def _parser() -> commandline.ArgumentParser:
 def base_arguments(given: Mapping[str, tuple[str, ...]]) -> list[str]:
     """Arguments to put in front of those that were given: the configuration that they change.
 
-    It is that of the run that is resumed, or that a branch leaves; or else the recipe of the task. With --predict there
-    is none, and with --config only that of a branch, of which a file need not say more than what is to change.
+    It is that of the run that is resumed, or that a branch leaves; or else the recipe of the task. With --predict it is
+    the task of the model alone, and with --config only that of a branch, of which a file need not say more than what is
+    to change.
 
     Args:
         given: the values of the options, by name.
     """
-    if "predict" in given or "config" in given and "branch_from" not in given:
+    if "predict" in given:
+        return _task_of_model(given)
+    if "config" in given and "branch_from" not in given:
         return []
     any_ranks = ["--launch.world_size", "null", "--launch.device", "null"]
     if of_run := _config_of_run(given):
@@ -88,6 +91,19 @@ def base_arguments(given: Mapping[str, tuple[str, ...]]) -> list[str]:
     # Both would be an error, and only one of them was typed.
     unset = ["--batch.global_size", "null"] if "batch.accumulation" in given else []
     return ["--config", min(str(CONFIGS / file), os.path.relpath(CONFIGS / file), key=len), *unset]
+
+
+def _task_of_model(given: Mapping[str, tuple[str, ...]]) -> list[str]:
+    """The task of the model that predicts, so that fields of its own can be given without it."""
+    if "task" in given or "config" in given or not given.get("model"):
+        return []
+    from warmup.training.predict import model_source  # which imports torch, as --help must not
+
+    try:
+        task = model_source.config_defaults(given["model"][-1]).get("task")
+    except UserError:  # raised once the options are known to go together
+        return []
+    return ["--task", task] if task else []
 
 
 def _config_of_run(given: Mapping[str, tuple[str, ...]]) -> str | None:
