@@ -66,6 +66,19 @@ def test_rows_without_a_window_are_errors(run: Path, tmp_path: Path) -> None:
     assert "'context' is blank" in others[1]["error"]
 
 
+def test_what_squads_evaluation_reads(run: Path, asked: tuple[Path, Path], tmp_path: Path) -> None:
+    """An object of answers by the questions' ids, which need to be there and differ."""
+    assert predict(1, tmp_path / "answers.json", "--model", run, "--predict", asked[1]).codes == [0]
+    answers = json.loads((tmp_path / "answers.json").read_text(encoding="utf-8"))
+    questions = squad_rules.questions(asked[1])
+    assert list(answers) == [question["id"] for question in questions]
+    assert all(answers[question["id"]] in question["context"] for question in questions)
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"context": "zab the Baran.", "question": "who?"}) + "\n")
+    ended = predict(1, tmp_path / "others.json", "--model", run, "--predict", tmp_path / "rows.jsonl")
+    assert ended.codes == [2] and "row 1 has no 'id'" in ended.status["message"]
+    assert not (tmp_path / "others.json").exists()
+
+
 def test_what_is_refused(question_answering: tuple[str, ...], tmp_path: Path) -> None:
     rows = [{"context": "some text", "question": "what " * 70 + "?", "answers": []} for _ in range(8)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

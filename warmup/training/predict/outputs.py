@@ -33,7 +33,7 @@ def output_path(output: str | None, first: str, predictor: Predictor) -> Path:
         UserError: they cannot be written there.
     """
     target = Path(output or _stem(first) + ".predictions.jsonl").expanduser()
-    if target.suffix not in (".jsonl", ".csv"):
+    if target.suffix not in (".jsonl", ".csv", *([".json"] if predictor.json_entry else [])):
         raise UserError(f"--output: {target} ends neither in .jsonl nor in .csv")
     if target.suffix == ".csv" and not predictor.csv_columns:
         raise UserError(f"--output: {target}: a .csv file is for one label or number of a text; use .jsonl")
@@ -49,21 +49,32 @@ def write_predictions(target: Path, inputs: PredictionInputs, predictor: Predict
     """Write the predictions as a whole: they are never seen half-written.
 
     Args:
-        target: a .jsonl or .csv file.
+        target: a .jsonl, .csv or .json file.
         inputs: the rows.
         predictor: of the task.
         values: what was kept for each target position, (targets, width), sample after sample.
 
     Returns:
         How many lines are errors.
+
+    Raises:
+        UserError: a .json file cannot hold all of them.
     """
     errors = 0
     with staged_file(target) as stage:
         with open(stage, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
-            write_line = _csv_lines(file, predictor) if target.suffix == ".csv" else _json_lines(file)
+            entries: dict[str, Any] = {}
+            writers = {
+                ".csv": lambda: _csv_lines(file, predictor),
+                ".jsonl": lambda: _json_lines(file),
+                ".json": lambda: _json_entries(entries, predictor),
+            }
+            write_line = writers[target.suffix]()
             for record in _records(inputs, predictor, values):
                 errors += "error" in record
                 write_line(record)
+            if target.suffix == ".json":
+                json.dump(entries, file, ensure_ascii=False)
     return errors
 
 
@@ -106,6 +117,22 @@ def _record(samples: Sequence[dict], predictor: Predictor, values: np.ndarray) -
 
 def _json_lines(file: TextIO) -> Callable[[dict], object]:
     return lambda record: file.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+
+def _json_entries(entries: dict[str, Any], predictor: Predictor) -> Callable[[dict], object]:
+    """What adds records to the object that a .json file holds; those that are errors have no place there."""
+    key, value = predictor.json_entry or ("", "")
+
+    def add(record: dict) -> None:
+        if "error" in record:
+            return
+        name = record[key]
+        if name is None or name in entries:
+            why = f"has no {key!r}" if name is None else f"has the {key!r} {name!r} of another one"
+            raise UserError(f"--output: row {record['row']} {why}, by which a .json file tells them apart; use .jsonl")
+        entries[name] = record[value]
+
+    return add
 
 
 def _csv_lines(file: TextIO, predictor: Predictor) -> Callable[[dict], object]:

@@ -162,6 +162,7 @@ class QuestionAnswering(Task):
             to_record=to_record,
             no_target_message="no token of its context is left beside its question (data.max_length, data.doc_stride)",
             csv_columns=("id", "answer", "start", "end", "score"),
+            json_entry=("id", "answer"),
         )
 
 

@@ -88,6 +88,8 @@ class Predictor:
     """Raises UserError where the rows do not go together."""
     csv_columns: tuple[str, ...] = ()
     """What a .csv file holds of a record; () if it cannot hold one."""
+    json_entry: tuple[str, str] | None = None
+    """The name and the value, of those in a record, in the object that a .json file holds; None if it is not one."""
 
 
 class Task(Protocol):
