@@ -145,7 +145,7 @@ def test_windows_of_long_documents(length: int, monkeypatch: pytest.MonkeyPatch)
     functions = masked_windows(wordpiece(), length, True), masked_windows(byte_level_bert(), length), None
     functions = *functions[:2], causal_windows(byte_level(), length)
     whole = [joined(tokenize(batch)) for tokenize in functions]
-    monkeypatch.setattr(encode_pieces, "__defaults__", (False, 1500))
+    monkeypatch.setattr(encode_pieces, "__defaults__", (False, 1500, False))
     monkeypatch.setattr(long_texts, "BATCH", 3000)
     monkeypatch.setattr("warmup.training.data.tokenizers.windows.TOKENS", 700)
     for tokenize, expected in zip(functions, whole, strict=True):
