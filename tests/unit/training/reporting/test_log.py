@@ -123,8 +123,8 @@ THROUGHPUT = {"samples_per_second": 160.0, "mfu": None}
 def test_a_training_line_has_exactly_the_documented_keys(tmp_path: Path) -> None:
     accelerator = Tracking()
     log = reporting_log.Log(tmp_path, accelerator, trackers=accelerator)
-    log.train(clock(5), lr=1e-3, loss=2.5, grad_norm=0.75, throughput=THROUGHPUT)
-    log.train(clock(6), lr=2e-3, loss=1.5, grad_norm=0.5, throughput=THROUGHPUT)
+    log.train(clock(5), lr=1e-3, loss=2.5, grad_norm=0.75, figures=THROUGHPUT)
+    log.train(clock(6), lr=2e-3, loss=1.5, grad_norm=0.5, figures=THROUGHPUT)
     assert lines(tmp_path) == [  # on disk at once, not only after close
         {
             "kind": "train", "step": 5, "samples": 320, "consumed_samples": 384, "tokens": 500, "epoch": 0.384,
