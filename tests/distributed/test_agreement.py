@@ -9,6 +9,7 @@ import os
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from harness import gloo, run_ranks, scale_losses, train
@@ -243,11 +244,11 @@ def test_rank_0_dies_when_the_others_begin_to_watch_it(mlm: tuple[str, ...], tmp
 
         whole = training_run.watch_ranks
 
-        def watch_ranks(run: training_run.TrainingRun) -> None:
+        def watch_ranks(*args: Any) -> None:
             if rank == 0:
                 os.kill(os.getpid(), signal.SIGKILL)
             time.sleep(2)
-            whole(run)
+            whole(*args)
 
         training_run.watch_ranks = watch_ranks
 

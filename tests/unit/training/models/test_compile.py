@@ -33,7 +33,9 @@ def fresh() -> Iterator[None]:
     """Begin with nothing compiled, and restore PyTorch's settings afterwards."""
     torch._dynamo.reset()
     counters.clear()
-    with torch._dynamo.config.patch(), torch._inductor.config.patch():
+    limits = {"recompile_limit": 8, "accumulated_recompile_limit": 256}
+    dynamo = torch._dynamo.config.patch(limits | {"optimize_ddp": True})
+    with dynamo, torch._inductor.config.patch(deterministic=False):
         yield
     torch._dynamo.reset()
 
@@ -184,9 +186,8 @@ def test_a_missing_compiler_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         check_compile(accelerator("NO"))
 
 
-def test_layers_are_not_split_at_the_buckets_of_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_layers_are_not_split_at_the_buckets_of_gradients() -> None:
     """As PyTorch would do under DistributedDataParallel."""
-    monkeypatch.setattr(torch._dynamo.config, "optimize_ddp", True)
     layers = torch.nn.ModuleList([torch.nn.Linear(2, 2)])
     model = SimpleNamespace(base_model=SimpleNamespace(encoder=SimpleNamespace(layer=layers)))
     compile_layers(model, InputLayout(rows=True))
