@@ -47,11 +47,11 @@ class Log:
         self._file = _open(folder / "metrics.jsonl") if self._active else None
         self._samples = _open(folder / "samples.jsonl") if self._active and samples else None
         self._progress: Progress | None = None
-        self._total_steps = 0
+        self._total_steps = self._end_samples = 0
 
-    def begin(self, total_steps: int) -> None:
-        """Set how many steps there will be."""
-        self._total_steps = total_steps
+    def begin(self, total_steps: int, end_samples: int) -> None:
+        """Set how many steps there will be, and the samples at which the run is over."""
+        self._total_steps, self._end_samples = total_steps, end_samples
 
     def advance(self, clock: StepClock, previous_loss: float | None = None, next_save: str = "") -> None:
         """Show that a step is done.
@@ -64,7 +64,7 @@ class Log:
         if not self._active:
             return
         if self._progress is None:
-            self._progress = Progress(self._total_steps, max(clock.step - 1, 0))
+            self._progress = Progress(self._total_steps, self._end_samples, max(clock.step - 1, 0))
         if previous_loss is not None:
             self._progress.add_loss(previous_loss)
         if line := self._progress.update(clock, next_save):

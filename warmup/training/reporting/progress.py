@@ -14,7 +14,7 @@ from warmup.clock import StepClock
 from warmup.duration import seconds_text
 from warmup.terminal import is_terminal
 
-_BAR = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}, {remaining} left{postfix}"
+_BAR = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}{postfix}"
 _BAR_SECONDS = 0.5  # between two updates of the bar
 LINE_SECONDS = 30.0
 """Seconds between two plain lines."""
@@ -37,15 +37,17 @@ def track(items: Sequence[Item], name: str, shown: bool) -> Iterator[Item]:
 class Progress:
     """The progress of the training, on stderr."""
 
-    def __init__(self, total_steps: int, first_step: int):
+    def __init__(self, total_steps: int, end_samples: int, first_step: int):
         """The first step is about to be done.
 
         Args:
             total_steps: of the whole run.
+            end_samples: samples of applied steps at which the run is over. They say how long it will take, since
+                steps get longer where the batch is warmed up.
             first_step: steps that were done before.
         """
-        self._total, self._began = total_steps, time.perf_counter()
-        self._first: tuple[int, int] | None = None
+        self._total, self._end, self._began = total_steps, end_samples, time.perf_counter()
+        self._first: tuple[int, int, int] | None = None
         self._losses: deque[float] = deque(maxlen=_LOSSES)
         self._line_due, self._shown_step = self._began + LINE_SECONDS / 3, first_step
         self._expected_said = False
@@ -73,10 +75,12 @@ class Progress:
         """
         now = time.perf_counter()
         if self._first is None:  # the first step may take very long, and says nothing of the others
-            self._first, self._began = (clock.step, clock.tokens), now
+            self._first, self._began = (clock.step, clock.tokens, clock.samples), now
         self._last = clock, next_save
         if self._bar is not None:
-            self._bar.set_postfix_str(", ".join(self._facts(clock, next_save)), refresh=False)
+            self._bar.set_postfix_str(
+                ", ".join([*self._time_left(clock), *self._facts(clock, next_save)]), refresh=False
+            )
             self._bar.update(clock.step - self._bar.n)
         elif now >= self._line_due:
             self._line_due = now + LINE_SECONDS
@@ -94,9 +98,12 @@ class Progress:
 
     def _line(self, clock: StepClock, next_save: str) -> str:
         self._shown_step = clock.step
+        facts = [*self._facts(clock, next_save), *self._time_left(clock)]
+        return "  ".join([f"step {clock.step}/{self._total}", *facts])
+
+    def _time_left(self, clock: StepClock) -> list[str]:
         left = self._seconds_left(clock)
-        time_left = [f"{seconds_text(left)} left"] if left and clock.step < self._total else []
-        return "  ".join([f"step {clock.step}/{self._total}", *self._facts(clock, next_save), *time_left])
+        return [f"{seconds_text(left)} left"] if left else []
 
     def _facts(self, clock: StepClock, next_save: str) -> list[str]:
         """Mean loss, steps and tokens per second, next save: what is known of them."""
@@ -108,9 +115,10 @@ class Progress:
         return facts + ([f"next save {next_save}"] if next_save else [])
 
     def _seconds_left(self, clock: StepClock) -> float | None:
-        if self._first is None or clock.step <= self._first[0]:
+        if self._first is None or clock.samples <= self._first[2]:
             return None
-        return (self._total - clock.step) * (time.perf_counter() - self._began) / (clock.step - self._first[0])
+        per_sample = (time.perf_counter() - self._began) / (clock.samples - self._first[2])
+        return max(self._end - clock.samples, 0) * per_sample
 
     def _expected(self, clock: StepClock, now: float) -> str | None:
         """Once, after the first steps: how long the rest will take."""

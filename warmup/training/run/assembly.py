@@ -294,7 +294,7 @@ def begin(run: TrainingRun, resume_point: ResumePoint) -> None:
             world_size = train_step.accelerator.num_processes
             facts = resume.describe_changes(resume_point, run.state.lr_schedule, world_size)
             log.resumed(train_step.clock, train_step.total_steps, facts, branched=resume_point.branches)
-    log.begin(train_step.total_steps)
+    log.begin(train_step.total_steps, train_step.plan.duration_samples)
     train_step.throughput.restart(train_step.clock)
     limit, preemption = None, train_step.preemption
     if run.config.time_limit:

@@ -269,7 +269,7 @@ def test_skipped_rows_of_a_stream(tmp_path: Path, capsys: pytest.CaptureFixture,
 
 def test_other_ranks_write_and_print_nothing(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
     log = reporting_log.Log(tmp_path, Tracking(main=False), samples=True)
-    log.begin(79)
+    log.begin(79, 79 * 64)
     log.advance(clock())
     log.train(clock(), 1e-3, 2.5, 0.75, THROUGHPUT)
     log.evaluation(clock(), {"loss": 1.0})

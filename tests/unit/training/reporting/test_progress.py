@@ -15,7 +15,9 @@ from typing import Any
 
 import pytest
 
+from warmup.batch_schedule import BatchSchedule
 from warmup.clock import StepClock
+from warmup.duration import seconds_text
 from warmup.terminal import highlight, is_terminal
 from warmup.training.reporting import log as reporting_log
 from warmup.training.reporting import progress
@@ -54,7 +56,7 @@ def open_terminal(monkeypatch: pytest.MonkeyPatch) -> Callable[[], str]:
 def train(log: reporting_log.Log, now: list[float], steps: int, seconds: float) -> None:
     """Steps of so many seconds, with 50 tokens each and losses 1, 2, 3 ..."""
     clock = StepClock(batch_size=4, num_samples=100)
-    log.begin(steps)
+    log.begin(steps, 4 * steps)
     for step in range(1, steps + 1):
         now[0] += seconds
         clock.advance(tokens=50)
@@ -79,6 +81,27 @@ def test_plain_lines_in_a_pipe(tmp_path: Path, now: list[float], capsys: pytest.
     ]
 
 
+def test_the_time_left_of_steps_that_get_longer(
+    tmp_path: Path, now: list[float], capsys: pytest.CaptureFixture
+) -> None:
+    """A batch that grows from 4 to 8 samples, each of which takes half a second."""
+    schedule = BatchSchedule(size=8, start_size=4, warmup_samples=40)
+    clock, end = StepClock(schedule), 400
+    log = reporting_log.Log(tmp_path, RANK_0)
+    log.begin(clock.steps_to(end), end)
+    while clock.samples < end:
+        now[0] += clock.batch_size / 2
+        clock.advance(tokens=50)
+        log.advance(clock, 1.0)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "about 3 min 14 s for the other 50 steps"  # (400 - 13) / 2 s, after 3 steps
+    for line in lines[1:]:
+        step = int(line.split()[1].partition("/")[0])
+        assert line.endswith(f"  {seconds_text((end - schedule.position(step)) / 2)} left"), line
+    assert len(lines) == 7
+    log.close()
+
+
 def test_at_most_one_line_in_an_interval(tmp_path: Path, now: list[float], capsys: pytest.CaptureFixture) -> None:
     log = reporting_log.Log(tmp_path, RANK_0)
     train(log, now, steps=10_000, seconds=0.25)
@@ -93,7 +116,7 @@ def test_a_bar_on_a_terminal_is_gone_before_the_summary(tmp_path: Path, monkeypa
     terminal = open_terminal(monkeypatch)
     log = reporting_log.Log(tmp_path, RANK_0)
     clock = StepClock(batch_size=4, num_samples=100)
-    log.begin(3)
+    log.begin(3, 12)
     for _ in range(3):
         clock.advance(tokens=50)
         log.advance(clock, 2.0, "at step 3")
@@ -101,7 +124,7 @@ def test_a_bar_on_a_terminal_is_gone_before_the_summary(tmp_path: Path, monkeypa
     log.print("done\nwarning: careful\n  error [overrun]: too long")
     log.close()
     bar, _, rest = terminal().partition("done")
-    assert re.search(r"\rtraining 100%\|.*\| 3/3, 00:00 left, loss 2, .* tokens/s, next save at step 3", bar)
+    assert re.search(r"\rtraining 100%\|.*\| 3/3, loss 2, .* tokens/s, next save at step 3", bar)
     assert max(len(line) for line in re.split("[\r\n]+", bar)) <= 100
     assert rest == "\r\n\x1b[33mwarning: careful\x1b[0m\r\n\x1b[31m  error [overrun]: too long\x1b[0m\r\n"
 
