@@ -9,7 +9,7 @@ from warmup.config.checks import expand_home, parse_seconds, require
 from warmup.config.data import Data
 from warmup.config.recipe import Recipe
 from warmup.config.run import Batch, Checkpoint, Elastic, Evaluation, Launch, Log, Speed
-from warmup.config.tasks import CALLED_ELSEWHERE, TASKS, tasks_with
+from warmup.config.tasks import CALLED_ELSEWHERE, TASKS, name_tasks, tasks_with
 from warmup.errors import UserError
 
 
@@ -58,9 +58,7 @@ class Config:
         for name in {name: None for facts in TASKS.values() for name in facts.fields}:
             value = attrgetter(name)
             if value(self) != _default(name) and self.task not in tasks_with(name):
-                raise UserError(
-                    f"{name}: is for task {' or '.join(tasks_with(name))}, not for {self.task}; leave it out"
-                )
+                raise UserError(f"{name}: is for {name_tasks(tasks_with(name))}, not for {self.task}; leave it out")
         metric, metrics = self.evaluation.metric, TASKS[self.task].metrics
         if metric not in metrics:
             raise UserError(f"evaluation.metric: {metric!r} is none of those of {self.task}: {', '.join(metrics)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -210,6 +211,12 @@ CALLED_ELSEWHERE = {
 def tasks_with(field: str) -> list[str]:
     """Names of the tasks that have a field of the configuration; all of them if no task claims it."""
     return [name for name, facts in TASKS.items() if field in facts.fields] or list(TASKS)
+
+
+def name_tasks(names: Sequence[str]) -> str:
+    """Tasks in words: "the task a", "the tasks a, b and c"."""
+    *others, last = names
+    return f"the tasks {', '.join(others)} and {last}" if others else f"the task {last}"
 
 
 def lower_is_better(task: str, metric: str) -> bool:

@@ -19,6 +19,7 @@ from warmup.config.tasks import (
     WORD_FILES,
     TaskFacts,
     lower_is_better,
+    name_tasks,
     tasks_with,
 )
 from warmup.errors import UserError
@@ -97,8 +98,14 @@ def test_a_field_is_refused_for_every_other_task(name: str) -> None:
         else:
             with pytest.raises(UserError) as caught:
                 Config(task=task, **{section: changed})
-            names = " or ".join(tasks_with(name))
-            assert str(caught.value) == f"{name}: is for task {names}, not for {task}; leave it out"
+            names = name_tasks(tasks_with(name))
+            assert str(caught.value) == f"{name}: is for {names}, not for {task}; leave it out"
+
+
+def test_tasks_are_named_in_words() -> None:
+    assert name_tasks(["a"]) == "the task a"
+    assert name_tasks(["a", "b"]) == "the tasks a and b"
+    assert name_tasks(["a", "b", "c"]) == "the tasks a, b and c"
 
 
 @EACH

@@ -15,7 +15,7 @@ from typing import Any
 
 import datasets
 
-from warmup.config.tasks import TABLES, TASKS, TEXT_FILES, WORD_FILES, TaskFacts
+from warmup.config.tasks import TABLES, TASKS, TEXT_FILES, WORD_FILES, TaskFacts, name_tasks
 from warmup.errors import UserError, one_line
 from warmup.training.data.lines import COMPRESSIONS, is_empty
 
@@ -163,9 +163,9 @@ def _file(file: str, kinds: Sequence[str], task: str) -> Source:
     if kind not in TEXT_KINDS and (kind != ".parquet" or compression):
         raise UserError(f"{file}: unknown kind of file {kind + compression!r}; known are {KNOWN}")
     if kind not in kinds:
-        readers = " or ".join(name for name, facts in TASKS.items() if kind in facts.file_kinds)
+        readers = name_tasks([name for name, facts in TASKS.items() if kind in facts.file_kinds])
         raise UserError(
-            f"{file}: a {kind} file holds {_HOLDS[kind]}, for task {readers}; task: {task} reads {', '.join(kinds)}"
+            f"{file}: a {kind} file holds {_HOLDS[kind]}, for {readers}; task: {task} reads {', '.join(kinds)}"
         )
     if empty or (compression and is_empty(file)):
         raise UserError(f"{file} is empty")

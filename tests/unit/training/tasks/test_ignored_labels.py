@@ -95,7 +95,7 @@ def test_rows_without_a_label_in_columns_of_classes(kind: str, tmp_path: Path) -
 def test_numbers_are_no_classes(tmp_path: Path) -> None:
     file = labelled(tmp_path / "a.jsonl", [-1.0, 0.5] * 10)
     assert set(prepared(config(file, task="regression")).notes) <= {"truncated"}
-    with pytest.raises(UserError, match="data.ignore_labels: is for task"):
+    with pytest.raises(UserError, match="data.ignore_labels: is for the task"):
         Config(task="regression", data=Data(ignore_labels=["-1"]))
 
 

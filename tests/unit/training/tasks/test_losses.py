@@ -155,7 +155,7 @@ def test_tasks_without_classes() -> None:
     for task in ("mlm", "clm", "regression"):
         for recipe in (Recipe(label_smoothing=0.1), Recipe(class_weights=("balanced",))):
             message = (
-                r"^recipe\.\w+: is for task classification or multi-label or token-classification, not for "
+                r"^recipe\.\w+: is for the tasks classification, multi-label and token-classification, not for "
                 + f"{task}; leave it out$"
             )
             with pytest.raises(UserError, match=message):

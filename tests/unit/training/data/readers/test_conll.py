@@ -132,7 +132,7 @@ def test_columns_by_number(tmp_path: Path) -> None:
     for wrong in ({"word_column": 0}, {"tag_column": -1}):
         with pytest.raises(UserError, match="1 or above"):
             Data(**wrong)
-    with pytest.raises(UserError, match="data.tag_column: is for task token-classification"):
+    with pytest.raises(UserError, match="data.tag_column: is for the task token-classification"):
         Config(task="mlm", data=Data(tag_column=2))
 
 

@@ -66,7 +66,7 @@ def test_txt_holds_no_labels(tmp_path):
     for task in ("classification", "regression"):
         file = write(tmp_path, "a.txt", "one\n")
         assert refusal(file, task=task) == (
-            f"{file}: a .txt file holds texts without labels, for task mlm or clm; "
+            f"{file}: a .txt file holds texts without labels, for the tasks mlm and clm; "
             f"task: {task} reads .csv, .tsv, .jsonl, .json, .parquet"
         )
 

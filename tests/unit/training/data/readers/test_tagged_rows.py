@@ -253,13 +253,13 @@ def test_what_cannot_be_read_as_sentences(tmp_path: Path) -> None:
     assert refusal(tmp_path / "a.conll").endswith("a.conll holds no usable row")
     (tmp_path / "a.txt").write_text("words\n")
     assert refusal(tmp_path / "a.txt") == (
-        f"{tmp_path / 'a.txt'}: a .txt file holds texts without labels, for task mlm or clm; "
+        f"{tmp_path / 'a.txt'}: a .txt file holds texts without labels, for the tasks mlm and clm; "
         "task: token-classification reads .csv, .tsv, .jsonl, .json, .parquet, .conll, .bio, .iob2"
     )
     (tmp_path / "b.bio").write_text("a O\n")
     tables = ".csv, .tsv, .jsonl, .json, .parquet"
     for task, kinds in (("classification", tables), ("regression", tables), ("mlm", f"{tables}, .txt")):
-        reason = "a .bio file holds words and their tags, for task token-classification"
+        reason = "a .bio file holds words and their tags, for the task token-classification"
         for split, kinds_ in (("train", kinds), ("test", f"{tables}, .txt")):  # predictions are made for lines too
             with pytest.raises(UserError) as caught:
                 resolve_part([str(tmp_path / "b.bio")], "data.train_files", split, TASKS[task])

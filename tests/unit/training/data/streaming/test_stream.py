@@ -375,7 +375,8 @@ def test_configurations_that_are_refused() -> None:
         with pytest.raises(ValueError, match=message):
             dataclasses.replace(data, **fields)
     for task in ("classification", "regression"):
-        with pytest.raises(ValueError, match=f"data.streaming: is for task mlm or clm, not for {task}; leave it out"):
+        message = f"data.streaming: is for the tasks mlm and clm, not for {task}; leave it out"
+        with pytest.raises(ValueError, match=message):
             Config(task=task, data=data)
     with pytest.raises(ValueError, match="checkpoint.every: '1 epochs', but the length of a stream's epoch is not"):
         Config(data=data, checkpoint=Checkpoint(every="1 epochs"))

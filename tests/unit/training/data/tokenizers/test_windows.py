@@ -121,5 +121,5 @@ def test_words_are_stored_only_for_whole_words(tmp_path: Path) -> None:
 
 
 def test_whole_words_are_for_masked_language_modelling_only() -> None:
-    with pytest.raises(ValueError, match="data.whole_words: is for task mlm, not for clm"):
+    with pytest.raises(ValueError, match="data.whole_words: is for the task mlm, not for clm"):
         Config(task="clm", data=Data(whole_words=True))

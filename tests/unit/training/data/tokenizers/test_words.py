@@ -14,7 +14,7 @@ from transformers import BertTokenizerFast, PreTrainedTokenizerFast, RobertaToke
 
 from warmup.config import Config
 from warmup.config.data import Data
-from warmup.config.tasks import tasks_with
+from warmup.config.tasks import name_tasks, tasks_with
 from warmup.errors import UserError
 from warmup.training.data.prepare import Prepared, prepare_data
 from warmup.training.data.samples import IGNORE_INDEX
@@ -192,7 +192,7 @@ def test_data_that_cannot_be_trained_on(tmp_path: Path) -> None:
         *fine, validation_files=(str(other),)
     )
     assert refusal(*fine, pair_column="b") == (
-        f"data.pair_column: is for task {' or '.join(tasks_with('data.pair_column'))}, not for token-classification; "
+        f"data.pair_column: is for {name_tasks(tasks_with('data.pair_column'))}, not for token-classification; "
         "leave it out"
     )
     with pytest.raises(
