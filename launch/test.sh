@@ -3,6 +3,7 @@
 #
 # Usage:  bash launch/test.sh [--all] [pytest options]        --all: the slow tests too
 #   e.g.  bash launch/test.sh -x -k plan
+#         bash launch/test.sh -n 0 --pdb        one process; by default two of them, which share the test files
 # To edit: nothing; pytest's and ruff's settings are in pyproject.toml.
 set -euo pipefail
 if [[ ${1:-} =~ ^(-h|--help)$ ]]; then exec sed -n '2,/^set -/s/^# \{0,1\}//p' "$0"; fi
@@ -25,5 +26,8 @@ echo "== ruff check" && { ruff check . || failed=1; }
 echo "== ruff format --check" && { ruff format --check . || failed=1; }
 echo "== pyrefly" && { pyrefly check --output-format min-text || failed=1; }
 echo "== shellcheck" && { shellcheck launch/*.sh && echo "All scripts pass." || failed=1; }
-echo "== pytest" && { python -m pytest --ignore=tests/benchmarks --ignore=tests/experiments "${select[@]}" "$@" || failed=1; }
+# A file is one process's, so that its fixtures are made once; in the order of the folders, so that the short files of
+# tests/unit are left for the end.
+select+=(--ignore=tests/benchmarks --ignore=tests/experiments -n 2 --dist loadfile --no-loadscope-reorder)
+echo "== pytest" && { python -m pytest "${select[@]}" "$@" || failed=1; }
 exit "$failed"
