@@ -188,8 +188,7 @@ def _ignore_lost_readers() -> None:
             io.BufferedWriter(raw),
             encoding=stream.encoding,
             errors=stream.errors,
-            line_buffering=stream.line_buffering,
-            write_through=stream.write_through,
+            line_buffering=stream.line_buffering or stream.write_through,  # python -u, as the launcher starts ranks
         )
         with suppress(OSError):
             stream.flush()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import select
 import subprocess
 import sys
 import threading
@@ -255,6 +256,24 @@ def test_stderr_goes_where_the_launch_script_says(tmp_path: Path) -> None:
     ended = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=env, capture_output=True, text=True)
     assert (ended.returncode, ended.stdout, ended.stderr) == (2, "", "")
     assert (tmp_path / "stderr").read_text() == "before\nsaid\nerror: data: wrong\n"
+
+
+@pytest.mark.parametrize("unbuffered", [(), ("-u",)])
+def test_a_line_is_seen_at_once(unbuffered: tuple[str, ...]) -> None:
+    """Also in a pipe, and with the option that torch's launcher gives its ranks."""
+    script = (
+        "import sys; from warmup.training.distributed.exit_status import guard\n"
+        "def run(): print('step 50', file=sys.stderr); sys.stdin.read(1); return 'done', ''\n"
+        "sys.exit(guard(run, False))"
+    )
+    command = [sys.executable, *unbuffered, "-c", script]
+    with subprocess.Popen(command, cwd=ROOT, env={"PATH": ""}, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as rank:
+        assert rank.stdin and rank.stderr
+        seen = select.select([rank.stderr], [], [], 20)[0]
+        rank.stdin.write(b"\n")
+        rank.stdin.flush()
+        assert seen and rank.stderr.read() == b"step 50\n"
+    assert rank.returncode == 0
 
 
 def test_messages_name_the_context_of_the_error(status: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
