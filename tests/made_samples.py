@@ -21,11 +21,11 @@ PAD, UNK, CLS, SEP, MASK = range(5)
 VOCABULARY = 200
 
 
-def samples(rows: list[list[int]], **columns: list) -> Samples:
-    """Samples with these token ids and these further columns."""
+def samples(rows: list[list[int]], whole_rows: bool = False, **columns: list) -> Samples:
+    """Samples of sequences with these token ids and these further columns."""
     table = datasets.Dataset.from_dict({"ids": rows, "length": [len(row) for row in rows], **columns})
     table = table.cast_column("ids", datasets.List(datasets.Value("int32")))
-    return Samples(table.with_format("arrow"), np.array([len(row) for row in rows], np.int32))
+    return Samples.of(table, whole_rows)
 
 
 def random_samples(count: int, longest: int = 60) -> Samples:

@@ -86,10 +86,9 @@ class Pointing(Task):
     def predictor(
         self, tokenizer: PreTrainedTokenizerBase, labels: Sequence[str], settings: Mapping[str, Any]
     ) -> Predictor:
-        def tokenize(batch: dict[str, Any], rows: list[int]) -> dict[str, list]:
+        def tokenize(batch: dict[str, Any]) -> dict[str, list]:
             parts = [part for part in sentence_parts(batch["text"], tokenizer, self._data.max_length) if part.is_first]
             return {
-                "row": rows,
                 "ids": [part.ids for part in parts],
                 "length": [len(part.ids) for part in parts],
                 "token_targets": [part.words for part in parts],

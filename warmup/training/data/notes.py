@@ -17,7 +17,7 @@ from warmup.config.tasks import WORD_FILES, TaskFacts
 from warmup.training.data.readers.conll import find_layout, has_other_lines
 from warmup.training.data.readers.delimited import DELIMITERS
 from warmup.training.data.readers.quoting import find_quoting
-from warmup.training.data.samples import NO_TAG
+from warmup.training.data.samples import NO_TAG, row_starts
 from warmup.training.data.sources import Source
 from warmup.training.data.splits import label_counts
 
@@ -98,12 +98,13 @@ def token_notes(samples: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, d
         )
     if "cut_tokens" in samples.column_names:
         cut = samples.data.column("cut_tokens").to_numpy()
-        if truncated := int((cut > 0).sum()):
+        cut_of_rows = np.add.reduceat(cut, row_starts(samples)[:-1])
+        if truncated := int((cut_of_rows > 0).sum()):
             share = cut.sum() / (cut.sum() + samples.data.column("length").to_numpy().sum())
             longest = int((cut + samples.data.column("length").to_numpy()).max())
             notes["truncated"] = (
-                f"{truncated} of {len(cut)} training rows, which loses {share:.1%} of all tokens; data.max_length is "
-                f"{data.max_length}, and the longest row has {longest} tokens"
+                f"{truncated} of {len(cut_of_rows)} training rows, which loses {share:.1%} of all tokens; "
+                f"data.max_length is {data.max_length}, and the longest row has {longest} tokens"
             )
     ideographs = _share_of_ideographs(samples, tokenizer) if "token_words" in samples.column_names else 0.0
     if ideographs > _LARGE_SHARE:

@@ -45,7 +45,7 @@ from warmup.training.files import staged_folder
 from warmup.training.models.build import is_new_model, label_names
 
 datasets.disable_progress_bars()  # "Generating rows" and "Saving the dataset" tell a user nothing
-CACHE_FORMAT = 4  # raise it where the same samples are stored in another way
+CACHE_FORMAT = 5  # raise it where the same samples are stored in another way
 
 
 class Preprocessing(Protocol):
@@ -54,6 +54,7 @@ class Preprocessing(Protocol):
     facts: TaskFacts
     row_format: RowFormat
     features: Mapping[str, Any]
+    whole_rows: bool
 
     def load_tokenizer(self, name: str, flag: str) -> PreTrainedTokenizerBase: ...
 
@@ -119,8 +120,8 @@ def prepare_data(config: Config, task: Preprocessing) -> Prepared:
         key=key,
         folder=folder,
         sources=tuple(sources[0]),
-        train=load_samples(folder / "train"),
-        validation=load_samples(folder / "validation"),
+        train=load_samples(folder / "train", task.whole_rows),
+        validation=load_samples(folder / "validation", task.whole_rows),
         labels=tuple(facts["labels"]),
         bad_rows=tuple(facts["bad_rows"]),
         tokenizer=tokenizer or task.load_tokenizer(str(folder / "tokenizer"), "data.cache_dir"),

@@ -1,4 +1,10 @@
-"""Tokenised samples: found by their position in the order of training, and read as arrays."""
+"""Tokenised samples: found by their position in the order of training, and read as arrays.
+
+A row of data gives one or more sequences of tokens, such as the parts of a long text, or several texts to choose from.
+They follow each other in a tokenised set, which says where each row begins (`is_first`). A sample, which is what steps
+count and ranks are dealt, is one sequence, or all sequences of a row (`Task.whole_rows`). Metrics and predictions of
+rows are made of all their sequences (`row_starts`).
+"""
 
 from __future__ import annotations
 
@@ -21,8 +27,11 @@ NO_TAG = str(IGNORE_INDEX)
 """The tag of a word that is not to be learned, as data sets of transformers have it."""
 TOKEN_PREFIX = "token_"
 """Columns of a tokenised set whose names begin so hold one number per token; all others have one value per sample."""
-ROW_PREFIX = "row_"
+METRICS_PREFIX = "metrics_"
 """Columns whose names begin so are for the metrics alone: no batch is made of them."""
+IS_FIRST = "is_first"
+"""The column that is True at the first sequence of each row. A set without it has one sequence for each row, or its
+sequences are nowhere joined again, as those of documents are not."""
 
 
 class StepSamples(NamedTuple):
@@ -67,7 +76,9 @@ class SampleSource(Protocol):
         ...
 
     def gather(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
-        """Samples by their ids, padded with 0: (ids_BT, mask_BT that is True at tokens, other columns by name)."""
+        """The sequences of samples by the samples' ids, padded with 0: (ids_ST, mask_ST that is True at tokens, other
+        columns by name). The column `sample` has the index among `indices` of the sample that each sequence is of.
+        """
         ...
 
     def close(self) -> None:
@@ -80,10 +91,20 @@ class Samples:
     """A tokenised set on disk, mapped into memory."""
 
     table: datasets.Dataset
-    """Columns `ids` and `length`, and others that the task adds; formatted as Arrow."""
+    """Sequences, with the columns `ids` and `length`, and others that the task adds; formatted as Arrow."""
     lengths: np.ndarray
     """Tokens of each sample, special ones included."""
+    whole_rows: bool = False
+    """Whether a sample is all sequences of a row."""
     first_id = 0
+
+    @classmethod
+    def of(cls, table: datasets.Dataset, whole_rows: bool = False) -> Samples:
+        """The samples of a tokenised set."""
+        lengths = table.data.column("length").to_numpy()
+        if whole_rows:
+            lengths = np.add.reduceat(lengths, row_starts(table)[:-1])
+        return cls(table.with_format("arrow"), lengths, whole_rows)
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -102,25 +123,63 @@ class Samples:
         return StepSamples(indices, epochs, self.lengths[indices])
 
     def gather(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
-        """See SampleSource. Columns with one value per token are (B, T) like the ids; those of other lists are arrays
+        """See SampleSource. Columns with one value per token are (S, T) like the ids; those of other lists are arrays
         of objects.
         """
-        return pad(self.rows(indices))
+        rows = self.sequences(indices)
+        if not self.whole_rows:
+            return pad(rows)
+        counts = self._row_starts[indices + 1] - self._row_starts[indices]
+        return pad(rows, np.repeat(np.arange(len(indices)), counts))
 
-    def rows(self, indices: np.ndarray) -> pyarrow.Table:
-        """Samples by their ids, without the columns that are for the metrics alone."""
-        return self._read[indices.tolist()]
+    def sequences(self, indices: np.ndarray) -> pyarrow.Table:
+        """The sequences of samples by the samples' ids, without the columns that are for the metrics alone."""
+        return self._read[(_ranges(self._row_starts, indices) if self.whole_rows else indices).tolist()]
+
+    @property
+    def row_starts(self) -> np.ndarray:
+        """(rows + 1,): where the samples of each row begin, and where the last ones end."""
+        return np.arange(len(self) + 1) if self.whole_rows else self._row_starts
+
+    def select_rows(self, rows: np.ndarray) -> Samples:
+        """The samples of some rows by the rows' numbers, in memory."""
+        sequences = self.table[_ranges(self._row_starts, rows).tolist()]
+        return Samples.of(datasets.Dataset(sequences), self.whole_rows)
+
+    @cached_property
+    def _row_starts(self) -> np.ndarray:
+        return row_starts(self.table)
 
     @cached_property
     def _read(self) -> datasets.Dataset:
-        return self.table.select_columns([name for name in self.table.column_names if not name.startswith(ROW_PREFIX)])
+        names = [name for name in self.table.column_names if not name.startswith(METRICS_PREFIX)]
+        return self.table.select_columns(names)
 
     def close(self) -> None:
         """Nothing is held."""
 
 
-def pad(rows: pyarrow.Table) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
-    """Rows of a tokenised set as `SampleSource.gather` gives them."""
+def row_starts(table: datasets.Dataset) -> np.ndarray:
+    """(rows + 1,): where the sequences of each row begin in a tokenised set, and where the last ones end."""
+    if IS_FIRST not in table.column_names:
+        return np.arange(len(table) + 1)
+    return np.append(np.flatnonzero(table.data.column(IS_FIRST).to_numpy()), len(table))
+
+
+def _ranges(starts: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    """The integers from starts[n] to starts[n + 1] for each of the numbers."""
+    return np.concatenate([np.arange(*starts[number : number + 2]) for number in numbers])
+
+
+def pad(
+    rows: pyarrow.Table, sample_ids: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+    """Sequences of a tokenised set as `SampleSource.gather` gives them.
+
+    Args:
+        rows: the sequences.
+        sample_ids: of which sample each is; None where each is one.
+    """
     lengths = rows["length"].to_numpy()
     mask_BT = np.arange(max(lengths, default=1)) < lengths[:, None]
 
@@ -134,6 +193,7 @@ def pad(rows: pyarrow.Table) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarr
         for name in rows.column_names
         if name != "ids"
     }
+    columns["sample"] = np.arange(len(lengths)) if sample_ids is None else sample_ids
     return per_token(rows["ids"]), mask_BT, columns
 
 
@@ -143,7 +203,6 @@ def table_features(extra: Mapping[str, object]) -> datasets.Features:
     return datasets.Features({"ids": datasets.List(number), "length": number, **extra})
 
 
-def load_samples(folder: Path) -> Samples:
+def load_samples(folder: Path, whole_rows: bool = False) -> Samples:
     """A set that `datasets.Dataset.save_to_disk` wrote."""
-    table = datasets.load_from_disk(str(folder))
-    return Samples(table.with_format("arrow"), table.data.column("length").to_numpy())
+    return Samples.of(datasets.load_from_disk(str(folder)), whole_rows)

@@ -63,7 +63,6 @@ def tokenize_table(
     rows: datasets.Dataset,
     tokenize: Callable[..., Mapping[str, list] | Iterator[Mapping[str, list]]],
     name: str,
-    with_numbers: bool = False,
 ) -> Iterator[Mapping[str, list]]:
     """Yield the samples of rows, in parts.
 
@@ -71,20 +70,15 @@ def tokenize_table(
         rows: A column `text` of texts or of lists of words, and others.
         tokenize: Turns some rows, by column, into samples, or yields the samples in parts.
         name: Of the progress bar.
-        with_numbers: Whether `tokenize` takes the numbers of the rows, too.
     """
-    number = 0
     with tqdm(
         total=len(rows), desc=f"tokenising {name}", unit=" rows", disable=not is_terminal(sys.stderr)
     ) as progress:
         for batch in rows.iter(rows_at_once(rows.data.nbytes, len(rows.data))):
             for part in _parts(batch):
-                count = len(part["text"])
-                numbers = [list(range(number, number + count))] if with_numbers else []
-                samples = tokenize(part, *numbers)
+                samples = tokenize(part)
                 yield from [samples] if isinstance(samples, Mapping) else samples
-                number += count
-                progress.update(count)
+                progress.update(len(part["text"]))
 
 
 def _columns(rows: Iterable[Mapping[str, Any]], names: Sequence[str]) -> Iterator[dict[str, list]]:

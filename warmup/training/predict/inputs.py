@@ -19,7 +19,7 @@ from warmup.config.tasks import TASKS
 from warmup.training.data import sources
 from warmup.training.data.readers import all_rows
 from warmup.training.data.readers.columns import BadRow
-from warmup.training.data.samples import TOKEN_PREFIX, Samples, load_samples, table_features
+from warmup.training.data.samples import TOKEN_PREFIX, Samples, load_samples, row_starts, table_features
 from warmup.training.data.sources import Source
 from warmup.training.data.tables import build_table, tokenize_table, write_samples
 from warmup.training.tasks import Predictor
@@ -29,11 +29,10 @@ _READ = ("ids", "length", f"{TOKEN_PREFIX}targets", "second_start")  # columns t
 
 @dataclass(frozen=True)
 class PredictionInputs:
-    """The usable rows as samples, and why each other row is none."""
+    """The usable rows as sequences, and why each other row is none."""
 
     table: datasets.Dataset
-    """Samples as `Predictor.tokenize` gives them. `row`: the number among the usable rows, from 0; a row may have
-    several samples, which follow each other."""
+    """Sequences as `Predictor.tokenize` gives them."""
     bad: dict[int, str]
     """By the number among all rows, from 1."""
     key: str
@@ -41,17 +40,21 @@ class PredictionInputs:
 
     def __len__(self) -> int:
         """The number of all rows."""
-        return self.table.data.column("row")[-1].as_py() + 1 + len(self.bad)
+        return len(self.row_starts) - 1 + len(self.bad)
 
     @cached_property
     def samples(self) -> Samples:
-        """What the model reads."""
-        names = [name for name in self.table.column_names if name in _READ]
-        return Samples(self.table.select_columns(names), self.table.data.column("length").to_numpy())
+        """What the model reads: each sequence by itself."""
+        return Samples.of(self.table.select_columns([name for name in self.table.column_names if name in _READ]))
 
     @cached_property
-    def starts(self) -> np.ndarray:
-        """(samples + 1,) int64: where the targets of each sample start among those of all, and where the last end."""
+    def row_starts(self) -> np.ndarray:
+        """(usable rows + 1,): where the sequences of each row begin, and where the last ones end."""
+        return row_starts(self.table)
+
+    @cached_property
+    def target_starts(self) -> np.ndarray:
+        """(sequences + 1,) int64: where the targets of each begin among those of all, and where the last ones end."""
         is_target = self.table.data.column(f"{TOKEN_PREFIX}targets").combine_chunks().flatten().to_numpy() > 0
         ends = np.cumsum(self.samples.lengths, dtype=np.int64)
         return np.concatenate([[0], np.cumsum(is_target, dtype=np.int64)[ends - 1]])
@@ -109,9 +112,8 @@ def load_inputs(tokenized: TokenizedRows) -> PredictionInputs:
 
 def _tokenize(rows: datasets.Dataset, predictor: Predictor, file: Path) -> datasets.Dataset:
     own = {
-        "row": datasets.Value("int32"),
         f"{TOKEN_PREFIX}targets": datasets.List(datasets.Value("int32")),
         "truncated": datasets.Value("bool"),
     }
-    parts = tokenize_table(rows, predictor.tokenize, "rows", with_numbers=True)
+    parts = tokenize_table(rows, predictor.tokenize, "rows")
     return write_samples(parts, file, table_features({**own, **predictor.features}))

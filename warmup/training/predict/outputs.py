@@ -6,7 +6,7 @@ import csv
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
-from itertools import groupby
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -18,7 +18,7 @@ from warmup.training.files import staged_file
 from warmup.training.predict.inputs import PredictionInputs
 from warmup.training.tasks import Predictor
 
-_CHUNK = 1000  # samples that are in memory at once
+_CHUNK = 1000  # sequences that are in memory at once
 
 
 def output_path(output: str | None, first: str, predictor: Predictor) -> Path:
@@ -52,7 +52,7 @@ def write_predictions(target: Path, inputs: PredictionInputs, predictor: Predict
         target: a .jsonl, .csv or .json file.
         inputs: the rows.
         predictor: of the task.
-        values: what was kept for each target position, (targets, width), sample after sample.
+        values: what was kept for each target position, (targets, width), sequence after sequence.
 
     Returns:
         How many lines are errors.
@@ -94,25 +94,26 @@ def _records(inputs: PredictionInputs, predictor: Predictor, values: np.ndarray)
 def _records_of_usable_rows(
     inputs: PredictionInputs, predictor: Predictor, values: np.ndarray
 ) -> Iterator[dict[str, Any]]:
-    for _, numbered in groupby(_samples(inputs), lambda pair: pair[1]["row"]):
-        numbers, samples = zip(*numbered, strict=True)
-        own_values = values[inputs.starts[numbers[0]] : inputs.starts[numbers[-1] + 1]]
-        truncated = any(sample["truncated"] for sample in samples)
-        yield _record(samples, predictor, own_values) | ({"cut": True} if truncated else {})
+    all_sequences = _sequences(inputs)
+    for first, end in pairwise(inputs.row_starts.tolist()):
+        sequences = list(islice(all_sequences, end - first))
+        own_values = values[inputs.target_starts[first] : inputs.target_starts[end]]
+        truncated = any(sequence["truncated"] for sequence in sequences)
+        yield _record(sequences, predictor, own_values) | ({"cut": True} if truncated else {})
 
 
-def _samples(inputs: PredictionInputs) -> Iterator[tuple[int, dict]]:
-    """All samples with their indices, some of which are in memory at a time."""
+def _sequences(inputs: PredictionInputs) -> Iterator[dict]:
+    """All sequences, some of which are in memory at a time."""
     for first in range(0, len(inputs.table), _CHUNK):
-        yield from enumerate(inputs.table[first : first + _CHUNK].to_pylist(), first)
+        yield from inputs.table[first : first + _CHUNK].to_pylist()
 
 
-def _record(samples: Sequence[dict], predictor: Predictor, values: np.ndarray) -> dict[str, Any]:
+def _record(sequences: Sequence[dict], predictor: Predictor, values: np.ndarray) -> dict[str, Any]:
     if not len(values):
         return {"error": predictor.no_target_message}
     if not np.isfinite(values).all():
         return {"error": "what the model computes is not finite"}
-    return predictor.to_record(values, samples)
+    return predictor.to_record(values, sequences)
 
 
 def _json_lines(file: TextIO) -> Callable[[dict], object]:

@@ -88,8 +88,8 @@ def predict(config: Config, accelerator: Accelerator, files: Sequence[str], outp
 
         tokenized = collectives.on_each_machine(accelerator, read)
         rows = inputs.load_inputs(tokenized)
-        if not rows.starts[-1]:
-            raise UserError(f"--predict: each of the {len(rows.samples)} texts {predictor.no_target_message}")
+        if not rows.target_starts[-1]:
+            raise UserError(f"--predict: each of the {len(rows.row_starts) - 1} texts {predictor.no_target_message}")
         collectives.require_same({"rows or tokenizer": rows.key, "weights": _checksum(model)})
         watchdog.start()
         values = _compute(trained, rows, config.batch.evaluation, accelerator, watchdog)
@@ -172,7 +172,7 @@ def _checksum(model: PreTrainedModel) -> int:
 def _compute(
     trained: TrainedModel, rows: PredictionInputs, batch_size: int, accelerator: Accelerator, watchdog: Watchdog
 ) -> np.ndarray:
-    """What is kept of the logits at all target positions, (targets, width), sample by sample. A collective call.
+    """What is kept of the logits at all target positions, (targets, width), sequence by sequence. A collective call.
 
     As in evaluation, micro-batches are the same for any world size, and a sum over ranks, each of which leaves the rows
     of the others 0, makes the table whole without rounding.
@@ -180,12 +180,12 @@ def _compute(
     Args:
         trained: the model and what belongs to it.
         rows: what is to be predicted.
-        batch_size: samples of a micro-batch.
+        batch_size: sequences of a micro-batch.
         accelerator: of this rank.
         watchdog: is told where this rank is.
     """
     groups = _groups(rows, batch_size)
-    count = int(rows.starts[-1])
+    count = int(rows.target_starts[-1])
     # One more row than there are targets, for what is computed in vain.
     values = torch.zeros(count + 1, trained.predictor.width, device=accelerator.device)
     own = range(accelerator.process_index, len(groups), accelerator.num_processes)
@@ -207,9 +207,9 @@ def _compute(
 
 
 def _groups(rows: PredictionInputs, batch_size: int) -> list[np.ndarray]:
-    """The samples of each micro-batch: those of similar length, without those that have no target."""
+    """The sequences of each micro-batch: those of similar length, without those that have no target."""
     by_length = np.argsort(rows.samples.lengths, kind="stable")
-    by_length = by_length[np.diff(rows.starts)[by_length] > 0]
+    by_length = by_length[np.diff(rows.target_starts)[by_length] > 0]
     return [by_length[start : start + batch_size] for start in range(0, len(by_length), batch_size)]
 
 
@@ -218,7 +218,7 @@ def _batch(tokenizer: PreTrainedTokenizerBase, rows: PredictionInputs, indices: 
     ids_BT, mask_BT, columns = rows.samples.gather(indices)
     targets_BT = columns["token_targets"] > 0
     sequences_N, _ = targets_BT.nonzero()
-    table_rows_BT = rows.starts[indices][:, None] + targets_BT.cumsum(1) - 1
+    table_rows_BT = rows.target_starts[indices][:, None] + targets_BT.cumsum(1) - 1
     return MicroBatch(
         inputs=padded_inputs(ids_BT, mask_BT, tokenizer, columns.get("second_start")),
         positions_N=torch.from_numpy(np.flatnonzero(targets_BT)),

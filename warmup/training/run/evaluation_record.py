@@ -38,14 +38,13 @@ def make_record(
     """
     losses_S = evaluation.losses_S.numpy()
     hardest = np.argsort(-losses_S, kind="stable")[:_EXAMPLES]
-    ids = samples.rows(hardest)["ids"].to_pylist()
     examples = [
         {
             "loss": float(f"{losses_S[sample]:.6g}"),
             **objective.outcome(evaluation.results_SW[sample].tolist()),
-            "text": _shorten(str(tokenizer.decode(of_sample, skip_special_tokens=True))),
+            "text": _shorten(_text(samples, sample, tokenizer)),
         }
-        for sample, of_sample in zip(hardest.tolist(), ids, strict=True)
+        for sample in hardest.tolist()
     ]
     breakdown = objective.breakdown(evaluation.combined) if objective.breakdown else None
     details = breakdown.to_dict() if breakdown else {}
@@ -71,6 +70,11 @@ def read_records(folder: Path) -> list[dict[str, Any]]:
         return json.loads((folder / FILE).read_text(encoding="utf-8"))["evaluations"]
     except (OSError, ValueError, KeyError, TypeError):
         return []
+
+
+def _text(samples: Samples, sample: int, tokenizer: PreTrainedTokenizerBase) -> str:
+    ids = samples.sequences(np.array([sample]))["ids"].combine_chunks().flatten()
+    return str(tokenizer.decode(ids.to_pylist(), skip_special_tokens=True))
 
 
 def _shorten(text: str) -> str:

@@ -131,9 +131,10 @@ def open_trial(config: Config, launched: Launched) -> Iterator[tuple[TrainStep, 
 
 
 def some_samples(samples: Samples, count: int) -> Samples:
-    """At most `count` of the samples, evenly spaced."""
-    chosen = np.arange(min(count, len(samples))) * len(samples) // min(count, len(samples))
-    return samples if len(chosen) == len(samples) else Samples(samples.table.select(chosen), samples.lengths[chosen])
+    """About `count` of the samples: all those of some rows, which are evenly spaced."""
+    rows = len(samples.row_starts) - 1
+    chosen = max(1, rows * count // len(samples))
+    return samples if chosen >= rows else samples.select_rows(np.arange(chosen) * rows // chosen)
 
 
 def held_out_loss(evaluator: Evaluator, samples: Samples) -> float:

@@ -62,8 +62,8 @@ class MaskedLM(Task):
         if mask_id is None:
             raise UserError("--model: its tokenizer has no mask token, which task: mlm needs")
 
-        def tokenize(batch: dict[str, Any], rows: list[int]) -> dict[str, list]:
-            columns = tokenize_for_prediction(batch, rows, tokenizer, self._data.max_length)
+        def tokenize(batch: dict[str, Any]) -> dict[str, list]:
+            columns = tokenize_for_prediction(batch, tokenizer, self._data.max_length)
             return columns | {"token_targets": [[int(token == mask_id) for token in ids] for ids in columns["ids"]]}
 
         def to_record(values: np.ndarray, samples: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
-from itertools import accumulate
+from collections.abc import Mapping, Sequence
 from string import ascii_uppercase
 from typing import Any
 
@@ -18,7 +16,7 @@ from warmup.config.tasks import TASKS
 from warmup.training.data.batching.micro_batch import MicroBatch, Targets, padded_inputs, sequence_targets
 from warmup.training.data.readers.columns import STRING, Column, RowFormat
 from warmup.training.data.readers.values import is_blank, parse_class, parse_list, parse_text
-from warmup.training.data.samples import IGNORE_INDEX, SampleSource
+from warmup.training.data.samples import IGNORE_INDEX, IS_FIRST, SampleSource
 from warmup.training.data.tokenizers.texts import encode_texts
 from warmup.training.data.tokenizers.windows import TokenizeBatch
 from warmup.training.models.input_layout import Head
@@ -38,19 +36,17 @@ SCORE = "score"
 
 
 class MultipleChoice(Task):
-    """Scores each choice together with its question; one softmax over the choices of a row.
-
-    A row is one sample: its sequences, one per choice, lie end to end in `ids`.
-    """
+    """Scores each choice together with its question, as a sequence; one softmax over those of a row."""
 
     facts = TASKS["multiple-choice"]
     auto_class: Any = AutoModelForMultipleChoice
     head: Head = "sequence"
+    whole_rows = True
     features: Mapping[str, Any] = {
-        "choice_lengths": datasets.List(datasets.Value("int32")),
-        "second_starts": datasets.List(datasets.Value("int32")),
-        "cut_tokens": datasets.Value("int32"),
-        "label": datasets.Value("int32"),
+        **text_pairs.LABELLED_FEATURES,
+        IS_FIRST: datasets.Value("bool"),
+        "number": datasets.Value("int32"),
+        "is_right": datasets.Value("bool"),
     }
 
     def __init__(self, config: Config):
@@ -76,16 +72,9 @@ class MultipleChoice(Task):
 
     def tokenize(self, tokenizer: PreTrainedTokenizerBase, labels: Sequence[str]) -> TokenizeBatch:
         def tokenize(batch: dict[str, Any]) -> dict[str, list]:
-            columns = encode_choices(batch, tokenizer, self._max_length)
-            rows = list(_slices(batch["choice"]))
-            return {
-                "ids": [[token for ids in columns["ids"][row] for token in ids] for row in rows],
-                "length": [sum(columns["length"][row]) for row in rows],
-                "choice_lengths": [columns["length"][row] for row in rows],
-                "second_starts": [columns["second_start"][row] for row in rows],
-                "cut_tokens": [sum(columns["cut_tokens"][row]) for row in rows],
-                "label": list(map(int, batch["label"])),
-            }
+            numbered = list(zip(map(int, batch["label"]), batch["choice"], strict=True))
+            is_right = [number == label for label, choices in numbered for number in range(len(choices))]
+            return encode_choices(batch, tokenizer, self._max_length) | {"is_right": is_right}
 
         return tokenize
 
@@ -106,15 +95,12 @@ class MultipleChoice(Task):
     def predictor(
         self, tokenizer: PreTrainedTokenizerBase, labels: Sequence[str], settings: Mapping[str, Any]
     ) -> Predictor:
-        """The likeliest choice, and the probability of each. Each choice is a sample."""
+        """The likeliest choice, and the probability of each."""
 
-        def tokenize(batch: dict[str, Any], rows: list[int]) -> dict[str, list]:
+        def tokenize(batch: dict[str, Any]) -> dict[str, list]:
             columns = encode_choices(batch, tokenizer, self._max_length)
             return {
-                "row": [row for row, choices in zip(rows, batch["choice"], strict=True) for _ in choices],
-                "ids": columns["ids"],
-                "length": columns["length"],
-                "second_start": columns["second_start"],
+                **{name: columns[name] for name in ("ids", "length", "second_start", IS_FIRST)},
                 "token_targets": [[1, *[0] * (length - 1)] for length in columns["length"]],
                 "truncated": [cut > 0 for cut in columns["cut_tokens"]],
                 "choice": [choice for choices in batch["choice"] for choice in choices],
@@ -130,7 +116,7 @@ class MultipleChoice(Task):
         return Predictor(
             row_format=self.row_format.without("label"),
             tokenize=tokenize,
-            features={**text_pairs.FEATURES, "choice": STRING},
+            features={**text_pairs.FEATURES, IS_FIRST: datasets.Value("bool"), "choice": STRING},
             width=1,
             postprocess=lambda logits_n1: logits_n1,
             to_record=to_record,
@@ -185,39 +171,28 @@ def check_choices(row: dict[str, Any], names: Mapping[str, Any]) -> None:
 
 
 def encode_choices(batch: dict[str, Any], tokenizer: PreTrainedTokenizerBase, max_length: int) -> dict[str, list]:
-    """The sequences of all choices of some rows, one after the other: {ids, length, second_start, cut_tokens}."""
+    """The sequences of all choices of some rows: {ids, length, second_start, cut_tokens, is_first, number}, where
+    `number` is that of the choice in its row, from 0.
+    """
     texts = [text for text, choices in zip(batch["text"], batch["choice"], strict=True) for _ in choices]
     starts = [f"{start} " if start else "" for start in batch["pair"]]
     seconds = [start + choice for start, choices in zip(starts, batch["choice"], strict=True) for choice in choices]
     pairs = {"text": texts, "pair": seconds}
     encoded, columns = encode_texts(pairs, tokenizer, max_length)
-    return columns | {"cut_tokens": text_pairs.count_cut_tokens(pairs, encoded, tokenizer)}
-
-
-def _slices(choices: Sequence[Sequence[str]]) -> Iterator[slice]:
-    """Where the choices of each row are among those of all."""
-    ends = list(accumulate(map(len, choices)))
-    return map(slice, [0, *ends[:-1]], ends)
+    numbers = [number for choices in batch["choice"] for number in range(len(choices))]
+    cut_tokens = text_pairs.count_cut_tokens(pairs, encoded, tokenizer)
+    return columns | {"cut_tokens": cut_tokens, IS_FIRST: [number == 0 for number in numbers], "number": numbers}
 
 
 def collate_choices(samples: SampleSource, indices: np.ndarray, tokenizer: PreTrainedTokenizerBase) -> MicroBatch:
     """A batch that predicts which of the sequences of a sample is the right one.
 
-    Its targets are (sequences, 2): whether it is the right one, and its number among those of the sample.
+    Its targets are (sequences, 2) int64: whether it is the right one, and its number among those of the sample.
     """
-    ids_BT, mask_BT, columns = samples.gather(indices)
-    counts_B = np.array(list(map(len, columns["choice_lengths"])))
-    lengths_S, starts_S = (np.concatenate(columns[name]) for name in ("choice_lengths", "second_starts"))
-    sample_ids_S = np.repeat(np.arange(len(indices)), counts_B)
-    numbers_S = np.arange(len(lengths_S)) - np.repeat(counts_B.cumsum() - counts_B, counts_B)
-    mask_ST = np.arange(lengths_S.max()) < lengths_S[:, None]
-    ids_ST = np.zeros(mask_ST.shape, np.int64)
-    ids_ST[mask_ST] = ids_BT[mask_BT]
-    right_S = columns["label"][sample_ids_S] == numbers_S
-    inputs = padded_inputs(ids_ST, mask_ST, tokenizer, starts_S)
-    batch = sequence_targets(inputs, np.stack([right_S, numbers_S], 1))
-    count = len(indices)
-    return replace(batch, sample_ids_N=torch.from_numpy(sample_ids_S), sample_count=count, target_count=count)
+    ids_ST, mask_ST, columns = samples.gather(indices)
+    inputs = padded_inputs(ids_ST, mask_ST, tokenizer, columns["second_start"])
+    targets_S2 = np.stack([columns["is_right"], columns["number"]], 1).astype(np.int64)
+    return sequence_targets(inputs, targets_S2, columns["sample"])
 
 
 def _right(targets: Targets) -> Targets:

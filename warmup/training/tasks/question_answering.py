@@ -17,7 +17,7 @@ from warmup.errors import UserError
 from warmup.training.data.batching.micro_batch import MicroBatch, group_targets, padded_inputs
 from warmup.training.data.readers.columns import STRING
 from warmup.training.data.readers.questions import answered_format, asked_format
-from warmup.training.data.samples import Samples, SampleSource
+from warmup.training.data.samples import IS_FIRST, Samples, SampleSource
 from warmup.training.data.tokenizers.load import load_tokenizer
 from warmup.training.data.tokenizers.question_windows import (
     QuestionWindow,
@@ -56,10 +56,10 @@ class QuestionAnswering(Task):
         "context_length": _NUMBER,
         "answer_start": _NUMBER,
         "answer_end": _NUMBER,
-        "row_is_first": datasets.Value("bool"),
-        "row_context": STRING,
-        "row_answers": datasets.List(STRING),
-        "row_offsets": _OFFSETS,
+        IS_FIRST: datasets.Value("bool"),
+        "metrics_context": STRING,
+        "metrics_answers": datasets.List(STRING),
+        "metrics_offsets": _OFFSETS,
     }
 
     def __init__(self, config: Config):
@@ -88,10 +88,9 @@ class QuestionAnswering(Task):
                 "context_length": [len(window.offsets) for window in windows],
                 "answer_start": [start for start, _ in spans],
                 "answer_end": [end for _, end in spans],
-                "row_is_first": [window.is_first for window in windows],
-                "row_context": [batch["text"][window.row] if window.is_first else "" for window in windows],
-                "row_answers": [batch["label"][window.row]["text"] if window.is_first else [] for window in windows],
-                "row_offsets": [window.offsets.ravel() for window in windows],
+                "metrics_context": [batch["text"][window.row] if window.is_first else "" for window in windows],
+                "metrics_answers": [batch["label"][w.row]["text"] if w.is_first else [] for w in windows],
+                "metrics_offsets": [window.offsets.ravel() for window in windows],
             }
 
         return tokenize
@@ -136,11 +135,10 @@ class QuestionAnswering(Task):
         """The best answers of all windows of a question, each with its part of their probability."""
         threshold = settings.get(NULL_THRESHOLD)
 
-        def tokenize(batch: dict[str, Any], rows: list[int]) -> dict[str, list]:
+        def tokenize(batch: dict[str, Any]) -> dict[str, list]:
             windows = list(self._windows(batch, tokenizer))
             return {
                 **_columns(windows),
-                "row": [rows[window.row] for window in windows],
                 "token_targets": [_target_tokens(window) for window in windows],
                 "truncated": [False] * len(windows),
                 "id": [batch["id"][window.row] for window in windows],
@@ -156,7 +154,13 @@ class QuestionAnswering(Task):
         return Predictor(
             row_format=asked_format(self._data),
             tokenize=tokenize,
-            features={"second_start": _NUMBER, "id": STRING, "context": STRING, "offsets": _OFFSETS},
+            features={
+                IS_FIRST: datasets.Value("bool"),
+                "second_start": _NUMBER,
+                "id": STRING,
+                "context": STRING,
+                "offsets": _OFFSETS,
+            },
             width=2,
             postprocess=lambda scores_n2: scores_n2,
             to_record=to_record,
@@ -171,6 +175,7 @@ def _columns(windows: Sequence[QuestionWindow]) -> dict[str, list]:
         "ids": [window.ids for window in windows],
         "length": [len(window.ids) for window in windows],
         "second_start": [window.context_start for window in windows],
+        IS_FIRST: [window.is_first for window in windows],
     }
 
 
@@ -204,23 +209,22 @@ def _score_questions(results_W4: torch.Tensor, samples: Samples) -> torch.Tensor
 
     Args:
         results_W4: as `best_spans`.
-        samples: the windows; those of a question follow each other.
+        samples: the windows.
     """
     column = samples.table.data.column
-    is_first_W = column("row_is_first").to_numpy()
-    begins_Q = np.flatnonzero(is_first_W)
+    begins_Q, windows_Q = samples.row_starts[:-1], np.diff(samples.row_starts)
+    question_W = np.repeat(np.arange(len(windows_Q)), windows_Q)
     scores_W, _, _, null_W = results_W4.numpy().T
-    best_Q = np.lexsort((-scores_W, np.cumsum(is_first_W)))[begins_Q]  # of equal ones that of the first window
+    best_Q = np.lexsort((-scores_W, question_W))[begins_Q]  # of equal ones that of the first window
     null_Q = np.minimum.reduceat(null_W, begins_Q)
     scored = []
     for begin, best, null in zip(begins_Q.tolist(), best_Q.tolist(), null_Q.tolist(), strict=True):
         score, first, last, _ = results_W4[best].tolist()
-        text, gold = "", column("row_answers")[begin].as_py()
+        text, gold = "", column("metrics_answers")[begin].as_py()
         if score > -np.inf:
-            offsets_C2 = column("row_offsets")[best].values.to_numpy().reshape(-1, 2)
-            text, *_ = _answer(column("row_context")[begin].as_py(), offsets_C2, int(first), int(last))
+            offsets_C2 = column("metrics_offsets")[best].values.to_numpy().reshape(-1, 2)
+            text, *_ = _answer(column("metrics_context")[begin].as_py(), offsets_C2, int(first), int(last))
         scored.append([min(null - score, _CERTAIN), *score_answer(text, gold), score_answer("", gold)[0]])
-    windows_Q = np.diff(begins_Q, append=len(is_first_W))
     return torch.tensor(np.column_stack([scored, windows_Q]), dtype=torch.float64)
 
 

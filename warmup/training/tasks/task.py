@@ -58,7 +58,7 @@ class Objective:
     metrics: Callable[[float, torch.Tensor], dict[str, float]]
     """(sum of the losses, results) -> metrics by name."""
     combine: Callable[[torch.Tensor, Samples], torch.Tensor] = lambda results, samples: results
-    """(results of all samples, those samples) -> results of what metrics count, for samples that are parts of it."""
+    """(results of all samples, those samples) -> results of what metrics count: of rows, where these have several."""
     breakdown: Callable[[torch.Tensor], Breakdown] | None = None
     """results -> the scores of each class, tag or entity type; None where there are none."""
     model_settings: Callable[[torch.Tensor], dict[str, Any]] = lambda results: {}
@@ -72,16 +72,16 @@ class Predictor:
     """How rows become predictions, for one tokenizer and one set of labels."""
 
     row_format: RowFormat
-    tokenize: Callable[[dict[str, Any], list[int]], dict[str, list]]
-    """(batch of rows, their numbers) -> samples. Columns: `row`; `ids`; `length`; `token_targets`, not 0 for tokens
+    tokenize: Callable[[dict[str, Any]], dict[str, list]]
+    """Batch of rows -> sequences, at least one of each row. Columns: `ids`; `length`; `token_targets`, not 0 for tokens
     where something is predicted; `truncated`, whether a text was too long; and those of `features`."""
     features: Mapping[str, Any]
-    """Types of further columns."""
+    """Types of further columns, such as `is_first` where a row may have several sequences."""
     width: int
     postprocess: Callable[[torch.Tensor], torch.Tensor]
     """Logits (n, C) at target positions -> (n, width), what is kept of them."""
     to_record: Callable[[np.ndarray, Sequence[dict[str, Any]]], dict[str, Any]]
-    """(values (n, width) of a row's samples, those samples) -> the prediction as JSON."""
+    """(values (n, width) of a row's sequences, those sequences) -> the prediction as JSON."""
     no_target_message: str = ""
     """Why a row may have nothing to predict."""
     check_rows: Callable[[datasets.Dataset], None] = lambda rows: None
@@ -106,7 +106,10 @@ class Task(Protocol):
     row_format: RowFormat
     """What it reads of a row of training data."""
     features: Mapping[str, Any]
-    """Types of the columns of its tokenised samples, besides ids and length."""
+    """Types of the columns of its tokenised sequences, besides ids and length. With `is_first`, a row may have several
+    of them, which metrics and predictions can join."""
+    whole_rows: bool = False
+    """Whether a sample is all sequences of a row, which are compared with one another, instead of one sequence."""
 
     def load_tokenizer(self, name: str, flag: str) -> PreTrainedTokenizerBase:
         """The tokenizer of a folder or hub name. Raises UserError, naming `flag`, if it does not suit the task."""
@@ -135,7 +138,7 @@ class Task(Protocol):
         return {}
 
     def tokenize(self, tokenizer: PreTrainedTokenizerBase, labels: Sequence[str]) -> TokenizeBatch:
-        """What turns a batch of rows into samples."""
+        """What turns a batch of rows into sequences."""
         ...
 
     def objective(self, tokenizer: PreTrainedTokenizerBase, labels: Sequence[str], train: Any) -> Objective:

@@ -89,13 +89,11 @@ def collate_labelled(tokenizer: PreTrainedTokenizerBase, target_values: Callable
     return collate
 
 
-def tokenize_rows(
-    tokenizer: PreTrainedTokenizerBase, max_length: int
-) -> Callable[[dict[str, Any], list[int]], dict[str, list]]:
+def tokenize_rows(tokenizer: PreTrainedTokenizerBase, max_length: int) -> Callable[[dict[str, Any]], dict[str, list]]:
     """What turns rows to be predicted into samples, one each, whose target is at the first token."""
 
-    def tokenize(batch: dict[str, Any], rows: list[int]) -> dict[str, list]:
-        columns = tokenize_for_prediction(batch, rows, tokenizer, max_length)
+    def tokenize(batch: dict[str, Any]) -> dict[str, list]:
+        columns = tokenize_for_prediction(batch, tokenizer, max_length)
         return columns | {"token_targets": [[1, *[0] * (length - 1)] for length in columns["length"]]}
 
     return tokenize

@@ -14,7 +14,7 @@ from warmup.config import Config
 from warmup.config.tasks import TASKS
 from warmup.training.data.batching.micro_batch import MicroBatch, padded_inputs, token_targets
 from warmup.training.data.readers.columns import STRING, RowFormat, check_tags, tags_column, words_column
-from warmup.training.data.samples import IGNORE_INDEX, NO_TAG, SampleSource
+from warmup.training.data.samples import IGNORE_INDEX, IS_FIRST, NO_TAG, SampleSource
 from warmup.training.data.tokenizers.load import load_word_tokenizer
 from warmup.training.data.tokenizers.windows import TokenizeBatch
 from warmup.training.data.tokenizers.words import sentence_parts, tokenize_tagged
@@ -83,10 +83,10 @@ class TokenClassification(Task):
     ) -> Predictor:
         """The likeliest tag of each word by itself; None for a word of which the tokenizer leaves nothing."""
 
-        def tokenize(batch: dict[str, Any], rows: list[int]) -> dict[str, list]:
+        def tokenize(batch: dict[str, Any]) -> dict[str, list]:
             parts = list(sentence_parts(batch["text"], tokenizer, self._data.max_length))
             return {
-                "row": [rows[part.row] for part in parts],
+                IS_FIRST: [part.is_first for part in parts],
                 "ids": [part.ids for part in parts],
                 "length": [len(part.ids) for part in parts],
                 "token_targets": [part.words for part in parts],
@@ -105,7 +105,7 @@ class TokenClassification(Task):
         return Predictor(
             row_format=self.row_format.without("label"),
             tokenize=tokenize,
-            features={"words": datasets.List(STRING)},
+            features={IS_FIRST: datasets.Value("bool"), "words": datasets.List(STRING)},
             width=1,
             postprocess=best_index,
             to_record=to_record,

@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 import random
 
-import numpy as np
 import pytest
+from made_samples import samples
 
-from warmup.training.data.samples import Samples
 from warmup.training.run.trial import DivergenceDetector, some_samples
 
 
@@ -52,10 +51,18 @@ def test_small_batches_of_a_classifier_are_no_divergence() -> None:
 
 
 def test_held_out_samples_are_evenly_spaced() -> None:
-    class Table:
-        def select(self, indices: np.ndarray) -> np.ndarray:
-            return indices
+    ten = samples([[7] * number for number in range(10)])
+    assert some_samples(ten, 4).lengths.tolist() == [0, 2, 5, 7]
+    assert some_samples(ten, 10) is ten and some_samples(ten, 99) is ten
 
-    samples = Samples(Table(), np.arange(10))  # pyrefly: ignore[bad-argument-type]
-    assert some_samples(samples, 4).lengths.tolist() == [0, 2, 5, 7]
-    assert some_samples(samples, 10) is samples and some_samples(samples, 99) is samples
+
+@pytest.mark.parametrize("whole_rows", [False, True])
+def test_held_out_samples_are_those_of_whole_rows(whole_rows: bool) -> None:
+    """Four rows of 2, 3, 1 and 4 sequences: half of these are rows 0 and 2."""
+    lengths = [[1, 2], [3, 4, 5], [6], [7, 8, 9, 10]]
+    is_first = [number == 0 for row in lengths for number in range(len(row))]
+    made = samples([[7] * length for row in lengths for length in row], whole_rows, is_first=is_first)
+    some = some_samples(made, len(made) // 2)
+    assert some.lengths.tolist() == ([3, 6] if whole_rows else [1, 2, 6])
+    assert some.row_starts.tolist() == ([0, 1, 2] if whole_rows else [0, 2, 3])
+    assert some.table.data.column("length").to_pylist() == [1, 2, 6]

@@ -268,8 +268,8 @@ def test_predictions_come_from_the_same_logits(case: Case) -> None:
     row = {"text": _line(predictor, f"baran dotel{mask}"), "choices": ["lumis", "kimis"], "pair": "kimis"}
     parsed = predictor.row_format.assign(text="text", choice="choices", pair="pair").parse(row)
     batch = {role: [value] for role, value in parsed.items()}
-    columns = predictor.tokenize(batch, [0])
-    assert {"row", "ids", "length", "token_targets", "truncated", *predictor.features} == set(columns)
+    columns = predictor.tokenize(batch)
+    assert {"ids", "length", "token_targets", "truncated", *predictor.features} == set(columns)
     targets = np.array(columns["token_targets"][0]) > 0
     logits = torch.randn(int(targets.sum()), max(len(case.data.labels), 1) if mask == "" else len(case.data.tokenizer))
     values = predictor.postprocess(logits).numpy()

@@ -124,10 +124,12 @@ def _rows_of(sources: Any, task: Any) -> list[Any]:
 def question_rows() -> Any:
     """Two and three choices, of other lengths."""
     return samples(
-        [[CLS, 10, SEP, 20, SEP, CLS, 10, SEP, 21, 22, SEP], [CLS, 11, SEP, 30, SEP] * 3],
-        choice_lengths=[[5, 6], [5, 5, 5]],
-        second_starts=[[3, 3], [3, 3, 3]],
-        label=[1, 2],
+        [[CLS, 10, SEP, 20, SEP], [CLS, 10, SEP, 21, 22, SEP], *[[CLS, 11, SEP, 30, SEP]] * 3],
+        whole_rows=True,
+        is_first=[True, False, True, False, False],
+        second_start=[3] * 5,
+        number=[0, 1, 0, 1, 2],
+        is_right=[False, True, False, False, True],
     )
 
 
@@ -168,18 +170,18 @@ def made(tmp_path: Path, count: int = 40, **data: object) -> Prepared:
 @pytest.mark.usefixtures("own_cache")
 def test_a_sample_is_all_choices_of_a_row(tmp_path: Path) -> None:
     data = made(tmp_path, max_length=14)
-    table = data.train.table[:]
-    cut = 0
-    for number, ids in enumerate(table["ids"].to_pylist()):
-        expected = []
-        for choice in texts(2 + number % 3, seed=number):
-            pair = texts(40)[number], choice
-            expected += data.tokenizer(*pair, truncation="longest_first", max_length=14)["input_ids"]
-            cut += len(data.tokenizer(*pair)["input_ids"]) > 14
-        assert ids == expected and sum(table["choice_lengths"][number].as_py()) == len(ids)
-    assert cut > 40 and data.notes["truncated"].startswith(
-        f"{np.count_nonzero(table['cut_tokens'])} of 40 training rows"
-    )
+    assert len(data.train) == 40 and data.train.row_starts.tolist() == list(range(41))
+    longest, cut_rows = 0, 0
+    for number in range(40):
+        pairs = [(texts(40)[number], choice) for choice in texts(2 + number % 3, seed=number)]
+        expected = [data.tokenizer(*pair, truncation="longest_first", max_length=14)["input_ids"] for pair in pairs]
+        sequences = data.train.sequences(np.array([number]))
+        assert sequences["ids"].to_pylist() == expected and sum(map(len, expected)) == data.train.lengths[number]
+        assert sequences["is_right"].to_pylist() == [choice == number % 2 for choice in range(len(pairs))]
+        whole = [len(data.tokenizer(*pair)["input_ids"]) for pair in pairs]
+        longest, cut_rows = max(longest, *whole), cut_rows + (max(whole) > 14)
+    assert 20 < cut_rows < 40 and data.notes["truncated"].startswith(f"{cut_rows} of 40 training rows")
+    assert data.notes["truncated"].endswith(f"the longest row has {longest} tokens")
     assert data.labels == ("score",)
 
 
@@ -197,9 +199,10 @@ def test_the_export_gives_the_same_answers_as_transformers_loads_it(tmp_path: Pa
     )
     choices = ["lumis baran", "dotel kimis ridotel", "menotel"]
     batch = {"text": ["baran dotel"], "pair": [None], "choice": [choices]}
-    columns = predictor.tokenize(batch, [5])
-    assert columns["row"] == [5, 5, 5] and columns["choice"] == choices and columns["truncated"] == [False] * 3
-    assert set(columns) == {"row", "ids", "length", "token_targets", "truncated", *predictor.features}
+    columns = predictor.tokenize(batch)
+    assert columns["is_first"] == [True, False, False] and columns["choice"] == choices
+    assert columns["truncated"] == [False] * 3
+    assert set(columns) == {"ids", "length", "token_targets", "truncated", *predictor.features}
     with torch.no_grad():
         alone = [
             model(input_ids=torch.tensor([ids]), token_type_ids=_types(ids, start)).logits[0]

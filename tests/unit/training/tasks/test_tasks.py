@@ -18,12 +18,13 @@ from made_samples import (
 )
 from transformers import BertConfig, BertForMaskedLM, BertTokenizerFast
 
+from warmup.config import Config
 from warmup.config.tasks import TASKS
 from warmup.training.data.batching.layout import lay_out
 from warmup.training.data.batching.micro_batch import MicroBatch, to_device, zero_weight
 from warmup.training.data.samples import IGNORE_INDEX, Samples
 from warmup.training.models.input_layout import InputLayout
-from warmup.training.tasks import REGISTRY
+from warmup.training.tasks import REGISTRY, create_task
 from warmup.training.tasks.losses import cross_entropy_sum
 from warmup.training.tasks.metrics import correct_and_total
 
@@ -53,10 +54,10 @@ def labelled_samples(task: str, labels: tuple[str, ...], count: int) -> Samples:
         numbers = random.normal(size=count) if task == "regression" else random.integers(0, len(labels), count)
         columns = {"second_start": list(map(len, rows)), "label": numbers.tolist()}
     if task == "multiple-choice":
-        others = [CLS, 7, SEP], [CLS, 9, 9, SEP]
-        columns = {"choice_lengths": [[len(row), 3, 4] for row in rows], "second_starts": [[1, 1, 1]] * count}
-        columns["label"] = random.integers(0, 3, count).tolist()
-        rows = [[*row, *others[0], *others[1]] for row in rows]
+        rows = [sequence for row in rows for sequence in (row, [CLS, 7, SEP], [CLS, 9, 9, SEP])]
+        is_right = (random.integers(0, 3, count)[:, None] == np.arange(3)).ravel().tolist()
+        columns = {"second_start": [1] * 3 * count, "is_first": [True, False, False] * count}
+        columns |= {"number": [0, 1, 2] * count, "is_right": is_right}
     if task == "question-answering":
         rows = [[CLS, 7, SEP, *row[1:]] for row in rows]
         columns = {"second_start": [3] * count, "context_length": [len(row) - 4 for row in rows]}
@@ -69,7 +70,7 @@ def labelled_samples(task: str, labels: tuple[str, ...], count: int) -> Samples:
         tags = [np.where(random.random(len(body)) < 0.7, random.integers(0, len(labels), len(body)), IGNORE_INDEX)
                 for body in bodies]  # fmt: skip
         columns = {"token_labels": [[IGNORE_INDEX, *row.tolist(), IGNORE_INDEX] for row in tags]}
-    return samples(rows, **columns)
+    return samples(rows, create_task(Config(task=task)).whole_rows, **columns)
 
 
 def made_logits(task: str, labels: tuple[str, ...], batch: MicroBatch) -> torch.Tensor:

@@ -122,17 +122,27 @@ def group_targets(inputs: Mapping[str, torch.Tensor], group_BT: np.ndarray, righ
     return replace(batch, target_count=batch.sample_count * math.prod(right_BT.shape[2:]))
 
 
-def sequence_targets(inputs: Mapping[str, torch.Tensor], targets_B: np.ndarray) -> MicroBatch:
-    """A batch that predicts one thing for each sequence, at its first token."""
+def sequence_targets(
+    inputs: Mapping[str, torch.Tensor], targets_S: np.ndarray, sample_ids_S: np.ndarray | None = None
+) -> MicroBatch:
+    """A batch that predicts one thing for each sample, at the first token of its sequence, or of all its sequences.
+
+    Args:
+        inputs: as `padded_inputs`.
+        targets_S: of each sequence. Those of one sample count as one target.
+        sample_ids_S: the sample that each sequence is of, ascending; None where each is one.
+    """
     count, length = inputs["input_ids"].shape
-    samples_B = torch.arange(count)
+    sequences_S = torch.arange(count)
+    samples_S = sequences_S if sample_ids_S is None else torch.from_numpy(sample_ids_S)
+    sample_count = int(samples_S[-1]) + 1
     return MicroBatch(
         inputs=inputs,
-        positions_N=samples_B * length,
-        targets=torch.from_numpy(targets_B),
-        sample_ids_N=samples_B,
-        sample_count=count,
-        target_count=count,
+        positions_N=sequences_S * length,
+        targets=torch.from_numpy(targets_S),
+        sample_ids_N=samples_S,
+        sample_count=sample_count,
+        target_count=sample_count,
         token_count=int(inputs["attention_mask"].sum()),
     )
 

@@ -87,7 +87,7 @@ def load_chunk(file: Path) -> Samples | None:
         table = datasets.Dataset.from_file(str(file))
     except (FileNotFoundError, pyarrow.ArrowInvalid):
         return None
-    return Samples(table.with_format("arrow"), table.data.column("length").to_numpy())
+    return Samples.of(table)
 
 
 def remove_chunk(file: Path) -> None:

@@ -125,7 +125,7 @@ class Stream:
         for chunk in self._held:
             in_chunk = np.flatnonzero((chunk.start <= indices) & (indices < chunk.end))
             if len(in_chunk):
-                tables.append(chunk.samples.rows(indices[in_chunk] - chunk.start))
+                tables.append(chunk.samples.sequences(indices[in_chunk] - chunk.start))
                 members.append(in_chunk)
         rows = pyarrow.concat_tables(tables)
         return pad(rows.take(np.argsort(np.concatenate(members))) if len(tables) > 1 else rows)

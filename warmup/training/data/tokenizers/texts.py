@@ -39,21 +39,20 @@ def encode_texts(
 
 
 def tokenize_for_prediction(
-    batch: dict[str, Any], rows: list[int], tokenizer: PreTrainedTokenizerBase, max_length: int
+    batch: dict[str, Any], tokenizer: PreTrainedTokenizerBase, max_length: int
 ) -> dict[str, list]:
     """Tokenize texts or pairs of texts that are to be predicted, one sample each.
 
     Args:
         batch: As `encode_texts`.
-        rows: The numbers of the rows.
         tokenizer: The tokenizer.
         max_length: The most tokens of a sample.
 
     Returns:
-        The columns {row, ids, length, truncated}, and second_start if the batch has a column `pair`.
+        The columns {ids, length, truncated}, and second_start if the batch has a column `pair`.
     """
     encoded, columns = encode_texts(batch, tokenizer, max_length)
     if "pair" not in batch:
         del columns["second_start"]
     truncated = [bool(encoding.overflowing) for encoding in encoded.encodings or ()]
-    return columns | {"row": rows, "truncated": truncated}
+    return columns | {"truncated": truncated}
