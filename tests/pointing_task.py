@@ -25,7 +25,7 @@ from warmup.training.data.samples import IGNORE_INDEX, SampleSource
 from warmup.training.data.tokenizers.load import load_word_tokenizer
 from warmup.training.data.tokenizers.words import sentence_parts
 from warmup.training.tasks import REGISTRY, Objective, Predictor, Task
-from warmup.training.tasks.losses import group_cross_entropy, group_cross_entropy_sum
+from warmup.training.tasks.losses import group_cross_entropy, group_cross_entropy_sum, group_target_counts
 from warmup.training.tasks.metrics import sum_by_sample
 
 FACTS = TaskFacts(
@@ -81,6 +81,7 @@ class Pointing(Task):
             results=_results,
             width=2,
             metrics=_metrics,
+            target_counts=group_target_counts,
         )
 
     def predictor(

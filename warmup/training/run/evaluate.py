@@ -113,7 +113,7 @@ class Evaluator:
         inputs, targets = to_device(batch, self.accelerator.device)
         with eager(self.layout), explain_out_of_memory(batch, "batch.evaluation"):
             logits = self.model(**inputs).logits
-        losses_N = self.objective.losses(logits, targets).double()
-        sums_S2 = sum_by_sample(torch.stack([losses_N, losses_N > 0], 1), targets)  # what is no target has a loss of 0
+        losses_N, counts_N = self.objective.losses(logits, targets).double(), self.objective.target_counts(targets)
+        sums_S2 = sum_by_sample(torch.stack([losses_N, counts_N], 1), targets)
         mean_S1 = sums_S2[:, :1] / sums_S2[:, 1:].clamp_min(1)
         return losses_N.sum(), torch.cat([self.objective.results(logits, targets).double(), mean_S1], 1)

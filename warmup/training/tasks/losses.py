@@ -74,6 +74,11 @@ def group_cross_entropy(logits: torch.Tensor, targets: Targets) -> torch.Tensor:
     return torch.where(right_NK == 1, log_sums_NK - relative_NK, 0.0).sum(1)
 
 
+def group_target_counts(targets: Targets) -> torch.Tensor:
+    """How many questions each position is the right answer to, (N,). Values as of `group_cross_entropy`."""
+    return (targets.values.reshape(len(targets.values), -1) == 1).sum(1)
+
+
 def classification_loss(recipe: Recipe, labels: Sequence[str], samples: Samples, column: str) -> Loss:
     """The recipe's loss for classes: cross entropy, of smoothed labels and weighted by class if it says so.
 

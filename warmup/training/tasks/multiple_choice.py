@@ -21,7 +21,7 @@ from warmup.training.data.tokenizers.texts import encode_texts
 from warmup.training.data.tokenizers.windows import TokenizeBatch
 from warmup.training.models.input_layout import Head
 from warmup.training.tasks import text_pairs
-from warmup.training.tasks.losses import group_cross_entropy, group_cross_entropy_sum
+from warmup.training.tasks.losses import group_cross_entropy, group_cross_entropy_sum, group_target_counts
 from warmup.training.tasks.metrics import sum_by_sample
 from warmup.training.tasks.task import Objective, Predictor, Task, significant
 
@@ -89,6 +89,7 @@ class MultipleChoice(Task):
             results=chosen_and_right,
             width=2,
             metrics=choice_metrics,
+            target_counts=lambda targets: group_target_counts(_right(targets)),
             outcome=lambda result: {"label": f"choice {result[1]:.0f}", "prediction": f"choice {result[0]:.0f}"},
         )
 

@@ -28,7 +28,7 @@ from warmup.training.data.tokenizers.question_windows import (
 )
 from warmup.training.data.tokenizers.windows import TokenizeBatch
 from warmup.training.models.input_layout import Head
-from warmup.training.tasks.losses import group_cross_entropy, group_cross_entropy_sum
+from warmup.training.tasks.losses import group_cross_entropy, group_cross_entropy_sum, group_target_counts
 from warmup.training.tasks.metrics.answers import answer_metrics, null_threshold, score_answer
 from warmup.training.tasks.metrics.spans import best_spans, ranked_spans
 from warmup.training.tasks.task import Objective, Predictor, Task, significant
@@ -124,6 +124,7 @@ class QuestionAnswering(Task):
             training_loss_sum=group_cross_entropy_sum,
             results=partial(best_spans, max_tokens=self._max_tokens),
             width=4,
+            target_counts=group_target_counts,
             combine=_score_questions,
             metrics=answer_metrics,
             model_settings=lambda scores_Q5: {NULL_THRESHOLD: null_threshold(scores_Q5)},

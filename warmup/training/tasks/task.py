@@ -49,7 +49,7 @@ class Objective:
 
     collate: Collate
     losses: Callable[[torch.Tensor, Targets], torch.Tensor]
-    """(logits, targets) -> (N,): what is measured, for each target."""
+    """(logits, targets) -> (N,): what is measured, at each position."""
     training_loss_sum: Loss
     """What is minimised: their sum, or that of smoothed or weighted classes."""
     results: Callable[[torch.Tensor, Targets], torch.Tensor]
@@ -57,6 +57,8 @@ class Objective:
     width: int
     metrics: Callable[[float, torch.Tensor], dict[str, float]]
     """(sum of the losses, results) -> metrics by name."""
+    target_counts: Callable[[Targets], torch.Tensor] = lambda targets: targets.is_target_N
+    """(N,): how many targets there are at each position, of which a group has some at its right position."""
     combine: Callable[[torch.Tensor, Samples], torch.Tensor] = lambda results, samples: results
     """(results of all samples, those samples) -> results of what metrics count: of rows, where these have several."""
     breakdown: Callable[[torch.Tensor], Breakdown] | None = None

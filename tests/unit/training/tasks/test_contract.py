@@ -117,6 +117,9 @@ def test_a_batch_says_what_is_predicted_where(case: Case) -> None:
     assert batch.inputs["attention_mask"].flatten()[batch.positions_N].all()
     nothing = zero_weight(batch)
     assert nothing.target_count == nothing.token_count == 0
+    for counted in (batch, nothing):
+        _, targets = to_device(counted, CPU)
+        assert int(case.objective.target_counts(targets).sum()) == counted.target_count
     model, layout = case.model(), InputLayout(head=case.task.head)
     assert case.objective.training_loss_sum(*computed(model, nothing, layout)).item() == 0.0
 

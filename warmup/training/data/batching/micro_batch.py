@@ -58,6 +58,13 @@ class Targets(NamedTuple):
     sample_ids_N: torch.Tensor
     sample_count: int
 
+    @property
+    def is_target_N(self) -> torch.Tensor:
+        """Where something is predicted: not at values that are IGNORE_INDEX or, among numbers, NaN."""
+        values_NK = self.values.reshape(len(self.values), -1)
+        ignored_NK = values_NK.isnan() if values_NK.is_floating_point() else values_NK == IGNORE_INDEX
+        return ~ignored_NK.any(1)
+
 
 def padded_inputs(
     ids_BT: np.ndarray,

@@ -31,8 +31,7 @@ def correct_and_total(logits: torch.Tensor, targets: Targets) -> torch.Tensor:
 def prediction_and_label(preds_N: torch.Tensor, targets: Targets) -> torch.Tensor:
     """(samples, 2): the prediction and the label of each sample, for tasks with one target per sample."""
     pairs_N2 = torch.stack([preds_N.double(), targets.values.double()], 1)
-    ignored_N = targets.values.isnan() if targets.values.is_floating_point() else targets.values == IGNORE_INDEX
-    return sum_by_sample(pairs_N2.masked_fill(ignored_N[:, None], 0), targets)
+    return sum_by_sample(pairs_N2.masked_fill(~targets.is_target_N[:, None], 0), targets)
 
 
 def tag_counts(logits: torch.Tensor, targets: Targets) -> torch.Tensor:
