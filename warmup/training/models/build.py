@@ -59,6 +59,9 @@ class ModelSpec:
     problem_type: ProblemType | None = None
     """What the labels are. It is saved in the model's config, which pipelines read; None if there are no labels."""
 
+    has_classes: bool = True
+    """Whether the labels are names of classes. Only a saved head that tells other classes apart is drawn anew."""
+
     causal: bool = False
     """Whether the model predicts the next token, so that it must not see later ones."""
 
@@ -149,13 +152,13 @@ def _has_other_classes(known_labels: set[str], spec: ModelSpec) -> bool:
     """Whether a saved head tells other classes apart than `spec` does.
 
     Names are compared without case. transformers' default names, LABEL_0 and so on, say nothing about the classes and
-    count as equal; so does the one label of a regression, whatever its name.
+    count as equal; so do names of outputs that are no classes: of a number, of a choice's score.
 
     Args:
         known_labels: Names in the saved config, in lower case.
         spec: What the model is to be built for.
     """
-    if not spec.labels or spec.problem_type == "regression":
+    if not spec.labels or not spec.has_classes:
         return False
     has_default_names = all(label.startswith("label_") for label in known_labels)
     return not has_default_names and known_labels != {label.lower() for label in spec.labels}

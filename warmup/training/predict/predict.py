@@ -150,6 +150,7 @@ def _load(config: Config, task: Task, tokenizer: PreTrainedTokenizerBase, labels
         seed=config.seed,
         labels=labels,
         problem_type=task.problem_type,
+        has_classes=task.facts.has_classes,
         causal=task.causal,
     )
     model, new_weights = model_build.build_model(spec, tokenizer)

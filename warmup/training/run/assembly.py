@@ -70,6 +70,7 @@ def build(spec: RunSpec, accelerator: Accelerator) -> Built:
         dropout=config.dropout,
         labels=spec.data.labels,
         problem_type=task.problem_type,
+        has_classes=task.facts.has_classes,
         causal=task.causal,
     )
     model, new_weights = model_build.build_model(model_spec, spec.data.tokenizer)

@@ -23,11 +23,13 @@ from transformers import (
     pipeline,
 )
 
+from warmup.config import Config
 from warmup.config.tasks import MODEL_SETTINGS
 from warmup.errors import UserError
 from warmup.training.data.tokenizers.load import load_tokenizer
 from warmup.training.models import build as model_build
 from warmup.training.reporting.export import export_model
+from warmup.training.tasks import create_task
 
 VOCABULARY = 200
 LABELS = ("bad", "good", "so so")
@@ -44,7 +46,7 @@ def classifier(name: object, tokenizer: BertTokenizerFast, **changes: object):
 
 
 def regression(name: object, tokenizer: BertTokenizerFast, **changes: object):
-    return classifier(name, tokenizer, problem_type="regression", **changes)
+    return classifier(name, tokenizer, problem_type="regression", has_classes=False, **changes)
 
 
 @pytest.fixture(scope="module")
@@ -303,6 +305,23 @@ def test_a_head_of_one_output_is_kept_and_another_is_drawn_anew(tmp_path: Path, 
         assert (model.config.problem_type, model.config.num_labels) == ("regression", 1)
     _, new = classifier(tmp_path / "similarity", tokenizer, labels=("ham", "spam"), seed=5)
     assert new == ["classifier.bias", "classifier.weight"]
+
+
+@pytest.mark.parametrize("task", ["multiple-choice", "question-answering"])
+def test_a_head_without_classes_is_kept_whatever_its_outputs_are_called(
+    task: str, tmp_path: Path, tokenizer: BertTokenizerFast
+) -> None:
+    """As models on the hub call them, whose configs tell of two or more labels that are none."""
+    kind = create_task(Config(task=task))
+    labels = kind.find_labels([], [], [])
+    fields = {"labels": tuple(labels), "has_classes": kind.facts.has_classes, "auto_class": kind.auto_class}
+    before, _ = build("tiny", tokenizer, **fields)
+    before.config.id2label = {0: "wrong", 1: "right"}
+    before.save_pretrained(tmp_path)
+    kept, new = build(tmp_path, tokenizer, **fields, seed=5)
+    heads = [dict(model.named_children()) for model in (before, kept)]
+    name = "classifier" if task == "multiple-choice" else "qa_outputs"
+    assert new == [] and torch.equal(*(head[name].weight for head in heads))
 
 
 def test_a_model_with_one_token_type_gets_no_token_type_ids(tmp_path: Path) -> None:
