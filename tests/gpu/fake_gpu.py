@@ -17,6 +17,7 @@ import os
 import sys
 import tempfile
 import traceback
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -112,20 +113,36 @@ def run_case(argv: list[str], file: str | None) -> dict[str, Any]:
 
 
 def train_two_steps(step: TrainStep) -> dict[str, list[str]]:
-    """Weights without a gradient at the end of a backward pass, and what the host waited for in the second step."""
-    model, update, without = step.engine.unwrapped_model, step.engine.update, []
+    """Weights without a gradient at the end of a backward pass, and of the second step what the host waited for, and
+    the order in which it launched the passes, had the next batch prepared and waited.
+    """
+    model, without, order = step.engine.unwrapped_model, [], []
 
-    def checked(counts: torch.Tensor) -> Any:
+    def note_gradients() -> None:
         without[:] = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
-        return update(counts)
+        order.append("wait")
 
-    step.engine.update = checked
+    before(step.engine, "update", note_gradients)
+    before(step.engine, "backward", lambda: order.append("backward"))
+    before(step.prefetcher._thread, "submit", lambda: order.append("prepare"))
     step.engine.model.train()
     with FAKE, HostReads() as reads:
         step._step()
         reads.found.clear()
+        order.clear()
         step._step()
-    return {"step": reads.found, "without gradient": without}
+    return {"step": reads.found, "without gradient": without, "order": order}
+
+
+def before(owner: Any, name: str, note: Callable[[], object]) -> None:
+    """Call `note` before each call of a method."""
+    method = getattr(owner, name)
+
+    def noted(*args: Any, **kwargs: Any) -> Any:
+        note()
+        return method(*args, **kwargs)
+
+    setattr(owner, name, noted)
 
 
 def predicted(config: Any, spec: Any, built: Any, accelerator: Any, file: str, folder: Path) -> list[str]:

@@ -104,6 +104,7 @@ def check(name: tuple[str, str], result: dict) -> None:
     """Two steps, an evaluation and a prediction, in which the host waits where it is meant to and nowhere else."""
     assert "error" not in result, result["error"]
     assert result["without gradient"] == []
+    assert result["order"] == ["backward", "prepare", "backward", "wait"]  # the thread holds up no first kernel
     predicts = not TASKS[name[0]].no_prediction
     expected = {"step": STEP, "evaluation": EVALUATION, "prediction": PREDICTION if predicts else []}
     for phase, reads in expected.items():

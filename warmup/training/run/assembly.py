@@ -174,7 +174,7 @@ def assemble(spec: RunSpec, built: Built, objective: Objective, launched: Launch
         rank=accelerator.process_index,
         world_size=accelerator.num_processes,
         by_length=not config.log.noise_scale,  # which is measured from micro-batches that differ by chance alone
-        pinned=accelerator.device.type == "cuda",
+        for_gpu=accelerator.device.type == "cuda",
     )
     classes = len(spec.data.labels) or engine.unwrapped_model.config.vocab_size
     peak = peak_flops(accelerator.device, accelerator.mixed_precision)

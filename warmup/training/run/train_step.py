@@ -226,6 +226,7 @@ class TrainStep:
             with self.engine.micro_batch_context(last=number == len(rank_batch.micro_batches) - 1), measured:
                 with explain_out_of_memory(batch, "batch.per_device, or set speed.gradient_checkpointing"):
                     loss_sum += self._forward_backward(batch, targets)
+            self.prefetcher.begin_next()  # a GPU has work now; on CPUs it was begun before
         self.engine.reduce_sparse_grads(rank_batch)
         return loss_sum
 

@@ -95,13 +95,15 @@ class BatchPrefetcher:
     """Ranks that there are. (The plan may be one for more ranks, which these simulate.)"""
     by_length: bool = True
     """Deal samples that are padded by their lengths; else each micro-batch is like the step as a whole."""
-    pinned: bool = False
-    """Put batches into memory that a GPU can read by itself."""
+    for_gpu: bool = False
+    """Put batches into memory that a GPU can read by itself, and wait with the next step's for `begin_next`."""
     _thread: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "prefetcher"))
     _next: tuple[tuple[int, int], Future[RankBatch]] | None = None
+    _following: tuple[int, int] = (0, 0)
+    """Position and number of samples of the step after the one that was asked for last."""
 
     def next(self, position: int, samples: int) -> RankBatch:
-        """The batch of a step; that of the step after it is begun.
+        """The batch of a step. On CPUs that of the step after it is begun; on GPUs `begin_next` does it.
 
         Args:
             position: in the data stream, at which the step begins.
@@ -111,9 +113,19 @@ class BatchPrefetcher:
         if self._next is None or self._next[0] != (position, count):  # the first one, or after a skipped step
             self._next = (position, count), self._thread.submit(self.build, position, count)
         rank_batch = self._next[1].result()
-        following = position + count, self.plan.batch_at(samples + count)
-        self._next = following, self._thread.submit(self.build, *following)
+        self._following = position + count, self.plan.batch_at(samples + count)
+        if not self.for_gpu:
+            self.begin_next()
         return rank_batch
+
+    def begin_next(self) -> None:
+        """Begin the batch of the step after the one that was asked for last, unless it is begun already.
+
+        On GPUs, call this when the device has work to do: until then the thread would compete with the one that
+        launches kernels for Python's lock, and the device would wait.
+        """
+        if self._next is None or self._next[0] != self._following:
+            self._next = self._following, self._thread.submit(self.build, *self._following)
 
     def build(self, position: int, count: int) -> RankBatch:
         """Take `count` samples, deal them into micro-batches, and collate those of this rank.
@@ -142,7 +154,7 @@ class BatchPrefetcher:
         # A rank that cannot read a stream knows no lengths, and has to have as many micro-batches as the others.
         if not self.by_length or self.layout.rows or step.stream_state is not None:
             return order.deal(step.lengths, self._micro_batch_count)
-        spare = _SPARE_ON_GPU if self.pinned else 0
+        spare = _SPARE_ON_GPU if self.for_gpu else 0
         return order.deal_by_length(step.lengths, self._micro_batch_count, spare)
 
     @property
@@ -164,4 +176,4 @@ class BatchPrefetcher:
 
     def _micro_batch(self, indices: np.ndarray, epochs: np.ndarray) -> MicroBatch:
         batch = lay_out(self.collate(self.samples, indices, epochs, self.seed), self.layout)
-        return pin_memory(batch) if self.pinned else batch
+        return pin_memory(batch) if self.for_gpu else batch

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from dataclasses import replace
 from operator import attrgetter
 
@@ -15,6 +16,7 @@ from warmup.errors import UserError
 from warmup.plan import Topology
 from warmup.planning import make_plan
 from warmup.training.data import order
+from warmup.training.data.batching import prefetcher as prefetcher_module
 from warmup.training.data.batching.micro_batch import MicroBatch, sequence_targets
 from warmup.training.data.batching.prefetcher import BatchPrefetcher, Collate, RankBatch, build_ahead
 from warmup.training.data.samples import IGNORE_INDEX, Samples, StepSamples
@@ -107,6 +109,26 @@ def test_the_next_step_is_built_while_this_one_is_computed() -> None:
     ahead.next(8, 8)
     assert two.acquire(timeout=10)
     assert len(built) == 3  # the second was not built again
+
+
+def test_for_a_gpu_the_next_step_is_built_when_it_is_told_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once, and the same batch."""
+    monkeypatch.setattr(prefetcher_module, "pin_memory", lambda batch: batch)
+    built = []
+
+    def recording(samples: Samples, indices: np.ndarray, *rest: object) -> MicroBatch:
+        built.append(indices.tolist())
+        return collate(samples, indices, *rest)
+
+    ahead = replace(prefetcher(collate_=recording), for_gpu=True)
+    ahead.next(0, 0)
+    time.sleep(0.1)
+    assert len(built) == 1
+    ahead.begin_next()
+    ahead.begin_next()
+    assert ids(ahead.next(8, 8)) == ids(prefetcher().build(8, 8)) and len(built) == 2
+    ahead.begin_next()
+    assert ids(ahead.next(80, 80)) == ids(prefetcher().build(80, 8))  # another than was begun
 
 
 def test_batches_of_items_are_built_one_ahead_in_a_thread() -> None:
