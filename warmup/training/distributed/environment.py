@@ -46,6 +46,11 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def uses_cpu() -> bool:
+    """Whether the launcher requested CPU ranks, also on a machine with GPUs."""
+    return os.environ.get("ACCELERATE_USE_CPU", "false").lower() in ("true", "1")
+
+
 def uses_deepspeed() -> bool:
     """Whether the launcher requested DeepSpeed."""
     return os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() in ("true", "1")

@@ -29,9 +29,10 @@ def start_accelerator(world_size: int | None, device: str | None, timeout: int, 
         UserError: if the launcher started something other than one job of that many ranks on that device.
     """
     environment.check_launcher(world_size)
-    on_cpu = device == "cpu" or not torch.cuda.is_available()
-    if device == "cuda" and on_cpu:
+    has_gpu = torch.cuda.is_available()
+    if device == "cuda" and not has_gpu:
         raise UserError(f"launch.device: cuda was requested, and PyTorch sees no GPU: {gpus.why_none()}")
+    on_cpu = device == "cpu" or environment.uses_cpu() or not has_gpu
     if not on_cpu:
         gpus.check_one_per_rank()
     environment.prepare_environment(on_cpu)
