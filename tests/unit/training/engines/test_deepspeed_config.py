@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import sys
+import warnings
+from types import SimpleNamespace
 
 import pytest
 
@@ -51,6 +54,28 @@ def test_in_bf16_a_step_that_is_not_finite_is_looked_for() -> None:
 def test_what_contradicts_the_plan_is_refused(given: dict, message: str) -> None:
     with pytest.raises(UserError, match=re.escape(message)):
         deepspeed_engine.complete_config(given, PLAN)
+
+
+@pytest.mark.parametrize("on_cpu", [False, True])
+def test_operators_are_tried_out_on_cpu_ranks_only(on_cpu: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """DeepSpeed does that when its list of them is read: with a compiler, on each rank and on each rank's GPU."""
+    tried = []
+
+    class Operators:
+        @property
+        def __compatible_ops__(self) -> dict[str, bool]:
+            tried.append({"deepspeed_shm_comm": True})
+            return tried[-1]
+
+    logger = SimpleNamespace(setLevel=lambda level: None)
+    stand_in = SimpleNamespace(ops=Operators(), utils=SimpleNamespace(logger=logger))
+    monkeypatch.setitem(sys.modules, "deepspeed", stand_in)
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("DS_ACCELERATOR", "")
+    with warnings.catch_warnings():
+        environment.prepare_environment(on_cpu)
+    assert tried == ([{"deepspeed_shm_comm": False}] if on_cpu else [])
 
 
 def test_fsdp_is_refused_where_it_would_not_train(monkeypatch: pytest.MonkeyPatch) -> None:
