@@ -1,4 +1,7 @@
-"""Bad input, through launch/run.sh: one line that says what is wrong, exit code 2, nothing half-written."""
+"""Bad input: one line that says what is wrong, exit code 2, nothing half-written.
+
+Each case in a rank that is forked from the test process, and one of each kind through launch/run.sh too.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from conftest import DEFAULTS
-from harness import ROOT
+from harness import ROOT, Ended, train
 
 JOB = ("--task", "classification", "--recipe.reference_batch_size", "32", "--data.vocab_size", "200", *DEFAULTS)
 GOOD = "text,label\n" + "".join(f"some words {number},{number % 2}\n" for number in range(200))
@@ -24,10 +27,10 @@ def launch(*argv: object, folder: Path, before: str = "") -> subprocess.Complete
     return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=120)
 
 
-def assert_refused(ended: subprocess.CompletedProcess[str], message: str, folder: Path) -> None:
+def assert_refused(ended: subprocess.CompletedProcess[str] | Ended, message: str, folder: Path) -> None:
     """Exit code 2 and one line; no traceback, and neither a run directory nor a half-made cache."""
     errors = [line for line in ended.stderr.splitlines() if line.startswith("error: ")]
-    assert ended.returncode == 2, ended.stderr
+    assert (ended.codes if isinstance(ended, Ended) else [ended.returncode]) == [2], ended.stderr
     assert len(errors) == 1 and message in errors[0], ended.stderr
     assert "Traceback" not in ended.stderr + ended.stdout and "Killed" not in ended.stderr
     assert not (folder / "run").exists()
@@ -60,27 +63,44 @@ FILES = {
     "no match": ({"*.tsv": None}, "data.train_files: no file matches *.tsv"),
     "no hub": ({"hub:nobody/nothing:train": None}, "data.train_files: hub:nobody/nothing:train cannot be loaded: "),
 }
+LAUNCHED = ("an ill-typed value", "rows that are empty")
+
+
+def forked(*argv: object, folder: Path) -> Ended:
+    """train.py on one rank, into a run directory in the folder that the test has gone to."""
+
+    def without_script(rank: int) -> None:
+        del os.environ["WARMUP_STATUS_FILE"]  # the rank says itself what a script would say for all of them
+
+    return train(1, folder, *JOB, *argv, before=without_script)
+
+
+def assert_refuses(case: str, arguments: tuple[object, ...], message: str, folder: Path) -> None:
+    assert_refused(forked(*arguments, folder=Path("run")), message, folder)
+    if case in LAUNCHED:
+        assert_refused(launch(*JOB, *arguments, "--run_dir", "run", folder=folder), message, folder)
 
 
 @pytest.mark.parametrize("case", CONFIGURATIONS)
-def test_a_configuration_that_is_wrong(case: str, tmp_path: Path) -> None:
+def test_a_configuration_that_is_wrong(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments, message = CONFIGURATIONS[case]
     (tmp_path / "train.csv").write_text(GOOD)
-    ended = launch(*JOB, "--data.train_files", "train.csv", *arguments, "--run_dir", "run", folder=tmp_path)
-    assert_refused(ended, message, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert_refuses(case, ("--data.train_files", "train.csv", *arguments), message, tmp_path)
 
 
 @pytest.mark.parametrize("case", FILES)
-def test_files_that_are_wrong(case: str, tmp_path: Path) -> None:
+def test_files_that_are_wrong(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files, message = FILES[case]
     for name, content in files.items():
         if content is None:
             continue
         (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
-    train = next(iter(files), "train.csv")
+    name = next(iter(files), "train.csv")
     validation = ("--data.validation_files", "val.csv") if "val.csv" in files else ()
-    arguments = ("--data.train_files", train, *validation, "--data.max_bad_rows", 2, "--run_dir", "run")
-    assert_refused(launch(*JOB, *arguments, folder=tmp_path), message, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    arguments = ("--data.train_files", name, *validation, "--data.max_bad_rows", 2)
+    assert_refuses(case, arguments, message, tmp_path)
 
 
 def test_bad_rows_within_the_limit_are_named_and_left_out(tmp_path: Path) -> None:
@@ -92,27 +112,29 @@ def test_bad_rows_within_the_limit_are_named_and_left_out(tmp_path: Path) -> Non
     assert json.loads((tmp_path / "run" / "plan.json").read_text())["num_samples"] == 190  # of 200, 5% held out
 
 
-def test_a_model_folder_without_weights(tmp_path: Path) -> None:
+def test_a_model_folder_without_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "train.csv").write_text(GOOD)
-    arguments = ("--data.train_files", "train.csv", "--run_dir")
-    assert launch(*JOB, *arguments, "first", "--recipe.duration", "1 steps", folder=tmp_path).returncode == 0
+    monkeypatch.chdir(tmp_path)
+    arguments = ("--data.train_files", "train.csv")
+    assert forked(*arguments, "--recipe.duration", "1 steps", folder=Path("first")).codes == [0]
     (tmp_path / "first" / "model" / "model.safetensors").unlink()
-    ended = launch(*JOB, *arguments, "run", "--model", "first/model", folder=tmp_path)
-    assert_refused(ended, "model: the weights of first/model cannot be loaded", tmp_path)
-    ended = launch(*JOB, *arguments, "run", "--model", "./nowhere", folder=tmp_path)
-    assert_refused(ended, "model: no folder ./nowhere", tmp_path)
-    ended = launch(*JOB, *arguments, "first", folder=tmp_path)
-    assert_refused(ended, "run_dir: first is occupied", tmp_path)
-    ended = launch(*JOB, *arguments, "train.csv/run", folder=tmp_path)
+    for name, more, message in (
+        ("run", ("--model", "first/model"), "model: the weights of first/model cannot be loaded"),
+        ("run", ("--model", "./nowhere"), "model: no folder ./nowhere"),
+        ("first", (), "run_dir: first is occupied"),
+    ):
+        assert_refused(forked(*arguments, *more, folder=Path(name)), message, tmp_path)
+    ended = launch(*JOB, *arguments, "--run_dir", "train.csv/run", folder=tmp_path)
     assert_refused(ended, "run_dir: train.csv/run cannot be made", tmp_path)
 
 
-def test_no_space_left(tmp_path: Path) -> None:
+def test_no_space_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Files may grow to 1 MB (ulimit -f counts KiB): the log fits, the model does not."""
     (tmp_path / "train.csv").write_text(GOOD)
-    arguments = ("--data.train_files", "train.csv", "--recipe.duration", "1 steps", "--run_dir")
-    assert launch(*JOB, *arguments, "first", folder=tmp_path).returncode == 0  # tokenised data is in the cache
-    ended = launch(*JOB, *arguments, "run", folder=tmp_path, before="ulimit -f 1024")
+    monkeypatch.chdir(tmp_path)
+    arguments = ("--data.train_files", "train.csv", "--recipe.duration", "1 steps")
+    assert forked(*arguments, folder=Path("first")).codes == [0]  # tokenised data is in the cache
+    ended = launch(*JOB, *arguments, "--run_dir", "run", folder=tmp_path, before="ulimit -f 1024")
     assert ended.returncode == 2, ended.stderr
     assert "error: " in ended.stderr and "run" in ended.stderr and "Traceback" not in ended.stderr
     assert not (tmp_path / "run" / "model").exists()
