@@ -19,8 +19,9 @@ shift
 threads=$(($(nproc) / ranks))
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((threads > 0 ? threads : 1))}
 # Memory that a step frees is kept for the next one. Without this, glibc gives large blocks back to the system each time.
+# (A threshold for large blocks would do as well, but older versions take none above 32 MB.)
 export MALLOC_TRIM_THRESHOLD_=${MALLOC_TRIM_THRESHOLD_:-1073741824}
-export MALLOC_MMAP_THRESHOLD_=${MALLOC_MMAP_THRESHOLD_:-1073741824}
+export MALLOC_MMAP_MAX_=${MALLOC_MMAP_MAX_:-0}
 export GLOO_SOCKET_IFNAME=${GLOO_SOCKET_IFNAME:-lo} # all ranks are on this machine
 launch=(--config_file "$root/configs/accelerate/cpu_2.yaml" --num_processes "$ranks")
 if [ "$ranks" = 1 ]; then launch+=(--cpu); fi

@@ -99,6 +99,26 @@ def test_ranks_on_this_machines_cpu(run) -> None:
     assert "--cpu" in words
 
 
+PAGE_FAULTS = """
+import resource
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for size in (3 << 20, 13 << 20, 48 << 20):  # of a micro-batch's activations, and of a gradient of the vocabulary
+        b"x" * size
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+print(faults(), faults())
+"""
+
+
+def test_ranks_on_cpus_keep_memory_that_is_freed() -> None:
+    """Blocks of any size. The first time, all of the largest block's 12,288 pages are new."""
+    exports = [line for line in (LAUNCH / "cpu.sh").read_text().splitlines() if line.startswith("export MALLOC_")]
+    command = ["bash", "-c", "\n".join([*exports, 'exec "$@"']), "bash", sys.executable, "-c", PAGE_FAULTS]
+    env = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    first, second = subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout.split()
+    assert int(first) > 10_000 and int(second) < 100
+
+
 def test_gpus_of_this_machine(run) -> None:
     for given, ranks, config in (((), "4", "multi_gpu"), ((2,), "2", "multi_gpu"), ((1,), "1", "one_gpu")):
         (words,) = printed(run("bash", LAUNCH / "gpus.sh", *given, "--task", "mlm"))
