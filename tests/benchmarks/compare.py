@@ -13,12 +13,13 @@ precision and threads:
 
 and, if --contenders names them,
 
-    ours-without-X  ours without packing, the masked-only last layer and head, the fused optimizer, batches prepared
-                    ahead, the word embedding's gradient exchanged by rows
+    ours-without-X  ours without packing, the masked_only last layer and head, the fused optimizer, batches prepared
+                    ahead, the word embedding's gradient by rows, or the settings of malloc in launch/cpu.sh
 
 First all train the same few steps, without dropout and clipping, on samples that are masked already, and the losses
 are compared (not trainer-best's, which but for its order is the Trainer). Then they take turns of a few seconds each,
-in processes of their own; shown are the medians over turns.
+in processes of their own; shown are the medians over turns. Beside other work on the same cores, the ratio of processor
+times says more than that of the times on the clock.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ WORKS = {  # task, layers, width, samples per device, steps of a turn
     "mlm": ("mlm", 6, 384, 16, 3),
     "tiny": ("mlm", 2, 128, 16, 6),
 }
-PARTS = ("packing", "masked_only", "fused", "ahead", "rows")
+PARTS = ("packing", "masked_only", "fused", "ahead", "rows", "malloc")
 CONTENDERS: dict[str, Callable[[Work, Turns, bool], None]] = {
     "ours": contenders.ours,
     "trainer": contenders.trainer,
@@ -70,7 +71,7 @@ def compare_losses(work: Work, names: list[str]) -> dict[str, list[float]]:
     for name in names:
         contender = Contender.start(name, (CONTENDERS | ABLATIONS)[name], work, given=True)
         factor = work.ranks if name.startswith("trainer") else 1
-        losses[name] = [loss / factor for loss in contender.turn(CHECKED)[1]]
+        losses[name] = [loss / factor for loss in contender.turn(CHECKED).losses]
         contender.end()
         apart = max(abs(loss / right - 1) for loss, right in zip(losses[name], losses[names[0]], strict=True))
         print(f"  first {CHECKED} losses of {name}: {apart:.1e} from those of {names[0]}", flush=True)
@@ -79,34 +80,43 @@ def compare_losses(work: Work, names: list[str]) -> dict[str, list[float]]:
     return losses
 
 
-def take_turns(work: Work, names: list[str], turns: int, steps: int) -> dict[str, list[float]]:
-    """Samples per second of each turn of each."""
+def take_turns(work: Work, names: list[str], turns: int, steps: int) -> dict[str, dict[str, list[float]]]:
+    """Samples per second, and seconds of processors per sample, of each turn of each."""
     contenders = [Contender.start(name, (CONTENDERS | ABLATIONS)[name], work, given=False) for name in names]
     for contender in contenders:
         contender.turn(2)  # warms up
+    samples = steps * work.per_device * work.ranks
     rates: dict[str, list[float]] = {name: [] for name in names}
+    costs: dict[str, list[float]] = {name: [] for name in names}
     for number in range(turns):
         for contender in contenders:
-            seconds, _ = contender.turn(steps)
-            rates[contender.name].append(steps * work.per_device * work.ranks / seconds)
+            turn = contender.turn(steps)
+            rates[contender.name].append(samples / turn.seconds)
+            costs[contender.name].append(turn.processor_seconds / samples)
         print(f"  turn {number + 1}: " + ", ".join(f"{name} {rates[name][-1]:.1f}" for name in names), flush=True)
     for contender in contenders:
         contender.end()
-    return rates
+    return {"samples_per_second": rates, "processor_seconds_per_sample": costs}
 
 
 def table(results: dict[str, dict]) -> str:
-    """Markdown: samples per second, and how many times as fast ours is: medians over turns, with the extremes."""
-    lines = ["| work | contender | samples/s | ours is faster by |", "|---|---|---|---|"]
+    """Markdown: samples per second, how many times as fast ours is, and how many times its processor time others take:
+    medians over turns, with the extremes.
+    """
+    lines = ["| work | contender | samples/s | ours is faster by | processor time |", "|---|---|---|---|---|"]
     for work, result in results.items():
-        mine = result["samples_per_second"]["ours"]
-        for name, rates in result["samples_per_second"].items():
-            ratios = [own / other for own, other in zip(mine, rates, strict=True)]
-            middle, least, most = statistics.median(ratios), min(ratios), max(ratios)
-            lines.append(
-                f"| {work} | {name} | {statistics.median(rates):.1f} | {middle:.2f} ({least:.2f} to {most:.2f}) |"
-            )
+        all_rates, all_costs = result["samples_per_second"], result["processor_seconds_per_sample"]
+        for name, rates in all_rates.items():
+            faster = ratio(all_rates["ours"], rates)
+            costlier = ratio(all_costs[name], all_costs["ours"])
+            lines.append(f"| {work} | {name} | {statistics.median(rates):.1f} | {faster} | {costlier} |")
     return "\n".join(lines)
+
+
+def ratio(numerators: list[float], denominators: list[float]) -> str:
+    """The median over turns, with the extremes."""
+    ratios = [above / below for above, below in zip(numerators, denominators, strict=True)]
+    return f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
 
 
 def plot(results: dict[str, dict], file: Path) -> None:
@@ -141,8 +151,8 @@ def main() -> None:
             work = works.build(Path(folder) / name, *shape, options.ranks, options.precision, text)
             print(name, flush=True)
             losses = compare_losses(work, [name for name in options.contenders if name != "trainer-best"])
-            rates = take_turns(work, options.contenders, options.turns, steps)
-            results[name] = {"losses": losses, "samples_per_second": rates, "steps_per_turn": steps}
+            measured = take_turns(work, options.contenders, options.turns, steps)
+            results[name] = {"losses": losses, "steps_per_turn": steps, **measured}
     options.out.mkdir(parents=True, exist_ok=True)
     conditions = {
         "ranks": options.ranks,

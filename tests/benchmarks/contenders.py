@@ -7,6 +7,7 @@ that does not return. `given`: the samples are masked already, so that all conte
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -107,8 +108,10 @@ def trainer(work: Work, turns: Turns, given: bool, **flags: Any) -> None:
 
 
 def ours(work: Work, turns: Turns, given: bool, without: str = "") -> None:
-    """train.py as it is, but that it waits for its turns between its steps."""
+    """train.py as `launch/cpu.sh` starts it, but that it waits for its turns between its steps."""
     steps = TrainStep.steps
+    if without != "malloc":
+        keep_freed_memory()
 
     def in_turns(train_step: TrainStep) -> Iterator[StepResult]:
         for number in range(work.steps):
@@ -133,11 +136,19 @@ def ours(work: Work, turns: Turns, given: bool, without: str = "") -> None:
         )
         prefetcher.BatchPrefetcher.begin_next = lambda self: None
     if without == "rows":
-        ddp.sparse_embedding_grad = lambda *args: None
+        ddp.sparse_embedding_grad = ddp.add_tied_grad_by_rows = lambda *args: None
     if without == "fused":
         adamw = torch.optim.AdamW
         torch.optim.AdamW = lambda *args, fused, **kwargs: adamw(*args, **kwargs)
     train.main(argv)
+
+
+def keep_freed_memory() -> None:
+    """What `launch/cpu.sh` sets by environment variables, for a process that runs already (glibc's malloc.h)."""
+    trim_threshold, mmap_max = -1, -4
+    libc = ctypes.CDLL(None)
+    libc.mallopt(trim_threshold, 1 << 30)
+    libc.mallopt(mmap_max, 0)
 
 
 def products(work: Work, turns: Turns, given: bool) -> None:

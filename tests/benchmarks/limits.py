@@ -56,7 +56,7 @@ def rates(work: Work, turns: int) -> list[str]:
         contender.turn(3)
     for _ in range(turns):
         for (name, ranks), contender in everyone.items():
-            seconds[name, ranks].append(contender.turn(steps[name])[0] / steps[name])
+            seconds[name, ranks].append(contender.turn(steps[name]).seconds / steps[name])
     for contender in everyone.values():
         contender.end()
     targets = PER_DEVICE * round(0.15 * (TOKENS - 2))
@@ -80,8 +80,8 @@ def overheads(work: Work, turns: int) -> str:
     contender.turn(50)
     ratios = []
     for _ in range(turns):
-        seconds, (spent,) = contender.turn(50)
-        ratios.append(spent / seconds)
+        turn = contender.turn(50)
+        ratios.append(turn.losses[0] / turn.seconds)
     contender.end()
     return f"checks, clock, schedule and meters: {_spread(ratios, 4)} of a step"
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import NamedTuple
 
 import harness
 import torch
@@ -20,7 +21,8 @@ class Turns:
     """A contender's side."""
 
     def __init__(self, pipe: Connection):
-        self._pipe, self._left, self._began, self._losses = pipe, 0, None, []
+        self._pipe, self._left, self._losses = pipe, 0, []
+        self._began: tuple[float, float] | None = None
 
     def step(self) -> None:
         """Called before each step. Waits where a turn is over; does not return where there is none any more."""
@@ -28,12 +30,13 @@ class Turns:
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
             if self._began is not None:
-                self._pipe.send((time.perf_counter() - self._began, self._losses))
+                seconds, processor_seconds = (now - then for now, then in zip(_clocks(), self._began, strict=True))
+                self._pipe.send((seconds, processor_seconds, self._losses))
                 self._losses = []
             self._left = self._pipe.recv()
             if not self._left:
                 os._exit(0)
-            self._began = time.perf_counter()
+            self._began = _clocks()
         self._left -= 1
 
     def over(self) -> bool:
@@ -42,6 +45,20 @@ class Turns:
 
     def loss(self, value: float) -> None:
         self._losses.append(value)
+
+
+def _clocks() -> tuple[float, float]:
+    return time.perf_counter(), time.process_time()
+
+
+class Turn(NamedTuple):
+    """What a turn of a contender took."""
+
+    seconds: float
+    processor_seconds: float
+    """Of all ranks."""
+    losses: list[float]
+    """Of rank 0's steps, if it notes them."""
 
 
 @dataclass
@@ -65,13 +82,14 @@ class Contender:
             end.close()
         return cls(name, ranks, [pipe for pipe, _ in pairs], log)
 
-    def turn(self, steps: int) -> tuple[float, list[float]]:
-        """Seconds of so many steps, and their losses."""
+    def turn(self, steps: int) -> Turn:
+        """Train so many steps."""
         for pipe in self.pipes:
             pipe.send(steps)
         try:
             results = [pipe.recv() for pipe in self.pipes if pipe.poll(600)]
-            return max(seconds for seconds, _ in results), results[0][1]
+            seconds, processor_seconds, losses = zip(*results, strict=True)
+            return Turn(max(seconds), sum(processor_seconds), losses[0])
         except (EOFError, OSError, ValueError):
             raise SystemExit(f"{self.name} did not come through its turn:\n{self.log.read_text()[-3000:]}") from None
 
