@@ -52,7 +52,7 @@ class Pointing(Task):
     def load_tokenizer(self, name: str, flag: str) -> PreTrainedTokenizerBase:
         return load_word_tokenizer(name, flag)
 
-    def find_labels(self, train: datasets.Dataset, validation: datasets.Dataset, known: list[str]) -> list[str]:
+    def find_labels(self, train: datasets.Dataset, validation: datasets.Dataset) -> list[str]:
         return ["score"]
 
     def tokenize(self, tokenizer: PreTrainedTokenizerBase, labels: Sequence[str]) -> Any:

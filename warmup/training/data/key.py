@@ -24,13 +24,20 @@ FIRST_FIELDS = (
 Sources = tuple[Sequence[Source], Sequence[Source]]  # of training and of validation rows
 
 
-def data_key(config: Config, sources: Sources, known_labels: list[str], tokenizer_identity: list[Any]) -> str:
+def data_key(
+    config: Config,
+    sources: Sources,
+    known_labels: list[str],
+    declared_orders: list[list[str]],
+    tokenizer_identity: list[Any],
+) -> str:
     """A hash of everything that the samples depend on: contents, not names or times.
 
     Args:
         config: the configuration.
         sources: of training and of validation rows.
         known_labels: those of a model that is fine-tuned.
+        declared_orders: of the classes of training data sets, where they are not the usual one.
         tokenizer_identity: what of its tokenizer decides how texts are tokenised; [None] for one that is trained.
     """
     data = {name: value for name, value in asdict(config.data).items() if name not in ("cache_dir", "tokenizer")}
@@ -53,5 +60,7 @@ def data_key(config: Config, sources: Sources, known_labels: list[str], tokenize
         reading for part in sources for source in part if (reading := changed_reading(source, config.data))
     ]:
         data["quotation_marks"] = quotation_marks
+    if declared_orders:
+        data["class_orders"] = declared_orders
     parts = [KEY_FORMAT, config.task, known_labels, data, *tokenizer_identity]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:20]

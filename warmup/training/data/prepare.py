@@ -28,10 +28,12 @@ from warmup.config import Config, Data
 from warmup.config.tasks import TaskFacts
 from warmup.errors import UserError
 from warmup.terminal import is_terminal
+from warmup.training.data.class_order import in_order_of, usual_order
 from warmup.training.data.default_corpus import docstring_files
 from warmup.training.data.key import Sources, data_key
 from warmup.training.data.notes import label_notes, source_notes, token_notes
 from warmup.training.data.readers import read_rows
+from warmup.training.data.readers.arrow import declared_classes
 from warmup.training.data.readers.columns import BadRow, RowFormat
 from warmup.training.data.samples import Samples, SampleSource, load_samples, table_features
 from warmup.training.data.sources import Source, resolve
@@ -62,7 +64,7 @@ class Preprocessing(Protocol):
 
     def tokenizer_facts(self, tokenizer: PreTrainedTokenizerBase) -> list[Any]: ...
 
-    def find_labels(self, train: datasets.Dataset, validation: datasets.Dataset, known: list[str]) -> list[str]: ...
+    def find_labels(self, train: datasets.Dataset, validation: datasets.Dataset) -> list[str]: ...
 
     def tokenize(self, tokenizer: PreTrainedTokenizerBase, labels: Sequence[str]) -> TokenizeBatch: ...
 
@@ -105,13 +107,14 @@ def prepare_data(config: Config, task: Preprocessing) -> Prepared:
         sources = _resolve_sources(config, task.facts, cache)
         tokenizer = _given_tokenizer(config, task)
         known_labels = label_names(config.model) if task.facts.has_classes else []
-        key = data_key(config, sources, known_labels, _tokenizer_identity(tokenizer, task))
+        declared = _declared_orders(sources[0], task)
+        key = data_key(config, sources, known_labels, declared, _tokenizer_identity(tokenizer, task))
         folder = cache / f"{key}-{CACHE_FORMAT}"
         if not _is_complete(folder, tokenizer):
             with FileLock(cache / f"{folder.name}.lock"):
                 if not _is_complete(folder, tokenizer):
                     # A copy, because tokenising changes its settings.
-                    builder = _Builder(config, task, copy.deepcopy(tokenizer), known_labels)
+                    builder = _Builder(config, task, copy.deepcopy(tokenizer), [known_labels, *declared])
                     builder.build(folder, sources)
     except OSError as error:
         raise UserError(f"data.cache_dir: {error.filename or cache}: {error.strerror or error}") from error
@@ -165,6 +168,14 @@ def _given_tokenizer(config: Config, task: Preprocessing) -> PreTrainedTokenizer
     return None if is_new_model(config.model) else task.load_tokenizer(config.model, "model")
 
 
+def _declared_orders(sources: Sequence[Source], task: Preprocessing) -> list[list[str]]:
+    """The orders of classes that data sets declare and that are not the usual one."""
+    if not task.facts.has_classes:
+        return []
+    declared = (declared_classes(source, task.row_format) for source in sources)
+    return [names for names in declared if names != usual_order(names)]
+
+
 def _is_complete(folder: Path, tokenizer: PreTrainedTokenizerBase | None) -> bool:
     """Whether a cached folder has all that was put there; one that was damaged since is made again."""
     if not (tokenizer or (folder / "tokenizer" / "tokenizer.json").exists()):
@@ -190,7 +201,9 @@ class _Builder:
     config: Config
     task: Preprocessing
     tokenizer: PreTrainedTokenizerBase | None
-    known_labels: list[str]
+    orders: list[list[str]]
+    """Of classes, the first of which that has all is kept: that of the model that training starts from, then those that
+    the data sets declare."""
 
     def build(self, folder: Path, sources: Sources) -> None:
         """Read, split, tokenise, and put in place as a whole."""
@@ -198,7 +211,7 @@ class _Builder:
             bad: list[BadRow] = []
             ignored: Counter[str] = Counter()
             train, validation = self._read(sources, stage / "rows", bad, ignored)
-            labels = self.task.find_labels(train, validation, self.known_labels)
+            labels = in_order_of(self.orders, self.task.find_labels(train, validation))
             tokenizer = self.tokenizer
             if tokenizer is None:
                 tokenizer = self.task.train_tokenizer(train, self.config.data.vocab_size)

@@ -37,8 +37,8 @@ class Classification(Task):
         self._data, self._recipe = config.data, config.recipe
         self.row_format = text_pairs.row_format(config.data, parse_class)
 
-    def find_labels(self, train: datasets.Dataset, validation: datasets.Dataset, known: list[str]) -> list[str]:
-        labels = find_classes(train, validation, known)
+    def find_labels(self, train: datasets.Dataset, validation: datasets.Dataset) -> list[str]:
+        labels = find_classes(train, validation)
         text_pairs.check_pairs(train, validation)
         return labels
 

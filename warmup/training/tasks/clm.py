@@ -47,7 +47,7 @@ class CausalLM(Task):
     def tokenizer_facts(self, tokenizer: PreTrainedTokenizerBase) -> list[Any]:
         return [boundary_tokens(tokenizer)]
 
-    def find_labels(self, train: datasets.Dataset, validation: datasets.Dataset, known: list[str]) -> list[str]:
+    def find_labels(self, train: datasets.Dataset, validation: datasets.Dataset) -> list[str]:
         return []
 
     def tokenize(self, tokenizer: PreTrainedTokenizerBase, labels: Sequence[str]) -> TokenizeBatch:

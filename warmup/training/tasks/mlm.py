@@ -38,7 +38,7 @@ class MaskedLM(Task):
         numbers = datasets.List(datasets.Value("int32"))
         self.features: Mapping[str, Any] = {"token_words": numbers} if config.data.whole_words else {}
 
-    def find_labels(self, train: datasets.Dataset, validation: datasets.Dataset, known: list[str]) -> list[str]:
+    def find_labels(self, train: datasets.Dataset, validation: datasets.Dataset) -> list[str]:
         return []
 
     def tokenize(self, tokenizer: PreTrainedTokenizerBase, labels: Sequence[str]) -> TokenizeBatch:

@@ -24,7 +24,7 @@ from warmup.training.data.tokenizers.windows import TokenizeBatch
 from warmup.training.models.build import ProblemType
 from warmup.training.models.input_layout import Head
 from warmup.training.tasks import text_pairs
-from warmup.training.tasks.labels import find_classes, in_order_of
+from warmup.training.tasks.labels import find_classes
 from warmup.training.tasks.losses import class_counts, class_weights
 from warmup.training.tasks.metrics.breakdown import Breakdown, counts_breakdown
 from warmup.training.tasks.task import Loss, Objective, Predictor, Task
@@ -55,13 +55,13 @@ class MultiLabel(Task):
         """Labels as data.label_columns spells them; a file's columns may differ in case."""
         return parse_indicators(dict(zip(self._data.label_columns, values.values(), strict=True)))
 
-    def find_labels(self, train: datasets.Dataset, validation: datasets.Dataset, known: list[str]) -> list[str]:
+    def find_labels(self, train: datasets.Dataset, validation: datasets.Dataset) -> list[str]:
         text_pairs.check_pairs(train, validation)
         if self._data.label_columns:
-            return in_order_of(known, self._data.label_columns)
+            return list(self._data.label_columns)
         if self._data.label_names:
-            return in_order_of(known, read_names(self._data.label_names))
-        return find_classes(train, validation, known, least=1)
+            return list(read_names(self._data.label_names))
+        return find_classes(train, validation, least=1)
 
     def tokenize(self, tokenizer: PreTrainedTokenizerBase, labels: Sequence[str]) -> TokenizeBatch:
         index = {label: number for number, label in enumerate(labels)}

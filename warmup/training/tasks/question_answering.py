@@ -73,7 +73,7 @@ class QuestionAnswering(Task):
         check_begins_with_cls(tokenizer, name, flag)
         return tokenizer
 
-    def find_labels(self, train: datasets.Dataset, validation: datasets.Dataset, known: list[str]) -> list[str]:
+    def find_labels(self, train: datasets.Dataset, validation: datasets.Dataset) -> list[str]:
         return ["start", "end"]
 
     def tokenize(self, tokenizer: PreTrainedTokenizerBase, labels: Sequence[str]) -> TokenizeBatch:

@@ -39,7 +39,7 @@ class Regression(Task):
         self._data = config.data
         self.row_format = text_pairs.row_format(config.data, parse_number)
 
-    def find_labels(self, train: datasets.Dataset, validation: datasets.Dataset, known: list[str]) -> list[str]:
+    def find_labels(self, train: datasets.Dataset, validation: datasets.Dataset) -> list[str]:
         text_pairs.check_pairs(train, validation)
         return [VALUE]
 

@@ -125,13 +125,14 @@ class Task(Protocol):
         """What of a tokenizer, besides its backend, decides how texts are tokenised."""
         return []
 
-    def find_labels(self, train: datasets.Dataset, validation: datasets.Dataset, known: list[str]) -> list[str]:
+    def find_labels(self, train: datasets.Dataset, validation: datasets.Dataset) -> list[str]:
         """Names of the outputs of the model's head, none for language models. Raises UserError on bad labels.
+
+        Classes are brought into the order of the model that training starts from, or of the data set that declares one.
 
         Args:
             train: training rows.
             validation: held-out rows.
-            known: names of the classes of the model that training starts from.
         """
         ...
 

@@ -45,8 +45,8 @@ class TokenClassification(Task):
     def load_tokenizer(self, name: str, flag: str) -> PreTrainedTokenizerBase:
         return load_word_tokenizer(name, flag)
 
-    def find_labels(self, train: datasets.Dataset, validation: datasets.Dataset, known: list[str]) -> list[str]:
-        return find_classes(train, validation, known, self._ignored)
+    def find_labels(self, train: datasets.Dataset, validation: datasets.Dataset) -> list[str]:
+        return find_classes(train, validation, self._ignored)
 
     def notes(self, labels: Sequence[str]) -> dict[str, str]:
         others = [label for label in labels if not is_entity_tag(label)]

@@ -19,7 +19,6 @@ from warmup.errors import UserError
 from warmup.training.data import prepare
 from warmup.training.data.prepare import CACHE_FORMAT, Prepared, tokenize_rows
 from warmup.training.data.splits import hold_out
-from warmup.training.tasks.labels import find_classes
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -298,16 +297,6 @@ def test_the_trained_tokenizer(tmp_path: Path) -> None:
     assert data.tokenizer.tokenize("CRÈME brulee!") == data.tokenizer.tokenize("creme brûlée !")
     assert not [word for document in documents for word in data.tokenizer.tokenize(document) if word == "[UNK]"]
     assert data.tokenizer.tokenize("[MASK]") == ["[MASK]"] and data.tokenizer.tokenize("中") == ["[UNK]"]
-
-
-def test_labels_keep_the_order_in_which_a_classifier_knows_them() -> None:
-    """Or its head's rows would change their meaning in silence."""
-    rows = datasets.Dataset.from_dict({"label": ["good", "bad", "good"]})
-    assert find_classes(rows, rows, known=[]) == ["bad", "good"]
-    assert find_classes(rows, rows, known=["good", "bad"]) == ["good", "bad"]
-    assert find_classes(rows, rows, known=["LABEL_0", "LABEL_1"]) == ["bad", "good"]
-
-    assert find_classes(rows, rows, known=["GOOD", "Bad"]) == ["good", "bad"]
 
 
 def test_a_class_that_would_only_be_held_out_stays_in_training() -> None:

@@ -313,7 +313,7 @@ def test_a_head_without_classes_is_kept_whatever_its_outputs_are_called(
 ) -> None:
     """As models on the hub call them, whose configs tell of two or more labels that are none."""
     kind = create_task(Config(task=task))
-    labels = kind.find_labels([], [], [])
+    labels = kind.find_labels([], [])
     fields = {"labels": tuple(labels), "has_classes": kind.facts.has_classes, "auto_class": kind.auto_class}
     before, _ = build("tiny", tokenizer, **fields)
     before.config.id2label = {0: "wrong", 1: "right"}

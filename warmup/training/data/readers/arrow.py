@@ -15,6 +15,7 @@ from warmup.errors import UserError, one_line
 from warmup.training.data.lines import raise_too_large
 from warmup.training.data.readers.columns import BadRow, ChosenColumns, RowFormat
 from warmup.training.data.samples import NO_TAG
+from warmup.training.data.sources import Source
 from warmup.training.data.tables import ROWS, rows_at_once
 
 _UNREADABLE = (OSError, ValueError, KeyError, pyarrow.ArrowException)
@@ -60,6 +61,26 @@ def shard_rows(
         raise
     except Exception as error:  # of the network, the hub, or whatever a damaged file leads the library to
         raise UserError(f"{name} cannot be read: {one_line(error)}") from error
+
+
+def declared_classes(source: Source, row_format: RowFormat) -> list[str]:
+    """The classes of a data set's labels in the order of its ClassLabel; [] where it declares none."""
+    try:
+        if source.kind == ".parquet":
+            schema = pyarrow.parquet.read_schema(source.name)
+            chosen = row_format.choose(source.name, schema.names)
+            features = _features(schema, chosen)
+        elif source.table is not None:
+            chosen = row_format.choose(source.name, source.table.column_names)
+            features = source.table.features
+        else:
+            return []
+    except _UNREADABLE:  # UserError is one of them; it is raised where the rows are read
+        return []
+    name = chosen.names.get("label")
+    feature = features.get(name) if isinstance(name, str) else None
+    feature = getattr(feature, "feature", feature)  # of a list of labels
+    return [name.strip() for name in feature.names] if isinstance(feature, datasets.ClassLabel) else []
 
 
 def _batches(parquet: pyarrow.parquet.ParquetFile, chosen: ChosenColumns) -> Iterator[pyarrow.RecordBatch]:

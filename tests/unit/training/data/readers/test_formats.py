@@ -216,11 +216,13 @@ def test_compressed_in_several_streams(suffix: str, tmp_path: Path) -> None:
 
 
 def test_samples_are_the_same_from_every_format(tmp_path: Path, hub: str) -> None:
-    names = ["rows.csv", "rows.tsv", "rows.jsonl", "data.json", "classes.parquet", "saved", "saved_view", "rows.csv.gz"]
+    names = ["rows.csv", "rows.tsv", "rows.jsonl", "data.json", "rows.parquet", "saved", "saved_view", "rows.csv.gz"]
     found = [samples(tmp_path, made(tmp_path, name)) for name in names]
     found.append(samples(tmp_path, f"{hub}:words:train"))
     assert all(data == found[0][1] for _, data in found)
     assert found[0][1][1] == ("neg", "pos") and sum(len(ids) for ids, _ in found[0][1][0]) == len(ROWS)
+    for name in ("classes.parquet", "saved_classes"):
+        assert samples(tmp_path, made(tmp_path, name))[1][1] == ("pos", "neg")  # as the data set has them
     _, held_out = samples(tmp_path, made(tmp_path, "saved_splits"), validation_files=(str(tmp_path / "saved_splits"),))
     assert [len(ids) for ids, _ in held_out[0]] == [len(ROWS), 3]
 
