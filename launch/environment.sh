@@ -16,6 +16,16 @@ _warmup_index() {
         >/dev/null 2>&1; then echo "$index"; fi
 }
 
+# Says so where the NVIDIA driver is older than PyTorch's default build needs, which would see no GPU.
+_warmup_check_driver() {
+    local driver
+    driver=$(nvidia-smi --query-gpu=driver_version --format=csv,noheader 2>/dev/null | head -n 1 || true)
+    if [ -z "${PIP_EXTRA_INDEX_URL+set}" ] && [[ $driver =~ ^([0-9]+)\. ]] && [ "${BASH_REMATCH[1]}" -lt 580 ]; then
+        echo "warning: PyTorch's default build, for CUDA 13, needs the driver 580 or a newer one, and this machine has" \
+            "$driver; for a build for CUDA 12.6, set PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cu126" >&2
+    fi
+}
+
 _warmup_environment() {
     local root python extras=${WARMUP_EXTRAS:-} stamp hash log index
     root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -41,6 +51,7 @@ _warmup_environment() {
     if [ "$(cat "$stamp" 2>/dev/null)" = "$hash" ]; then return 0; fi
 
     echo "installing the dependencies into $VIRTUAL_ENV (a few minutes the first time) ..." >&2
+    _warmup_check_driver
     log=$(mktemp "${TMPDIR:-/tmp}/warmup-pip.XXXXXX")
     index=$(_warmup_index)
     if [ -n "$index" ]; then echo "no GPU: PyTorch's CPU build, from $index" >&2; fi

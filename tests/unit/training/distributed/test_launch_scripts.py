@@ -337,14 +337,18 @@ def install(tmp_path: Path):
     (tmp_path / "bin" / "python").write_text(PYTHON.replace("exec PYTHON", f"exec {sys.executable}"))
     (tmp_path / "bin" / "python").chmod(0o755)
 
-    def call(gpus: int, **env: str) -> str:
-        (tmp_path / "bin" / "nvidia-smi").write_text("#!/bin/sh\n" + "echo GPU 0\n" * gpus)
+    def call(gpus: int, driver: str = "580.65.06", **env: str) -> str:
+        smi = f'#!/bin/sh\nif [ "$1" != -L ]; then echo {driver}; exit; fi\n' + "echo GPU 0\n" * gpus
+        (tmp_path / "bin" / "nvidia-smi").write_text(smi)
         (tmp_path / "bin" / "nvidia-smi").chmod(0o755)
         known = {name: value for name, value in os.environ.items() if name != "PIP_EXTRA_INDEX_URL"}
         known |= {"VIRTUAL_ENV": str(tmp_path), "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", **env}
         command = ["bash", "-c", f". {LAUNCH}/environment.sh"]
         ended = subprocess.run(command, env=known, cwd=tmp_path, capture_output=True, text=True, timeout=60)
         assert ended.returncode == 1
+        warned = "warning: " in ended.stderr
+        assert warned == (driver < "580" and "PIP_EXTRA_INDEX_URL" not in env)
+        assert not warned or f"has {driver}; for a build for CUDA 12.6, set PIP_EXTRA_INDEX_URL=https" in ended.stderr
         return re.search(r"^index (\S+)$", ended.stderr, re.MULTILINE)[1]
 
     return call
@@ -355,6 +359,12 @@ def test_a_machine_without_a_gpu_gets_pytorchs_cpu_build(install) -> None:
     assert install(1, ANSWERS="0") == "none"
     assert install(0, ANSWERS="1") == "none"
     assert install(0, ANSWERS="0", PIP_EXTRA_INDEX_URL="https://own") == "https://own"
+
+
+def test_an_old_driver_is_told_which_index_has_a_build_for_it(install) -> None:
+    """Before gigabytes are downloaded that would see no GPU."""
+    assert install(1, driver="570.211.01", ANSWERS="0") == "none"
+    assert install(1, driver="570.211.01", PIP_EXTRA_INDEX_URL="https://own") == "https://own"
 
 
 def test_an_index_that_does_not_answer_costs_two_seconds(install) -> None:

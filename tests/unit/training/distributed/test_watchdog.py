@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import inspect
 import json
 import os
 import signal
@@ -15,6 +16,8 @@ from types import SimpleNamespace
 import pytest
 from harness import gloo, run_ranks
 from torch.distributed import HashStore
+from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
+from torch.distributed.elastic.multiprocessing.api import SubprocessContext
 
 from warmup.training.distributed import exit_status, watchdog
 from warmup.training.distributed.preemption import PreemptionHandler
@@ -385,3 +388,9 @@ def test_a_rank_in_a_call_that_does_not_return_is_ended() -> None:
     began = time.monotonic()
     first, second = run_ranks(2, wait_in_a_call, timeout_s=40)
     assert (first.exit_code, second.exit_code) == (1, 3) and time.monotonic() - began < 30
+
+
+def test_a_launcher_kills_a_rank_that_no_signal_ends() -> None:
+    """As many seconds after its SIGTERM as launch/README.md says."""
+    for close in (SubprocessContext.close, LocalElasticAgent._shutdown):
+        assert inspect.signature(close).parameters["timeout"].default == 30
