@@ -50,7 +50,7 @@ SLOW += [("mlm", family) for family in FAMILIES if ("mlm", family) not in QUICK]
 def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The device, compiled."""
     if torch.version.cuda or torch.version.hip:
-        pytest.skip("this PyTorch is built for real GPUs, which test_probes.py tries")
+        pytest.skip("this PyTorch is built for real GPUs, which the probes try")
     if not (compiler := shutil.which("g++") or shutil.which("clang++")):
         pytest.skip("there is no C++ compiler")
     built, root = tmp_path_factory.mktemp("device") / "device.so", Path(torch.__file__).parent
