@@ -20,6 +20,7 @@ def run_figures(run: Run) -> dict[str, Figure]:
     makers = {
         "loss": _loss_figure,
         "learning rate": lr_figure,
+        "batch": batch_figure,
         "gradient norm": norm_figure,
         "throughput": throughput_figure,
         "time": time_figure,
@@ -87,6 +88,22 @@ def planned_lr(run: Run) -> tuple[list[int], list[float]] | None:
         return None
 
 
+def batch_figure(run: Run) -> Figure | None:
+    """The samples of a step, where the plan lets them grow."""
+    if run.plan is None or run.plan.batch_start_size is None:
+        return None
+    figure, axes = new_figure("Samples of a step", "step", "")
+    phases = list(run.plan.batch_schedule.phases())
+    steps = [phase.step + 1 for phase in phases] + [max(run.plan.total_steps, phases[-1].step + 1)]
+    sizes = [phase.size for phase in phases]
+    axes.step(steps, [*sizes, sizes[-1]], where="post", color=light("orange"), alpha=0.45, linewidth=5, label="planned")
+    logged, samples = run.train["step"].to_numpy(), run.train["samples"].to_numpy()
+    between, sizes = (logged[:-1] + 1 + logged[1:]) / 2, np.diff(samples) / np.diff(logged)
+    axes.plot(*thin_out(between, sizes), color=light("blue"), linewidth=1.5, label="trained on")
+    axes.set_ylim(bottom=0)
+    return finished(axes, run, figure)
+
+
 def norm_figure(run: Run) -> Figure | None:
     """The norm of the gradient, the limit that it is clipped to, and the steps that were skipped."""
     steps, norms = run.train["step"].to_numpy(), run.train["grad_norm"].to_numpy()
@@ -107,21 +124,30 @@ def norm_figure(run: Run) -> Figure | None:
 
 def throughput_figure(run: Run) -> Figure | None:
     """Samples per second."""
-    return _one_column(run, "samples_per_second", "Samples per second", "purple")
+    if "samples_per_second" not in run.train or not run.train["samples_per_second"].notna().any():
+        return None
+    figure, axes = new_figure("Samples per second", "step", "")
+    curve(axes, run.train["step"].to_numpy(), run.train["samples_per_second"].to_numpy(), "purple", "")
+    axes.set_ylim(bottom=0)
+    return finished(axes, run, figure)
 
 
 def noise_figure(run: Run) -> Figure | None:
-    """The gradient noise scale, where it was measured."""
-    return _one_column(run, "noise_scale", "Gradient noise scale, in samples", "teal")
-
-
-def _one_column(run: Run, name: str, title: str, colour: str) -> Figure | None:
-    if name not in run.train or not run.train[name].notna().any():
+    """The gradient noise scale and its interval, where they are known. The interval may have no upper end."""
+    names = ("noise_scale", "noise_scale_low", "noise_scale_high")
+    scale, low, high = (run.train.get(name, run.train["step"] * np.nan).to_numpy() for name in names)
+    known = np.isfinite(low)
+    if not known.any():
         return None
-    figure, axes = new_figure(title, "step", "")
-    values = run.train[name].to_numpy()
-    curve(axes, run.train["step"].to_numpy(), values, colour, "")
-    axes.set_ylim(bottom=0)
+    figure, axes = new_figure("Gradient noise scale, in samples", "step", "")
+    steps, top = run.train["step"].to_numpy(), 2 * np.nanmax([scale[known], low[known]])
+    drawn = np.flatnonzero(known)[:: -(-known.sum() // POINTS)]
+    axes.fill_between(
+        steps[drawn], low[drawn], np.where(np.isfinite(high), high, top)[drawn], color=light("teal"), alpha=0.18,
+        linewidth=0, label="95 % interval",
+    )  # fmt: skip
+    axes.plot(*thin_out(steps, scale), color=light("teal"), linewidth=1.8, label="estimate")
+    axes.set_ylim(0, top)
     return finished(axes, run, figure)
 
 

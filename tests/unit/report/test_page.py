@@ -12,6 +12,9 @@ from made_runs import HOSTILE, eval_line, make_run, record, resumed_line, train_
 
 from warmup import report
 from warmup.__main__ import main
+from warmup.config.recipe import Recipe
+from warmup.plan import Topology
+from warmup.planning import make_plan
 from warmup.report import figures, tables
 
 
@@ -105,6 +108,33 @@ def test_the_rate_is_drawn_where_the_plan_has_it(tmp_path: Path) -> None:
     planned = figures.planned_lr(run)
     assert planned is not None and run.plan is not None
     assert planned[0] == list(range(1, 41)) and planned[1] == [run.plan.lr_at_step(step) for step in range(40)]
+
+
+def test_a_batch_that_grows_is_drawn_with_what_was_trained_on(tmp_path: Path) -> None:
+    """From 8 to 32 over 48 samples: steps of 8, 12, 18, 27 and then 32."""
+    topology = Topology(2, 16, batch_warmup="48 samples", batch_start_size=8)
+    plan = make_plan(Recipe(lr=1e-3, reference_batch_size=32, duration="4 steps"), topology)
+    positions = (8, 20, 38, 65, 97, 129)
+    lines = [train_line(step, samples=samples) for step, samples in enumerate(positions, 1)]
+    run = report.load(make_run(tmp_path / "run", lines, plan=plan.to_dict()))
+    planned, trained = figures.run_figures(run)["batch"].axes[0].lines
+    assert [list(planned.get_xdata()), list(planned.get_ydata())] == [[1, 2, 3, 4, 5, 6], [8, 12, 18, 27, 32, 32]]
+    assert [list(trained.get_xdata()), list(trained.get_ydata())] == [[2, 3, 4, 5, 6], [12, 18, 27, 32, 32]]
+    assert "batch" in page_of(run.folder).figures
+    assert "batch" not in figures.run_figures(report.load(make_run(tmp_path / "other")))
+
+
+def test_the_noise_scale_is_drawn_with_its_interval(tmp_path: Path) -> None:
+    """Not yet known at step 1, without an upper end at steps 2 and 3, of which the latter only has a lower one."""
+    found = [(None, None, None), (30.0, 20.0, None), (None, 25.0, None), (40.0, 30.0, 60.0)]
+    names = ("noise_scale", "noise_scale_low", "noise_scale_high")
+    lines = [train_line(step, **dict(zip(names, values, strict=True))) for step, values in enumerate(found, 1)]
+    axes = figures.run_figures(report.load(make_run(tmp_path / "run", lines)))["noise scale"].axes[0]
+    corners = {tuple(point) for path in axes.collections[0].get_paths() for point in path.vertices}
+    assert corners == {(2, 20), (2, 80), (3, 25), (3, 80), (4, 30), (4, 60)} and axes.get_ylim() == (0, 80)
+    assert [list(axes.lines[0].get_xdata()), list(axes.lines[0].get_ydata())] == [[2, 4], [30, 40]]
+    unknown = make_run(tmp_path / "unknown", [train_line(1, **dict.fromkeys(names))])
+    assert "noise scale" not in figures.run_figures(report.load(unknown))
 
 
 def test_where_the_time_went(tmp_path: Path) -> None:
