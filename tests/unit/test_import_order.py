@@ -31,8 +31,8 @@ THIRD_PARTY = {
 
 
 TRAINING = (
-    "files", "distributed", "models", "data", "tasks", "engines", "checkpoints", "reporting", "predict", "run", "probe",
-    "glue",
+    "files", "hub", "distributed", "models", "data", "tasks", "engines", "checkpoints", "reporting", "predict", "run",
+    "probe", "glue",
 )  # fmt: skip
 """Parts of warmup/training: each imports only itself and those before it."""
 

@@ -17,6 +17,7 @@ import datasets
 
 from warmup.config.tasks import TABLES, TASKS, TEXT_FILES, WORD_FILES, TaskFacts, name_tasks
 from warmup.errors import UserError, one_line
+from warmup.training import hub
 from warmup.training.data.lines import COMPRESSIONS, is_empty
 
 TEXT_KINDS = tuple(kind for kind in (*TABLES, *TEXT_FILES, *WORD_FILES) if kind != ".parquet")
@@ -213,13 +214,15 @@ def _hub(entry: str, flag: str, streaming: bool) -> list[Source]:
     if not asked:
         raise UserError(f"{flag}: {entry!r} is not hub:NAME:SPLIT or hub:NAME:CONFIGURATION:SPLIT")
     name, configuration, split = asked["name"], asked["configuration"], asked["split"]
+    hub.go_offline_if_unreachable()
     try:
         if not streaming:
             table = datasets.load_dataset(name, configuration, split=split)
             return [Source(entry, HUB, table, table._fingerprint)]
         builder = datasets.load_dataset_builder(name, configuration)
         stream, fingerprint = builder.as_streaming_dataset(split), builder._get_dataset_fingerprint(split)
-    except Exception as error:  # of the network, the hub, or a name, configuration or split that is not there
+    except Exception as error:  # of the hub, or a name, configuration or split that is not there
+        hub.check_reachable(entry, flag, error)
         raise UserError(f"{flag}: {entry} cannot be loaded: {one_line(error)}") from error
     count = stream.num_shards
     return [

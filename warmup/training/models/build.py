@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
-from huggingface_hub.errors import LocalEntryNotFoundError
 from transformers import AutoConfig, BertConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from warmup.config.tasks import MODEL_SETTINGS
 from warmup.errors import UserError
+from warmup.training import hub
 from warmup.training.models import gpt2, probe
 from warmup.training.models.dropout import set_dropout
 from warmup.training.models.heads import unify_head
@@ -195,7 +195,7 @@ def load_config(name: str) -> Any:
     try:
         return AutoConfig.from_pretrained(name)
     except Exception as error:  # transformers raises whatever its parts raise
-        check_reachable(name, "model", error)
+        hub.check_reachable(name, "model", error)
         raise UserError(f"model: {name} cannot be loaded: {first_line(error)}; sizes are {', '.join(SIZES)}") from error
 
 
@@ -231,25 +231,16 @@ def _check_shards(name: str) -> None:
 
 
 def check_folder(name: str, flag: str) -> None:
-    """Raise UserError, naming `flag`, if the name looks like a path and no such folder exists."""
-    looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1
-    if looks_local and not os.path.isdir(name):
-        raise UserError(f"{flag}: no folder {name}; give a folder, a hub name, or one of {', '.join(SIZES)}")
+    """Raise UserError, naming `flag`, if the name looks like a path and no such folder exists.
 
-
-def check_reachable(name: str, flag: str, error: Exception) -> None:
-    """Raise UserError if that something cannot be loaded is because the hub cannot be reached.
-
-    Args:
-        name: What was to be loaded, from a folder or from the hub.
-        flag: The option that named it.
-        error: What loading it raised.
+    If it is a name on the hub, see that the hub can be reached, or else go without it.
     """
-    if isinstance(error.__cause__, LocalEntryNotFoundError) or "couldn't connect to" in str(error):
-        raise UserError(
-            f"{flag}: {name} would have to be downloaded, and huggingface.co cannot be reached; give a folder, or "
-            "download it where there is a network, with the same HF_HOME"
-        ) from error
+    if os.path.isdir(name):
+        return
+    if not name.startswith((".", "/", "~")) and name.count("/") <= 1:
+        hub.go_offline_if_unreachable()
+    else:
+        raise UserError(f"{flag}: no folder {name}; give a folder, a hub name, or one of {', '.join(SIZES)}")
 
 
 def first_line(error: Exception) -> str:

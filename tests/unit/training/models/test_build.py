@@ -342,6 +342,6 @@ def test_a_model_with_one_token_type_gets_no_token_type_ids(tmp_path: Path) -> N
 def test_without_a_network_it_says_so_and_not_that_something_is_missing(load) -> None:
     """HF_HUB_OFFLINE is set in tests."""
     with pytest.raises(
-        UserError, match=r"^model: nobody/nothing would have to be downloaded, and huggingface.co cannot"
+        UserError, match=r"^model: there is no folder nobody/nothing, so that it would have to be downloaded, and hugg"
     ):
         load("nobody/nothing")

@@ -8,7 +8,8 @@ from typing import Any, Literal, cast
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from warmup.errors import UserError
-from warmup.training.models.build import check_folder, check_reachable, first_line
+from warmup.training import hub
+from warmup.training.models.build import check_folder, first_line
 from warmup.training.models.positions import max_positions
 
 TokenizerNeeds = Literal["cls_sep_pad", "eos"]
@@ -33,7 +34,7 @@ def load_tokenizer(
     try:
         tokenizer = cast(PreTrainedTokenizerBase, AutoTokenizer.from_pretrained(name, **options))
     except Exception as error:  # transformers raises whatever its parts raise
-        check_reachable(name, flag, error)
+        hub.check_reachable(name, flag, error)
         raise UserError(f"{flag}: {name} has no tokenizer that can be loaded: {first_line(error)}") from error
     if needs == "eos":
         if not tokenizer.is_fast or tokenizer.eos_token_id is None:
