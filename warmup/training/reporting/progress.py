@@ -6,6 +6,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -34,6 +35,36 @@ def track(items: Sequence[Item], name: str, shown: bool) -> Iterator[Item]:
     yield from tqdm(items, desc=name, leave=False, disable=not (shown and is_terminal(sys.stderr)))
 
 
+@dataclass
+class StepTime:
+    """How long steps take: each one a while, and longer by each of its samples, by least squares."""
+
+    count: int = 0
+    samples: int = 0
+    seconds: float = 0.0
+    sample_squares: int = 0
+    products: float = 0.0
+    """Sum of samples times seconds."""
+
+    def add(self, samples: int, seconds: float) -> None:
+        """Add a step of so many samples."""
+        self.count += 1
+        self.samples += samples
+        self.seconds += seconds
+        self.sample_squares += samples**2
+        self.products += samples * seconds
+
+    def expected(self, steps: int, samples: int) -> float:
+        """Seconds of so many further steps, of so many samples in all."""
+        spread = self.count * self.sample_squares - self.samples**2
+        per_sample = (self.count * self.products - self.samples * self.seconds) / spread if spread else 0.0
+        per_sample = min(
+            max(per_sample, 0.0), self.seconds / self.samples
+        )  # nor is a step without samples faster than 0
+        per_step = (self.seconds - per_sample * self.samples) / self.count
+        return steps * per_step + samples * per_sample
+
+
 class Progress:
     """The progress of the training, on stderr."""
 
@@ -42,12 +73,12 @@ class Progress:
 
         Args:
             total_steps: of the whole run.
-            end_samples: samples of applied steps at which the run is over. They say how long it will take, since
-                steps get longer where the batch is warmed up.
+            end_samples: samples of applied steps at which the run is over: steps get longer where the batch grows.
             first_step: steps that were done before.
         """
         self._total, self._end, self._began = total_steps, end_samples, time.perf_counter()
-        self._first: tuple[int, int, int] | None = None
+        self._first: tuple[int, int] | None = None
+        self._step_time, self._timed = StepTime(), (0, self._began)
         self._losses: deque[float] = deque(maxlen=_LOSSES)
         self._line_due, self._shown_step = self._began + LINE_SECONDS / 3, first_step
         self._expected_said = False
@@ -75,7 +106,11 @@ class Progress:
         """
         now = time.perf_counter()
         if self._first is None:  # the first step may take very long, and says nothing of the others
-            self._first, self._began = (clock.step, clock.tokens, clock.samples), now
+            self._first, self._began = (clock.step, clock.tokens), now
+        elif clock.samples > self._timed[0]:
+            self._step_time.add(clock.samples - self._timed[0], now - self._timed[1])
+        if clock.samples > self._timed[0]:
+            self._timed = clock.samples, now
         self._last = clock, next_save
         if self._bar is not None:
             self._bar.set_postfix_str(
@@ -115,10 +150,9 @@ class Progress:
         return facts + ([f"next save {next_save}"] if next_save else [])
 
     def _seconds_left(self, clock: StepClock) -> float | None:
-        if self._first is None or clock.samples <= self._first[2]:
+        if not self._step_time.count:
             return None
-        per_sample = (time.perf_counter() - self._began) / (clock.samples - self._first[2])
-        return max(self._end - clock.samples, 0) * per_sample
+        return self._step_time.expected(max(self._total - clock.step, 0), max(self._end - clock.samples, 0))
 
     def _expected(self, clock: StepClock, now: float) -> str | None:
         """Once, after the first steps: how long the rest will take."""

@@ -84,21 +84,22 @@ def test_plain_lines_in_a_pipe(tmp_path: Path, now: list[float], capsys: pytest.
 def test_the_time_left_of_steps_that_get_longer(
     tmp_path: Path, now: list[float], capsys: pytest.CaptureFixture
 ) -> None:
-    """A batch that grows from 4 to 8 samples, each of which takes half a second."""
+    """A batch that grows from 4 to 8 samples: a step takes a second, and half a second for each of its samples."""
     schedule = BatchSchedule(size=8, start_size=4, warmup_samples=40)
     clock, end = StepClock(schedule), 400
     log = reporting_log.Log(tmp_path, RANK_0)
     log.begin(clock.steps_to(end), end)
     while clock.samples < end:
-        now[0] += clock.batch_size / 2
+        now[0] += 1 + clock.batch_size / 2
         clock.advance(tokens=50)
         log.advance(clock, 1.0)
     lines = capsys.readouterr().err.splitlines()
-    assert lines[0] == "about 3 min 14 s for the other 50 steps"  # (400 - 13) / 2 s, after 3 steps
+    assert lines[0] == "about 2 min 33 s for the other 51 steps"  # 3 s each, as the first two
     for line in lines[1:]:
-        step = int(line.split()[1].partition("/")[0])
-        assert line.endswith(f"  {seconds_text((end - schedule.position(step)) / 2)} left"), line
-    assert len(lines) == 7
+        step, total = map(int, line.split()[1].split("/"))
+        left = total - step + (end - schedule.position(step)) / 2
+        assert line.endswith(f"  {seconds_text(left)} left"), line
+    assert len(lines) == 9
     log.close()
 
 
