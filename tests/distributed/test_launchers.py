@@ -69,6 +69,7 @@ def test_without_arguments_it_is_the_quickstarts_pretraining(tmp_path: Path) -> 
     ended = shell(BIN / "accelerate", "launch", "--cpu", TRAIN, "--test", folder=tmp_path)
     assert ended.returncode == 0, ended.stderr
     assert "PASS  5 steps of 4000" in ended.stdout
+    assert "step 5/5  " in ended.stderr  # and not how long 4000 would take
     rates = [float(rate) for rate in re.findall(r"^step \d  lr (\S+)", ended.stdout, re.MULTILINE)]
     assert rates == pytest.approx([1e-3 * step / 400 for step in range(1, 6)])
 

@@ -160,4 +160,9 @@ class Progress:
         if self._expected_said or left is None or now - self._began < _EXPECTED_AFTER:
             return None
         self._expected_said = True
-        return f"about {seconds_text(left)} for the other {self._total - clock.step} steps"
+        others = self._total - clock.step
+        return (
+            f"about {seconds_text(left)} for the other {f'{others} steps' if others > 1 else 'step'}"
+            if others
+            else None
+        )

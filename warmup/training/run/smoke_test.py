@@ -27,6 +27,7 @@ def run_smoke_test(run: TrainingRun) -> tuple[str, str]:
     train_step, log = run.train_step, run.log
     probe, failures = RateProbe(train_step), []
     steps = min(STEPS, train_step.plan.total_steps)
+    log.begin(steps, train_step.plan.batch_schedule.position(steps))
     number = 0
     for turn, step in enumerate(train_step.steps()):
         if turn == 0:
