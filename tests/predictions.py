@@ -10,9 +10,9 @@ from harness import Ended, train
 
 def one_thread(rank: int) -> None:
     """How many threads add up a product may change its last bits."""
-    from warmup.training.distributed import launch
+    from warmup.training.distributed import environment
 
-    launch.available_cores = lambda: 1
+    environment.available_cores = lambda: 1
 
 
 def predict(world_size: int, output: Path, *argv: object) -> Ended:

@@ -106,5 +106,5 @@ def _rank(rank: int, train: Callable, work: Work, pipes: list[Connection], given
         setattr(sys, name, open(number, "w", buffering=1, closefd=False))  # noqa: SIM115
     threads = work.threads or max(1, (os.cpu_count() or 1) // work.ranks)
     torch.set_num_threads(threads)
-    os.cpu_count = lambda: threads * work.ranks  # train.py shares out the cores itself
+    os.environ.update(OMP_NUM_THREADS=str(threads), WARMUP_COMMAND="")  # train.py sets its threads itself
     train(work, Turns(pipes[rank]), given)

@@ -51,6 +51,18 @@ def uses_cpu() -> bool:
     return os.environ.get("ACCELERATE_USE_CPU", "false").lower() in ("true", "1")
 
 
+def threads_per_rank(ranks: int) -> int:
+    """Threads of each of `ranks` on this machine: OMP_NUM_THREADS where it was set, else an equal part of the cores.
+
+    torchrun sets it to 1 for several ranks if nobody has, which would leave cores idle; the launch scripts always have.
+    """
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    by_torchrun = given == "1" and ranks > 1 and "WARMUP_COMMAND" not in os.environ
+    if given.isdecimal() and int(given) > 0 and not by_torchrun:
+        return int(given)
+    return max(1, available_cores() // ranks)
+
+
 def uses_deepspeed() -> bool:
     """Whether the launcher requested DeepSpeed."""
     return os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() in ("true", "1")

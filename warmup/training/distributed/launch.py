@@ -13,7 +13,6 @@ from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwar
 
 from warmup.errors import UserError
 from warmup.training.distributed import environment, gpus
-from warmup.training.distributed.environment import available_cores
 
 
 def start_accelerator(world_size: int | None, device: str | None, timeout: int, trackers: Sequence[str]) -> Accelerator:
@@ -50,7 +49,7 @@ def start_accelerator(world_size: int | None, device: str | None, timeout: int, 
     if accelerator.device.type == "cpu":
         _warn_of_slow_bf16(accelerator)
         ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))
-        torch.set_num_threads(max(1, available_cores() // ranks_here))
+        torch.set_num_threads(environment.threads_per_rank(ranks_here))
     return accelerator
 
 

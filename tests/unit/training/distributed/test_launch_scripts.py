@@ -17,6 +17,7 @@ import pytest
 import yaml
 from harness import ROOT
 
+from warmup.training.distributed import environment
 from warmup.training.glue import tasks as glue_tasks
 
 LAUNCH, ACCELERATE, TRAIN = ROOT / "launch", ROOT / "configs" / "accelerate", str(ROOT / "train.py")
@@ -303,11 +304,37 @@ def test_a_slurm_job_that_is_not_submitted(run) -> None:
     assert words[-6:] == ["--seed", "1", "--run_dir", "runs/slurm-0", "--resume", "auto"]
 
 
+@pytest.mark.parametrize(
+    ("given", "launched", "ranks", "threads"),
+    [
+        ("3", False, 1, 3),
+        ("1", False, 1, 1),
+        ("3", False, 4, 3),
+        ("1", True, 4, 1),
+        ("1", False, 4, 2),  # torchrun's own
+        ("", False, 4, 2),
+        ("4,2", False, 16, 1),
+    ],
+)
+def test_threads_are_those_that_were_asked_for(
+    given: str, launched: bool, ranks: int, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of each rank on 8 cores; the launch scripts name their command."""
+    monkeypatch.setattr(environment, "available_cores", lambda: 8)
+    monkeypatch.setenv("OMP_NUM_THREADS", given)
+    monkeypatch.delenv("WARMUP_COMMAND", raising=False)
+    if launched:
+        monkeypatch.setenv("WARMUP_COMMAND", "bash launch/cpu.sh 4")
+    assert environment.threads_per_rank(ranks) == threads
+
+
 def test_the_cores_that_a_scheduler_gave(tmp_path: Path) -> None:
     """One of them: one thread, however many the machine has."""
     if len(os.sched_getaffinity(0)) < 2:
         pytest.skip("needs a machine of 2 cores")
-    code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
+    code = (
+        "import os; os.environ.pop('OMP_NUM_THREADS', None); os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
+    )
     code += "from warmup.training.distributed import launch; launch.start_accelerator(1, 'cpu', 60, ())\n"
     code += "import torch; print('threads', torch.get_num_threads())"
     ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
