@@ -43,6 +43,7 @@ class Pointing(Task):
     facts = FACTS
     auto_class: Any = AutoModelForTokenClassification
     head = "token"
+    outputs = ("score",)
     features: Mapping[str, Any] = {"token_right": datasets.List(datasets.Value("int32"))}
 
     def __init__(self, config: Config):
@@ -51,9 +52,6 @@ class Pointing(Task):
 
     def load_tokenizer(self, name: str, flag: str) -> PreTrainedTokenizerBase:
         return load_word_tokenizer(name, flag)
-
-    def find_labels(self, train: datasets.Dataset, validation: datasets.Dataset) -> list[str]:
-        return ["score"]
 
     def tokenize(self, tokenizer: PreTrainedTokenizerBase, labels: Sequence[str]) -> Any:
         def tokenize(batch: dict[str, Any]) -> dict[str, list]:

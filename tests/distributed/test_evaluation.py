@@ -52,7 +52,7 @@ def _build(config: Config) -> tuple[Prepared, Objective, PreTrainedModel]:
         seed=config.seed,
         dropout=config.dropout,
         labels=data.labels,
-        problem_type=task.problem_type,
+        problem_type=task.facts.problem_type,
         causal=task.causal,
     )
     built, _ = model_build.build_model(spec, data.tokenizer)

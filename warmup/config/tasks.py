@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
+"""What transformers' config.problem_type can be."""
 TABLES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 """Kinds of file whose rows have named columns."""
 WORD_FILES = (".conll", ".bio", ".iob2")
@@ -30,6 +32,8 @@ class TaskFacts:
     label: Literal["class", "classes", "tags", "number", "choice", "answers"] | None = None
     """What a row's label is: one of several classes, any number of them, one for each word, a number, one of the row's
     own choices, or answers in the words of its text; None for tasks without labels."""
+    problem_type: ProblemType | None = None
+    """What its labels are to transformers."""
     label_means: str = ""
     """What its files must hold, for the error that none were given; "" if the default corpus will do."""
     file_kinds: tuple[str, ...] = TABLES
@@ -38,6 +42,12 @@ class TaskFacts:
     """Whether predictions are also made for each line of a .txt file."""
     fields: tuple[str, ...] = ()
     """Fields of the configuration that this task has and not every other one."""
+    prediction_fields: tuple[str, ...] = ()
+    """Those of them, besides columns of the data, that a run's model predicts with as it was trained with them."""
+    model_settings: tuple[str, ...] = ()
+    """What evaluations choose and the config of an exported model holds, besides what transformers has there."""
+    other_names: tuple[str, ...] = ()
+    """What pipelines and example scripts call it."""
     lower_is_better: tuple[str, ...] = ("loss",)
     """Metrics for which a lower value is better."""
     pipeline_options: str = ""
@@ -74,6 +84,7 @@ _ALL = (
         architectures=("ForMaskedLM", "ForPreTraining"),
         file_kinds=TABLES + TEXT_FILES,
         fields=("data.whole_words", "data.streaming", "speed.compile"),
+        other_names=("fill-mask", "masked-lm", "pretraining"),
     ),
     TaskFacts(
         name="clm",
@@ -85,6 +96,7 @@ _ALL = (
         architectures=("ForCausalLM", "LMHeadModel"),
         file_kinds=TABLES + TEXT_FILES,
         fields=("data.streaming",),
+        other_names=("text-generation", "causal-lm", "lm"),
         no_prediction="a causal language model writes on, which is transformers' work: "
         'pipeline("text-generation", model="{model}")',
         new_model="GPT-2",
@@ -98,6 +110,8 @@ _ALL = (
         pipeline="text-classification",
         architectures=("ForSequenceClassification",),
         label="class",
+        problem_type="single_label_classification",
+        other_names=("text-classification", "sequence-classification", "sentiment-analysis"),
         fields=(
             "data.pair_column",
             "data.ignore_labels",
@@ -115,6 +129,9 @@ _ALL = (
         pipeline_options=", top_k=None",  # the probability of each label
         architectures=("ForSequenceClassification",),
         label="classes",
+        problem_type="multi_label_classification",
+        model_settings=("thresholds",),
+        other_names=("multi-label-classification", "multilabel"),
         label_means="files whose rows have labels",
         fields=(
             "data.pair_column",
@@ -137,6 +154,7 @@ _ALL = (
         pipeline_options=', function_to_apply="none"',  # the number itself
         architectures=("ForSequenceClassification",),
         label="number",
+        problem_type="regression",
         label_means="files whose labels are numbers",
         fields=("data.pair_column", "speed.compile"),
     ),
@@ -149,6 +167,8 @@ _ALL = (
         pipeline_options=', aggregation_strategy="first"',  # a word's tag, which its first piece has
         architectures=("ForTokenClassification",),
         label="tags",
+        problem_type="single_label_classification",
+        other_names=("ner", "pos", "chunk"),
         label_means="files of words and their tags",
         file_kinds=TABLES + WORD_FILES,
         fields=(
@@ -168,6 +188,7 @@ _ALL = (
         pipeline=None,
         architectures=("ForMultipleChoice",),
         label="choice",
+        other_names=("swag", "multiple_choice"),
         label_means="files of questions with choices and answers",
         fields=("data.pair_column", "data.choice_column", "data.choice_columns", "speed.compile"),
     ),
@@ -188,24 +209,16 @@ _ALL = (
             "evaluation.n_best",
             "speed.compile",
         ),
+        prediction_fields=("data.doc_stride", "evaluation.max_answer_length", "evaluation.n_best"),
+        model_settings=("null_threshold",),
+        other_names=("qa", "squad", "squad_v2", "extractive-qa"),
     ),
 )
 TASKS: dict[str, TaskFacts] = {facts.name: facts for facts in _ALL}
 """All tasks by name."""
 
-MODEL_SETTINGS = ("thresholds", "null_threshold")
-"""What evaluations choose and the config of an exported model holds, besides what transformers has there."""
-
-CALLED_ELSEWHERE = {
-    **dict.fromkeys(("fill-mask", "masked-lm", "pretraining"), "mlm"),
-    **dict.fromkeys(("text-generation", "causal-lm", "lm"), "clm"),
-    **dict.fromkeys(("text-classification", "sequence-classification", "sentiment-analysis"), "classification"),
-    **dict.fromkeys(("multi-label-classification", "multilabel"), "multi-label"),
-    **dict.fromkeys(("swag", "multiple_choice"), "multiple-choice"),
-    **dict.fromkeys(("ner", "pos", "chunk"), "token-classification"),
-    **dict.fromkeys(("qa", "squad", "squad_v2", "extractive-qa"), "question-answering"),
-}
-"""Other names of tasks, as pipelines and example scripts have them."""
+CALLED_ELSEWHERE = {name: facts.name for facts in _ALL for name in facts.other_names}
+"""The name of a task by other names of it."""
 
 
 def tasks_with(field: str) -> list[str]:

@@ -6,13 +6,13 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from transformers import AutoConfig, BertConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from warmup.config.tasks import MODEL_SETTINGS
+from warmup.config.tasks import TASKS, ProblemType
 from warmup.errors import UserError
 from warmup.training import hub
 from warmup.training.models import gpt2, probe
@@ -30,8 +30,6 @@ SIZES = {  # layers, width; Turc et al. 2019, arXiv:1908.08962, and Devlin et al
     "base": (12, 768),
     "large": (24, 1024),
 }
-ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
-"""What transformers' config.problem_type can be."""
 
 
 @dataclass(frozen=True)
@@ -139,8 +137,9 @@ def _configure(config: Any, spec: ModelSpec) -> None:
     """Set the config's dropouts and labels, in place."""
     if spec.dropout is not None:
         set_dropout(config, spec.dropout)
-    for name in MODEL_SETTINGS:  # of the run that the model is from; the end of this one sets its own
-        vars(config).pop(name, None)
+    for facts in TASKS.values():  # of the run that the model is from; the end of this one sets its own
+        for name in facts.model_settings:
+            vars(config).pop(name, None)
     if spec.labels:
         config.problem_type = spec.problem_type
         config.num_labels = len(spec.labels)

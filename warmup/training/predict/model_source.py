@@ -17,11 +17,8 @@ from warmup.training.checkpoints.format import BrokenCheckpoint
 from warmup.training.models.build import is_new_model, load_config
 from warmup.training.models.positions import empty_model, max_positions
 
-_TAKEN = re.compile(
-    r"task|data\.(\w+_column|choice_columns|max_length|doc_stride)|evaluation\.(max_answer_length|n_best)|batch\.evaluation"
-    r"|speed\.(packing|masked_only)"
-)
-"""Fields of the run that a prediction is made with too."""
+_TAKEN = re.compile(r"task|data\.(\w+_columns?|max_length)|batch\.evaluation|speed\.(packing|masked_only)")
+"""Fields of the run that a prediction of any task is made with too."""
 
 
 def model_folder(model: str) -> str:
@@ -43,7 +40,10 @@ def config_defaults(model: str) -> dict[str, Any]:
     """Fields of the configuration by dotted names: as the run had them that made the model, where that is known."""
     where = model_folder(model)
     recorded = _recorded(Path(where))
-    found = {name: value for name, value in recorded.items() if _TAKEN.fullmatch(name)} or _of_architecture(where)
+    facts = TASKS.get(recorded.get("task", ""))
+    own = facts.prediction_fields if facts else ()
+    found = {name: value for name, value in recorded.items() if name in own or _TAKEN.fullmatch(name)}
+    found = found or _of_architecture(where)
     facts = TASKS.get(found.get("task", ""))
     if facts and facts.no_prediction:
         raise UserError(f"--predict: {facts.no_prediction.format(model=where)}")
@@ -71,9 +71,8 @@ def _of_architecture(where: str) -> dict[str, Any]:
     architecture = (getattr(config, "architectures", None) or [""])[0]
     tasks = [facts for facts in TASKS.values() if architecture.endswith(facts.architectures)]
     if len(tasks) > 1:  # a head of one output predicts a number
-        kinds = {"multi_label_classification": "classes", "regression": "number"}
-        label = kinds.get(config.problem_type) or ("number" if config.num_labels == 1 else "class")
-        tasks = [facts for facts in tasks if facts.label == label]
+        kind = config.problem_type or ("regression" if config.num_labels == 1 else "single_label_classification")
+        tasks = [facts for facts in tasks if facts.problem_type == kind]
     return found | ({"task": tasks[0].name} if tasks else {})
 
 

@@ -72,7 +72,7 @@ def predict(config: Config, accelerator: Accelerator, files: Sequence[str], outp
         ("data.tokenizer", config.data.tokenizer) if config.data.tokenizer else ("model", config.model)
     )
     tokenizer = task.load_tokenizer(tokenizer_name, flag)
-    labels = _labels(task, config.model)
+    labels = tuple(model_build.label_names(config.model)) if task.facts.has_classes else task.outputs
     predictor = task.predictor(tokenizer, labels, model_build.load_config(config.model).to_dict())
     first = inputs.find_sources(files, config)[0].name
     target = collectives.on_main(accelerator, lambda: outputs.output_path(output, first, predictor))
@@ -135,12 +135,6 @@ def _remove_leftovers(temporary: Path) -> None:
                 os.close(handle)
 
 
-def _labels(task: Task, model: str) -> tuple[str, ...]:
-    """Names of the outputs of a trained model's head: of one only, if the task predicts a number or scores choices."""
-    names = tuple(model_build.label_names(model)) if task.facts.label else ()
-    return names[:1] if task.facts.label in ("number", "choice") else names
-
-
 def _load(config: Config, task: Task, tokenizer: PreTrainedTokenizerBase, labels: tuple[str, ...]) -> PreTrainedModel:
     """The model. Raises UserError where it was never trained for the task."""
     spec = ModelSpec(
@@ -149,7 +143,7 @@ def _load(config: Config, task: Task, tokenizer: PreTrainedTokenizerBase, labels
         max_length=config.data.max_length,
         seed=config.seed,
         labels=labels,
-        problem_type=task.problem_type,
+        problem_type=task.facts.problem_type,
         has_classes=task.facts.has_classes,
         causal=task.causal,
     )

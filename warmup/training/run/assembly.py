@@ -69,7 +69,7 @@ def build(spec: RunSpec, accelerator: Accelerator) -> Built:
         seed=config.seed,
         dropout=config.dropout,
         labels=spec.data.labels,
-        problem_type=task.problem_type,
+        problem_type=task.facts.problem_type,
         has_classes=task.facts.has_classes,
         causal=task.causal,
     )

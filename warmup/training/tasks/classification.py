@@ -14,7 +14,6 @@ from warmup.config import Config
 from warmup.config.tasks import TASKS
 from warmup.training.data.readers.values import parse_class
 from warmup.training.data.tokenizers.windows import TokenizeBatch
-from warmup.training.models.build import ProblemType
 from warmup.training.models.input_layout import Head
 from warmup.training.tasks import text_pairs
 from warmup.training.tasks.labels import find_classes
@@ -30,7 +29,6 @@ class Classification(Task):
     facts = TASKS["classification"]
     auto_class: Any = AutoModelForSequenceClassification
     head: Head = "sequence"
-    problem_type: ProblemType | None = "single_label_classification"
     features: Mapping[str, Any] = {**text_pairs.LABELLED_FEATURES, "label": datasets.Value("int32")}
 
     def __init__(self, config: Config):

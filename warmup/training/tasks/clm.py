@@ -47,9 +47,6 @@ class CausalLM(Task):
     def tokenizer_facts(self, tokenizer: PreTrainedTokenizerBase) -> list[Any]:
         return [boundary_tokens(tokenizer)]
 
-    def find_labels(self, train: datasets.Dataset, validation: datasets.Dataset) -> list[str]:
-        return []
-
     def tokenize(self, tokenizer: PreTrainedTokenizerBase, labels: Sequence[str]) -> TokenizeBatch:
         return causal_windows(tokenizer, self._data.max_length)
 

@@ -38,9 +38,6 @@ class MaskedLM(Task):
         numbers = datasets.List(datasets.Value("int32"))
         self.features: Mapping[str, Any] = {"token_words": numbers} if config.data.whole_words else {}
 
-    def find_labels(self, train: datasets.Dataset, validation: datasets.Dataset) -> list[str]:
-        return []
-
     def tokenize(self, tokenizer: PreTrainedTokenizerBase, labels: Sequence[str]) -> TokenizeBatch:
         return masked_windows(tokenizer, self._data.max_length, self._data.whole_words)
 

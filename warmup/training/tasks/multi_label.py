@@ -21,7 +21,6 @@ from warmup.training.data.readers.text import read_names
 from warmup.training.data.readers.values import is_blank, parse_class, parse_list
 from warmup.training.data.samples import Samples
 from warmup.training.data.tokenizers.windows import TokenizeBatch
-from warmup.training.models.build import ProblemType
 from warmup.training.models.input_layout import Head
 from warmup.training.tasks import text_pairs
 from warmup.training.tasks.labels import find_classes
@@ -39,7 +38,6 @@ class MultiLabel(Task):
     facts = TASKS["multi-label"]
     auto_class: Any = AutoModelForSequenceClassification
     head: Head = "sequence"
-    problem_type: ProblemType | None = "multi_label_classification"
     features: Mapping[str, Any] = {**text_pairs.LABELLED_FEATURES, "label": datasets.List(datasets.Value("int32"))}
 
     def __init__(self, config: Config):

@@ -31,8 +31,6 @@ START_NAMES = {name: ("question",) for name in ("context", "article", "passage",
 CHOICE_NAMES = ("choices", "options", "endings")
 NUMBERED_CHOICES = ("ending", "choice", "option")
 ANSWER_NAMES = ("label", "answer", "answerkey", "answer_key", "correct", "gold")
-SCORE = "score"
-"""The name of the head's one output."""
 
 
 class MultipleChoice(Task):
@@ -41,6 +39,7 @@ class MultipleChoice(Task):
     facts = TASKS["multiple-choice"]
     auto_class: Any = AutoModelForMultipleChoice
     head: Head = "sequence"
+    outputs = ("score",)
     whole_rows = True
     features: Mapping[str, Any] = {
         **text_pairs.LABELLED_FEATURES,
@@ -66,9 +65,6 @@ class MultipleChoice(Task):
             Column("label", ANSWER_NAMES, parse_class),
             check=check_choices,
         )
-
-    def find_labels(self, train: datasets.Dataset, validation: datasets.Dataset) -> list[str]:
-        return [SCORE]
 
     def tokenize(self, tokenizer: PreTrainedTokenizerBase, labels: Sequence[str]) -> TokenizeBatch:
         def tokenize(batch: dict[str, Any]) -> dict[str, list]:

@@ -51,6 +51,7 @@ class QuestionAnswering(Task):
     facts = TASKS["question-answering"]
     auto_class: Any = AutoModelForQuestionAnswering
     head: Head = "token"
+    outputs = ("start", "end")
     features: Mapping[str, Any] = {
         "second_start": _NUMBER,
         "context_length": _NUMBER,
@@ -72,9 +73,6 @@ class QuestionAnswering(Task):
         tokenizer = load_tokenizer(name, flag)
         check_begins_with_cls(tokenizer, name, flag)
         return tokenizer
-
-    def find_labels(self, train: datasets.Dataset, validation: datasets.Dataset) -> list[str]:
-        return ["start", "end"]
 
     def tokenize(self, tokenizer: PreTrainedTokenizerBase, labels: Sequence[str]) -> TokenizeBatch:
         def tokenize(batch: dict[str, Any]) -> dict[str, list]:

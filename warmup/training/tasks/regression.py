@@ -14,16 +14,12 @@ from warmup.config import Config
 from warmup.config.tasks import TASKS
 from warmup.training.data.readers.values import parse_number
 from warmup.training.data.tokenizers.windows import TokenizeBatch
-from warmup.training.models.build import ProblemType
 from warmup.training.models.input_layout import Head
 from warmup.training.tasks import text_pairs
 from warmup.training.tasks.losses import squared_error, squared_error_sum
 from warmup.training.tasks.metrics import prediction_and_label, regression_metrics
 from warmup.training.tasks.metrics.breakdown import number_breakdown, number_outcome
 from warmup.training.tasks.task import Objective, Predictor, Task, significant
-
-VALUE = "value"
-"""The name of the head's one output."""
 
 
 class Regression(Task):
@@ -32,7 +28,7 @@ class Regression(Task):
     facts = TASKS["regression"]
     auto_class: Any = AutoModelForSequenceClassification
     head: Head = "sequence"
-    problem_type: ProblemType | None = "regression"
+    outputs = ("value",)
     features: Mapping[str, Any] = {**text_pairs.LABELLED_FEATURES, "label": datasets.Value("float64")}
 
     def __init__(self, config: Config):
@@ -41,7 +37,7 @@ class Regression(Task):
 
     def find_labels(self, train: datasets.Dataset, validation: datasets.Dataset) -> list[str]:
         text_pairs.check_pairs(train, validation)
-        return [VALUE]
+        return list(self.outputs)
 
     def tokenize(self, tokenizer: PreTrainedTokenizerBase, labels: Sequence[str]) -> TokenizeBatch:
         return text_pairs.tokenize_labelled(tokenizer, self._data.max_length, float)

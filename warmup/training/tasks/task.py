@@ -35,7 +35,6 @@ from warmup.training.data.samples import Samples
 from warmup.training.data.tokenizers.load import load_tokenizer
 from warmup.training.data.tokenizers.train import train_wordpiece
 from warmup.training.data.tokenizers.windows import TokenizeBatch
-from warmup.training.models.build import ProblemType
 from warmup.training.models.input_layout import Head
 from warmup.training.tasks.metrics.breakdown import Breakdown
 
@@ -101,8 +100,8 @@ class Task(Protocol):
     auto_class: Any
     """transformers' Auto class of its models."""
     head: Head
-    problem_type: ProblemType | None = None
-    """What its labels are to transformers."""
+    outputs: tuple[str, ...] = ()
+    """Names of the outputs of the model's head, where they are no classes of the data and no tokens."""
     causal: bool = False
     """Whether its models must not see later tokens."""
     row_format: RowFormat
@@ -126,7 +125,7 @@ class Task(Protocol):
         return []
 
     def find_labels(self, train: datasets.Dataset, validation: datasets.Dataset) -> list[str]:
-        """Names of the outputs of the model's head, none for language models. Raises UserError on bad labels.
+        """Names of the outputs of the model's head, none for language models. Raises UserError on bad rows or labels.
 
         Classes are brought into the order of the model that training starts from, or of the data set that declares one.
 
@@ -134,7 +133,7 @@ class Task(Protocol):
             train: training rows.
             validation: held-out rows.
         """
-        ...
+        return list(self.outputs)
 
     def notes(self, labels: Sequence[str]) -> dict[str, str]:
         """What a user should know at the start of a run about training on these labels, by a word for it."""

@@ -18,7 +18,6 @@ from warmup.training.data.samples import IGNORE_INDEX, IS_FIRST, NO_TAG, SampleS
 from warmup.training.data.tokenizers.load import load_word_tokenizer
 from warmup.training.data.tokenizers.windows import TokenizeBatch
 from warmup.training.data.tokenizers.words import sentence_parts, tokenize_tagged
-from warmup.training.models.build import ProblemType
 from warmup.training.models.input_layout import Head
 from warmup.training.tasks.labels import find_classes
 from warmup.training.tasks.losses import classification_loss, cross_entropy
@@ -34,7 +33,6 @@ class TokenClassification(Task):
     facts = TASKS["token-classification"]
     auto_class: Any = AutoModelForTokenClassification
     head: Head = "token"
-    problem_type: ProblemType | None = "single_label_classification"
     features: Mapping[str, Any] = {"token_labels": datasets.List(datasets.Value("int32"))}
 
     def __init__(self, config: Config):

@@ -24,7 +24,7 @@ from transformers import (
 )
 
 from warmup.config import Config
-from warmup.config.tasks import MODEL_SETTINGS
+from warmup.config.tasks import TASKS
 from warmup.errors import UserError
 from warmup.training.data.tokenizers.load import load_tokenizer
 from warmup.training.models import build as model_build
@@ -108,7 +108,7 @@ def test_the_new_head_of_a_pretrained_model_is_the_same_on_every_rank(
         assert torch.equal(tensor, saved[f"bert.encoder.{name}"]), name
 
 
-@pytest.mark.parametrize("setting", MODEL_SETTINGS)
+@pytest.mark.parametrize("setting", [name for facts in TASKS.values() for name in facts.model_settings])
 def test_what_another_run_chose_is_not_handed_on(
     setting: str, pretrained: Path, tokenizer: BertTokenizerFast, tmp_path: Path
 ) -> None:

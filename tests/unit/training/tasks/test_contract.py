@@ -53,7 +53,7 @@ class Case:
             seed=1,
             dropout=0.0,
             labels=self.data.labels,
-            problem_type=self.task.problem_type,
+            problem_type=self.task.facts.problem_type,
             causal=self.task.causal,
         )
         return build_model(spec, self.data.tokenizer)[0].eval()
