@@ -56,6 +56,19 @@ class HostReads(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+class Products(TorchDispatchMode):
+    """Notes the sizes of all products of matrices."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: set[int] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func in (torch.ops.aten.mm.default, torch.ops.aten.addmm.default):
+            self.sizes.update(size for matrix in args[-2:] for size in matrix.shape)
+        return func(*args, **(kwargs or {}))
+
+
 def assert_equal_to_the_whole(
     net: transformers.PreTrainedModel,
     kind: str,

@@ -4,8 +4,8 @@ Usage: python tests/gpu/fake_gpu.py LIBRARY < cases
 
 LIBRARY is made of device.cpp. It must be loaded before torch, which looks for a device once, so this is a process of
 its own. Each line of the input is a case, as JSON: [precision, arguments of train.py, a file to predict or null]. Its
-results are a line of the output: what the host waited for in the second step, in an evaluation and in a prediction, and
-which weights got no gradient; or the error.
+results are a line of the output: what the host waited for in the second step, in an evaluation and in a prediction,
+which weights got no gradient, the vocabulary and the sizes of products of matrices; or the error.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import torch  # noqa: E402
 from accelerate.state import AcceleratorState  # noqa: E402
+from equal_passes import Products  # noqa: E402
 from host_reads import HostReads  # noqa: E402
 from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402
 from transformers.utils import import_utils  # noqa: E402
@@ -112,9 +113,9 @@ def run_case(argv: list[str], file: str | None) -> dict[str, Any]:
     return result
 
 
-def train_two_steps(step: TrainStep) -> dict[str, list[str]]:
-    """Weights without a gradient at the end of a backward pass, and of the second step what the host waited for, and
-    the order in which it launched the passes, had the next batch prepared and waited.
+def train_two_steps(step: TrainStep) -> dict[str, Any]:
+    """Weights without a gradient at the end of a backward pass, and of the second step what the host waited for, the
+    order in which it launched the passes, had the next batch prepared and waited, and the sizes of products.
     """
     model, without, order = step.engine.unwrapped_model, [], []
 
@@ -130,8 +131,10 @@ def train_two_steps(step: TrainStep) -> dict[str, list[str]]:
         step._step()
         reads.found.clear()
         order.clear()
-        step._step()
-    return {"step": reads.found, "without gradient": without, "order": order}
+        with Products() as products:
+            step._step()
+    found = {"step": reads.found, "without gradient": without, "order": order}
+    return found | {"vocabulary": model.config.vocab_size, "sizes": list(products.sizes)}
 
 
 def before(owner: Any, name: str, note: Callable[[], object]) -> None:

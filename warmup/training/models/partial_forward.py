@@ -10,6 +10,7 @@ from transformers import GenerationMixin, PreTrainedModel
 
 from warmup.training.models import gpt2, packed_attention, varlen_attention
 from warmup.training.models.attention_masks import leave_masks_unread
+from warmup.training.models.heads import align_output_rows
 from warmup.training.models.input_layout import PACKED_DECODERS, Head, InputLayout, supports_packing
 from warmup.training.models.positions import first_position
 from warmup.training.models.varlen_attention import SequenceBounds
@@ -42,6 +43,7 @@ def install_partial_forward(
     """
     model_type, config = model.config.model_type, model.config
     leave_masks_unread(model)
+    align_output_rows(model)
     if supports_packing(model):
         _hook_last_layer(model, whole=not masked_only)
         if varlen:

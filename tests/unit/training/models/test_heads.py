@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
+import torch.nn.functional as F
+from equal_passes import Products
 from transformers import (
     AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
     AutoModelForMultipleChoice,
     AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
@@ -13,7 +19,8 @@ from transformers import (
 )
 
 from warmup.training.data.batching.packing import block_diagonal
-from warmup.training.models.heads import set_output_biases, unify_head
+from warmup.training.models import heads
+from warmup.training.models.heads import align_output_rows, set_output_biases, unify_head
 
 SMALL = {
     "vocab_size": 50,
@@ -76,3 +83,62 @@ def test_scores_of_start_and_end_are_logits(model_type: str) -> None:
     assert output.logits.shape == (4, 6, 2)
     assert torch.equal(output.logits[..., 0], output.start_logits)
     assert torch.equal(output.logits[..., 1], output.end_logits)
+
+
+def train_steps(model: PreTrainedModel, steps: int = 6) -> list[float]:
+    """Losses of AdamW with weight decay."""
+    optimizer, losses = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.1), []
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(input_ids=IDS, attention_mask=MASK.long()).logits.flatten(0, 1), IDS.flatten())
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+@pytest.mark.parametrize(("auto_class", "model_type"), [
+    (AutoModelForMaskedLM, "bert"), (AutoModelForMaskedLM, "roberta"), (AutoModelForMaskedLM, "distilbert"),
+    (AutoModelForCausalLM, "gpt2"), (AutoModelForCausalLM, "llama"),
+])  # fmt: skip
+def test_a_vocabulary_of_64_in_products_alone(auto_class: type, model_type: str, tmp_path: Path) -> None:
+    """Training is the same with the rows of zeros, which neither the model nor what is saved of it has."""
+    plain, aligned = make(auto_class, model_type), make(auto_class, model_type)
+    heads._multiply_aligned(aligned.get_output_embeddings())
+    with Products() as products:
+        losses = train_steps(aligned)
+    assert 64 in products.sizes and 50 not in products.sizes
+    assert losses == pytest.approx(train_steps(plain), rel=1e-6) and losses[-1] < losses[0]
+    for (name, ours), (_, theirs) in zip(aligned.named_parameters(), plain.named_parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5, msg=name)
+    aligned.save_pretrained(tmp_path)
+    as_published = auto_class.from_pretrained(tmp_path).eval()
+    assert as_published.config.vocab_size == 50
+    torch.testing.assert_close(as_published(input_ids=IDS).logits, aligned(input_ids=IDS).logits)
+
+
+def test_the_products_type_is_autocasts() -> None:
+    plain, aligned = make(AutoModelForMaskedLM, "bert"), make(AutoModelForMaskedLM, "bert")
+    heads._multiply_aligned(aligned.get_output_embeddings())
+    outputs = []
+    for model in (plain, aligned):
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = model(input_ids=IDS, attention_mask=MASK.long()).logits
+        F.cross_entropy(logits.float().flatten(0, 1), IDS.flatten()).backward()
+        outputs.append((logits, model.get_output_embeddings().weight.grad))
+    (logits, gradient), (aligned_logits, aligned_gradient) = outputs
+    assert aligned_logits.dtype == logits.dtype == torch.bfloat16 and aligned_gradient.dtype == torch.float32
+    torch.testing.assert_close(aligned_logits, logits, rtol=2e-2, atol=2e-2)
+    torch.testing.assert_close(aligned_gradient, gradient, rtol=2e-2, atol=1e-3)
+
+
+def test_only_rows_that_a_gpu_reads_slowly_are_aligned(monkeypatch: pytest.MonkeyPatch) -> None:
+    def is_aligned(vocabulary: int, device: str) -> bool:
+        model = AutoModelForMaskedLM.from_config(AutoConfig.for_model("bert", **SMALL | {"vocab_size": vocabulary}))
+        with monkeypatch.context() as patch:
+            patch.setattr(PreTrainedModel, "device", torch.device(device))
+            align_output_rows(model)
+        return "forward" in vars(model.get_output_embeddings())
+
+    assert [is_aligned(*case) for case in ((50, "cuda"), (128, "cuda"), (50, "cpu"))] == [True, False, False]
+    align_output_rows(make(AutoModelForSequenceClassification, "bert"))  # has no output layer of a vocabulary
