@@ -30,6 +30,7 @@ def data_key(
     known_labels: list[str],
     declared_orders: list[list[str]],
     tokenizer_identity: list[Any],
+    group: str | None = None,
 ) -> str:
     """A hash of everything that the samples depend on: contents, not names or times.
 
@@ -39,6 +40,7 @@ def data_key(
         known_labels: those of a model that is fine-tuned.
         declared_orders: of the classes of training data sets, where they are not the usual one.
         tokenizer_identity: what of its tokenizer decides how texts are tokenised; [None] for one that is trained.
+        group: the column by which rows are held out, if some are and not one by one.
     """
     data = {name: value for name, value in asdict(config.data).items() if name not in ("cache_dir", "tokenizer")}
     if config.data.label_names:
@@ -60,6 +62,8 @@ def data_key(
         reading for part in sources for source in part if (reading := changed_reading(source, config.data))
     ]:
         data["quotation_marks"] = quotation_marks
+    if group:
+        data["held_out_by"] = group
     if declared_orders:
         data["class_orders"] = declared_orders
     parts = [KEY_FORMAT, config.task, known_labels, data, *tokenizer_identity]

@@ -108,7 +108,8 @@ def prepare_data(config: Config, task: Preprocessing) -> Prepared:
         tokenizer = _given_tokenizer(config, task)
         known_labels = label_names(config.model) if task.facts.has_classes else []
         declared = _declared_orders(sources[0], task)
-        key = data_key(config, sources, known_labels, declared, _tokenizer_identity(tokenizer, task))
+        group = None if config.data.validation_files else task.row_format.group
+        key = data_key(config, sources, known_labels, declared, _tokenizer_identity(tokenizer, task), group)
         folder = cache / f"{key}-{CACHE_FORMAT}"
         if not _is_complete(folder, tokenizer):
             with FileLock(cache / f"{folder.name}.lock"):
@@ -267,7 +268,7 @@ class _Builder:
             return rows, table(validation, "validation")
         if len(rows) < 2:
             raise UserError(f"data.train_files: {len(rows)} row is too few to train on and hold some out")
-        held_out = hold_out(rows, data.validation_fraction, keep_classes=self.task.facts.has_classes)
+        held_out = hold_out(rows, data.validation_fraction, self.task.facts.has_classes, row_format.group)
         return rows.select(np.flatnonzero(~held_out)), rows.select(np.flatnonzero(held_out))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 
 import datasets
@@ -14,20 +15,28 @@ _SPLIT_KEY = 0x5B117  # the held-out rows are the same for every seed
 _ROWS = 1024  # that are in memory at once
 
 
-def hold_out(rows: datasets.Dataset, fraction: float, keep_classes: bool = True) -> np.ndarray:
+def hold_out(
+    rows: datasets.Dataset, fraction: float, keep_classes: bool = True, group: str | None = None
+) -> np.ndarray:
     """Choose the rows to hold out.
 
     Args:
         rows: all rows; at least two.
         fraction: the part of them to hold out. At least one row is held out, and at least one is not.
         keep_classes: a row is not held out if no row that stays has its label, or one of its labels.
+        group: rows with the same value in this column are held out together, unless all have the same.
 
     Returns:
         True for each row that is held out.
     """
     count = min(max(1, round(fraction * len(rows))), len(rows) - 1)
-    shuffled = order.permute(np.arange(len(rows)), len(rows), order.key(_SPLIT_KEY))
-    held_out = np.isin(np.arange(len(rows)), shuffled[:count])
+    groups_R = _group_numbers(rows, group) if group else np.arange(len(rows))
+    if not groups_R.any():
+        groups_R = np.arange(len(rows))
+    sizes_G = np.bincount(groups_R)
+    shuffled_G = order.permute(np.arange(len(sizes_G)), len(sizes_G), order.key(_SPLIT_KEY))
+    reached_G = sizes_G[shuffled_G].cumsum()[:-1]  # not all of them
+    held_out = np.isin(groups_R, shuffled_G[: np.abs(reached_G - count).argmin() + 1])
     if not keep_classes:
         return held_out
     staying = distinct_labels(rows.select(np.flatnonzero(~held_out)))
@@ -35,6 +44,14 @@ def hold_out(rows: datasets.Dataset, fraction: float, keep_classes: bool = True)
     batches = rows.select(chosen).select_columns("label").iter(_ROWS)
     held_out[chosen] = [staying.issuperset(_as_list(label)) for batch in batches for label in batch["label"]]
     return held_out
+
+
+def _group_numbers(rows: datasets.Dataset, column: str) -> np.ndarray:
+    """The number of each row's group, counted in the order of their first rows."""
+    numbers: dict[bytes, int] = {}
+    texts = (text for batch in rows.select_columns(column).iter(_ROWS) for text in batch[column])
+    digests = (hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest() for text in texts)
+    return np.array([numbers.setdefault(digest, len(numbers)) for digest in digests])
 
 
 def _as_list(label: str | list[str]) -> list[str]:

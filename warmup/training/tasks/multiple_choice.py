@@ -63,6 +63,7 @@ class MultipleChoice(Task):
                 numbered=NUMBERED_CHOICES,
             ),
             Column("label", ANSWER_NAMES, parse_class),
+            group="text",
             check=check_choices,
         )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import random
 import shutil
 from pathlib import Path
 
@@ -307,6 +308,34 @@ def test_a_class_that_would_only_be_held_out_stays_in_training() -> None:
         assert set(labels[held_out]) <= set(labels[~held_out])
         assert 0 < held_out.sum() < len(rows)
     assert hold_out(rows.select(range(3)), 0.99).sum() <= 2
+
+
+def test_rows_of_a_group_are_held_out_together() -> None:
+    """40 groups of 1 to 4 rows, here and there in the table: about as many rows as are asked for."""
+    random_ = random.Random(4)
+    texts = [f"text {group}" for group in range(40) for _ in range(group % 4 + 1)]
+    random_.shuffle(texts)
+    rows = datasets.Dataset.from_dict({"text": texts})
+    for fraction in (0.05, 0.3, 0.9):
+        held_out = hold_out(rows, fraction, False, "text")
+        assert not set(np.array(texts)[held_out]) & set(np.array(texts)[~held_out])
+        assert abs(held_out.sum() - fraction * 100) <= 2
+    assert hold_out(rows.select(range(2)), 0.99, False, "text").sum() == 1
+    several = [index for index, text in enumerate(texts) if text == "text 3"]
+    assert hold_out(rows.select(several), 0.25, False, "text").sum() == 1  # all of one group: row by row
+    distinct = datasets.Dataset.from_dict({"text": [f"text {number}" for number in range(100)]})
+    assert (hold_out(distinct, 0.2, False, "text") == hold_out(distinct, 0.2, False)).all()
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_questions_of_a_context_are_on_one_side(tmp_path: Path) -> None:
+    words = [(WORDS[number], f"{WORDS[number]} and more") for number in range(12)]
+    rows = [{"context": context, "question": f"what {number}?", "answers": {"text": [word], "answer_start": [0]}}
+            for number in range(3) for word, context in words]  # fmt: skip
+    given = config(jsonl(tmp_path / "a.jsonl", rows), task="question-answering", validation_fraction=0.25)
+    data = prepared(given)
+    sides = [set(part.table.data.column("metrics_context").to_pylist()) for part in (data.train, data.validation)]
+    assert list(map(len, sides)) == [9, 3] and not sides[0] & sides[1] and len(data.validation) == 9
 
 
 @pytest.mark.parametrize("damage", ["facts.json", "train", "validation/state.json", "tokenizer"])

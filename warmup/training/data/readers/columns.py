@@ -124,6 +124,9 @@ class RowFormat:
     put a value into its final form for which others are needed."""
     expand: Callable[[Any], Iterable[Any]] = lambda record: (record,)
     """What of a JSON file is a row: the rows that an object in it holds."""
+    group: str | None = None
+    """The role whose value the rows of a group share, such as the text of several questions: a group is held out as
+    a whole. None where each row is one."""
 
     @classmethod
     def of(cls, data: Data, *columns: Column, **options: Any) -> RowFormat:

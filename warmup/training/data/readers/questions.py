@@ -47,6 +47,7 @@ def answered_format(data: Data) -> RowFormat:
         *asked_format(data).columns,
         Column("label", ANSWER_NAMES, _parse_answers, ANSWERS),
         Column("start", START_NAMES, _parse_start, datasets.Value("int64"), required=False),
+        group="text",
         check=_check_answers,
         expand=flatten,
     )
