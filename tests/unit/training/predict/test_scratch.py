@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
+import multiprocessing
 import tempfile
+import time
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
-from harness import ROOT
 
 from warmup.training.predict.predict import scratch_folder
 
-HOLDER = """
-import sys, time
-from warmup.training.predict.predict import scratch_folder
-with scratch_folder() as folder:
-    (folder / "rows").write_text("data")
-    print(folder, flush=True)
-    time.sleep(60)
-"""
+
+def hold(pipe: Connection) -> None:
+    with scratch_folder() as folder:
+        (folder / "rows").write_text("data")
+        pipe.send(folder)
+        time.sleep(60)
 
 
 @pytest.fixture
@@ -51,15 +47,15 @@ def test_it_is_removed_whatever_ends_the_block(temporary: Path) -> None:
 
 
 def test_the_next_one_removes_what_a_killed_process_left_and_nothing_else(temporary: Path) -> None:
-    env = dict(os.environ, TMPDIR=str(temporary))
-    command = [sys.executable, "-c", HOLDER]
-    killed, running = (
-        subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True) for _ in range(2)
-    )
+    context = multiprocessing.get_context("fork")
+    pipes = [context.Pipe(duplex=False) for _ in range(2)]
+    killed, running = (context.Process(target=hold, args=(sender,)) for _, sender in pipes)
+    for process in (killed, running):
+        process.start()
     try:
-        left, used = (Path(process.stdout.readline().strip()) for process in (killed, running))
-        killed.send_signal(signal.SIGKILL)
-        killed.wait()
+        left, used = (receiver.recv() for receiver, _ in pipes)
+        killed.kill()
+        killed.join()
         (temporary / "another").mkdir()
         (temporary / f"{left.name}-link").symlink_to(temporary / "another")
         assert (left / "rows").exists() and (used / "rows").exists()
@@ -67,4 +63,4 @@ def test_the_next_one_removes_what_a_killed_process_left_and_nothing_else(tempor
             assert not left.exists() and (used / "rows").exists() and (temporary / "another").exists()
     finally:
         running.kill()
-        running.wait()
+        running.join()
