@@ -45,17 +45,7 @@ def config(request: pytest.FixtureRequest, documents: Path) -> Config:
 def _build(config: Config) -> tuple[Prepared, Objective, PreTrainedModel]:
     task = create_task(config)
     data = prepare_data(config, task)
-    spec = model_build.ModelSpec(
-        config.model,
-        task.auto_class,
-        max_length=config.data.max_length,
-        seed=config.seed,
-        dropout=config.dropout,
-        labels=data.labels,
-        problem_type=task.facts.problem_type,
-        causal=task.causal,
-    )
-    built, _ = model_build.build_model(spec, data.tokenizer)
+    built, _ = model_build.build_model(task.model_spec(config, data.labels), data.tokenizer)
     for module in built.modules():  # or it would say much the same of all samples
         if isinstance(module, torch.nn.Linear):
             module.weight.data *= 5

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -17,7 +18,6 @@ from warmup.errors import UserError
 from warmup.training import hub
 from warmup.training.models import gpt2, probe
 from warmup.training.models.dropout import set_dropout
-from warmup.training.models.heads import unify_head
 from warmup.training.models.positions import max_positions
 
 logging.set_verbosity_error()  # build_model returns the names of new weights; the caller reports them
@@ -63,6 +63,9 @@ class ModelSpec:
     causal: bool = False
     """Whether the model predicts the next token, so that it must not see later ones."""
 
+    adapt: Callable[[PreTrainedModel], None] = lambda model: None
+    """Lets it take sequences (B, T) and give `logits`, where it would not. What is exported is the model as it was."""
+
 
 def is_new_model(name: str) -> bool:
     return name in SIZES
@@ -93,10 +96,10 @@ def build_model(spec: ModelSpec, tokenizer: PreTrainedTokenizerBase) -> tuple[Pr
     torch.manual_seed(spec.seed)
     if is_new_model(spec.name):
         model = spec.auto_class.from_config(config)
-        unify_head(model)
+        spec.adapt(model)
         return model, ["all"]
     model, new_weights = _load(spec, config)
-    unify_head(model)
+    spec.adapt(model)
     if not new_weights and _has_other_classes(known_labels, spec):
         new_weights = _reset_head(model)
     _fit_tokenizer(model, spec, tokenizer)

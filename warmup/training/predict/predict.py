@@ -29,7 +29,6 @@ from warmup.training.distributed import collectives, exit_status
 from warmup.training.distributed.watchdog import Watchdog
 from warmup.training.files import name_in_errors
 from warmup.training.models import build as model_build
-from warmup.training.models.build import ModelSpec
 from warmup.training.models.input_layout import InputLayout
 from warmup.training.models.partial_forward import install_partial_forward
 from warmup.training.predict import inputs, model_source, outputs
@@ -137,17 +136,7 @@ def _remove_leftovers(temporary: Path) -> None:
 
 def _load(config: Config, task: Task, tokenizer: PreTrainedTokenizerBase, labels: tuple[str, ...]) -> PreTrainedModel:
     """The model. Raises UserError where it was never trained for the task."""
-    spec = ModelSpec(
-        name=config.model,
-        auto_class=task.auto_class,
-        max_length=config.data.max_length,
-        seed=config.seed,
-        labels=labels,
-        problem_type=task.facts.problem_type,
-        has_classes=task.facts.has_classes,
-        causal=task.causal,
-    )
-    model, new_weights = model_build.build_model(spec, tokenizer)
+    model, new_weights = model_build.build_model(task.model_spec(config, labels), tokenizer)
     if new_weights:
         raise UserError(
             f"--model: {config.model} has no trained weights for task {config.task} ({', '.join(new_weights)} would be "

@@ -30,7 +30,6 @@ from warmup.training.engines.optimizers import build_optimizer, describe_groups
 from warmup.training.files import write_json, write_text
 from warmup.training.models import build as model_build
 from warmup.training.models import probe
-from warmup.training.models.build import ModelSpec
 from warmup.training.models.compile import compile_layers
 from warmup.training.models.dropout import apply_dropout
 from warmup.training.models.flops import peak_flops
@@ -62,17 +61,7 @@ def build(spec: RunSpec, accelerator: Accelerator) -> Built:
     """Model, optimizer and engine on all ranks, with the checkpoint's weights if there is one."""
     config, task, speed = spec.config, spec.task, spec.config.speed
     checkpoint, length = spec.resume_point.checkpoint, spec.config.data.max_length
-    model_spec = ModelSpec(
-        name=str(checkpoint or config.model),
-        auto_class=task.auto_class,
-        max_length=length,
-        seed=config.seed,
-        dropout=config.dropout,
-        labels=spec.data.labels,
-        problem_type=task.facts.problem_type,
-        has_classes=task.facts.has_classes,
-        causal=task.causal,
-    )
+    model_spec = replace(task.model_spec(config, spec.data.labels), name=str(checkpoint or config.model))
     model, new_weights = model_build.build_model(model_spec, spec.data.tokenizer)
     if checkpoint and new_weights:
         raise UserError(f"{spec.resume_point.flag}: {checkpoint} lacks the weights {', '.join(new_weights)}")

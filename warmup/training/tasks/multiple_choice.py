@@ -9,7 +9,7 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
-from transformers import AutoModelForMultipleChoice, PreTrainedTokenizerBase
+from transformers import AutoModelForMultipleChoice, PreTrainedModel, PreTrainedTokenizerBase
 
 from warmup.config import Config
 from warmup.config.tasks import TASKS
@@ -66,6 +66,12 @@ class MultipleChoice(Task):
             group="text",
             check=check_choices,
         )
+
+    def adapt_model(self, model: PreTrainedModel) -> None:
+        """Let it give one score for each sequence, (B, 1). Called as transformers calls it, with choices of shape
+        (B, choices, T), it still gives (B, choices).
+        """
+        take_sequences(model)
 
     def tokenize(self, tokenizer: PreTrainedTokenizerBase, labels: Sequence[str]) -> TokenizeBatch:
         def tokenize(batch: dict[str, Any]) -> dict[str, list]:
@@ -225,3 +231,24 @@ def choice_metrics(loss_sum: float, results_S2: torch.Tensor) -> dict[str, float
         "accuracy": int((chosen_S == right_S).sum()) / count,
         "targets": float(count),
     }
+
+
+def take_sequences(model: PreTrainedModel) -> None:
+    """Give a model for multiple choice each sequence as the one choice of a sample. It flattens its inputs to (., T),
+    which a mask of four dimensions does not survive: that one goes past it.
+    """
+    past: dict[str, torch.Tensor] = {}
+
+    def add_choices(module: torch.nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        past.clear()
+        if kwargs["input_ids"].ndim == 2:
+            if kwargs.get("attention_mask") is not None and kwargs["attention_mask"].ndim > 2:
+                past["attention_mask"] = kwargs.pop("attention_mask")
+            kwargs["input_ids"] = kwargs["input_ids"][:, None]
+        return args, kwargs
+
+    def restore(module: torch.nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        return args, kwargs | past
+
+    model.register_forward_pre_hook(add_choices, with_kwargs=True)
+    model.base_model.register_forward_pre_hook(restore, with_kwargs=True)

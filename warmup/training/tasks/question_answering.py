@@ -9,7 +9,7 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
-from transformers import AutoModelForQuestionAnswering, PreTrainedTokenizerBase
+from transformers import AutoModelForQuestionAnswering, PreTrainedModel, PreTrainedTokenizerBase
 
 from warmup.config import Config
 from warmup.config.tasks import TASKS
@@ -73,6 +73,10 @@ class QuestionAnswering(Task):
         tokenizer = load_tokenizer(name, flag)
         check_begins_with_cls(tokenizer, name, flag)
         return tokenizer
+
+    def adapt_model(self, model: PreTrainedModel) -> None:
+        """Let it give the scores of start and end at each token as `logits` too, (..., 2)."""
+        model.register_forward_hook(_join_start_and_end)
 
     def tokenize(self, tokenizer: PreTrainedTokenizerBase, labels: Sequence[str]) -> TokenizeBatch:
         def tokenize(batch: dict[str, Any]) -> dict[str, list]:
@@ -167,6 +171,11 @@ class QuestionAnswering(Task):
             csv_columns=("id", "answer", "start", "end", "score"),
             json_entry=("id", "answer"),
         )
+
+
+def _join_start_and_end(module: torch.nn.Module, args: tuple, output: Any) -> Any:
+    output["logits"] = torch.stack([output["start_logits"], output["end_logits"]], -1)
+    return output
 
 
 def _columns(windows: Sequence[QuestionWindow]) -> dict[str, list]:

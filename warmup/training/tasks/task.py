@@ -24,8 +24,9 @@ from typing import Any, Protocol
 import datasets
 import numpy as np
 import torch
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from warmup.config import Config
 from warmup.config.tasks import TaskFacts
 from warmup.errors import UserError
 from warmup.training.data.batching.micro_batch import Targets
@@ -35,6 +36,7 @@ from warmup.training.data.samples import Samples
 from warmup.training.data.tokenizers.load import load_tokenizer
 from warmup.training.data.tokenizers.train import train_wordpiece
 from warmup.training.data.tokenizers.windows import TokenizeBatch
+from warmup.training.models.build import ModelSpec
 from warmup.training.models.input_layout import Head
 from warmup.training.tasks.metrics.breakdown import Breakdown
 
@@ -134,6 +136,24 @@ class Task(Protocol):
             validation: held-out rows.
         """
         return list(self.outputs)
+
+    def adapt_model(self, model: PreTrainedModel) -> None:
+        """Let a model take sequences (B, T) and give `logits` for what is read, where its class would not."""
+
+    def model_spec(self, config: Config, labels: Sequence[str]) -> ModelSpec:
+        """The model of a configuration, built for it with these outputs."""
+        return ModelSpec(
+            name=config.model,
+            auto_class=self.auto_class,
+            max_length=config.data.max_length,
+            seed=config.seed,
+            dropout=config.dropout,
+            labels=tuple(labels),
+            problem_type=self.facts.problem_type,
+            has_classes=self.facts.has_classes,
+            causal=self.causal,
+            adapt=self.adapt_model,
+        )
 
     def notes(self, labels: Sequence[str]) -> dict[str, str]:
         """What a user should know at the start of a run about training on these labels, by a word for it."""

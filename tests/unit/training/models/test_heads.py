@@ -18,9 +18,11 @@ from transformers import (
     PreTrainedModel,
 )
 
+from warmup.config import Config
 from warmup.training.data.batching.packing import block_diagonal
 from warmup.training.models import heads
-from warmup.training.models.heads import align_output_rows, set_output_biases, unify_head
+from warmup.training.models.heads import align_output_rows, set_output_biases
+from warmup.training.tasks import create_task
 
 SMALL = {
     "vocab_size": 50,
@@ -42,7 +44,7 @@ def make(auto_class: type, model_type: str) -> PreTrainedModel:
 def test_a_choice_scores_as_in_its_question(model_type: str) -> None:
     model = make(AutoModelForMultipleChoice, model_type)
     as_published = model(input_ids=IDS.view(2, 2, 6), attention_mask=MASK.view(2, 2, 6).long()).logits
-    unify_head(model)
+    create_task(Config(task="multiple-choice")).adapt_model(model)
     again = model(input_ids=IDS.view(2, 2, 6), attention_mask=MASK.view(2, 2, 6).long()).logits
     flat = model(input_ids=IDS, attention_mask=MASK.long()).logits
     assert torch.equal(as_published, again) and flat.shape == (4, 1)
@@ -52,7 +54,7 @@ def test_a_choice_scores_as_in_its_question(model_type: str) -> None:
 def test_a_mask_of_four_dimensions_reaches_the_layers() -> None:
     """Two choices in one row, whose mask keeps them apart."""
     model = make(AutoModelForMultipleChoice, "bert")
-    unify_head(model)
+    create_task(Config(task="multiple-choice")).adapt_model(model)
     segments = torch.tensor([[1, 1, 1, 2, 2, 2]])
     ids, positions = IDS[:1], torch.tensor([[0, 1, 2, 0, 1, 2]])
     packed = model(input_ids=ids, attention_mask=block_diagonal(segments), position_ids=positions).logits
@@ -78,7 +80,7 @@ def test_biases_of_the_outputs(model_type: str, name: str) -> None:
 @pytest.mark.parametrize("model_type", ["bert", "distilbert"])
 def test_scores_of_start_and_end_are_logits(model_type: str) -> None:
     model = make(AutoModelForQuestionAnswering, model_type)
-    unify_head(model)
+    create_task(Config(task="question-answering")).adapt_model(model)
     output = model(input_ids=IDS, attention_mask=MASK.long())
     assert output.logits.shape == (4, 6, 2)
     assert torch.equal(output.logits[..., 0], output.start_logits)

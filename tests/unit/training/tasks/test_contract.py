@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from warmup.training.data.batching.layout import lay_out
 from warmup.training.data.batching.micro_batch import MicroBatch, Targets, to_device, zero_weight
 from warmup.training.data.prepare import Prepared, prepare_data
 from warmup.training.data.samples import IGNORE_INDEX
-from warmup.training.models.build import ModelSpec, build_model
+from warmup.training.models.build import build_model
 from warmup.training.models.input_layout import InputLayout
 from warmup.training.models.partial_forward import install_partial_forward
 from warmup.training.reporting.export import export_model
@@ -46,16 +46,7 @@ class Case:
     objective: Objective
 
     def model(self) -> PreTrainedModel:
-        spec = ModelSpec(
-            name=self.config.model,
-            auto_class=self.task.auto_class,
-            max_length=self.config.data.max_length,
-            seed=1,
-            dropout=0.0,
-            labels=self.data.labels,
-            problem_type=self.task.facts.problem_type,
-            causal=self.task.causal,
-        )
+        spec = replace(self.task.model_spec(self.config, self.data.labels), seed=1, dropout=0.0)
         return build_model(spec, self.data.tokenizer)[0].eval()
 
     def batch(self, indices: np.ndarray) -> MicroBatch:

@@ -22,7 +22,7 @@ from warmup.training.data.prepare import Prepared
 from warmup.training.data.readers import all_rows
 from warmup.training.data.readers.columns import BadRow
 from warmup.training.data.sources import resolve_part
-from warmup.training.models.build import ModelSpec, build_model
+from warmup.training.models.build import build_model
 from warmup.training.reporting.export import export_model
 from warmup.training.tasks import create_task, multiple_choice
 
@@ -188,15 +188,14 @@ def test_a_sample_is_all_choices_of_a_row(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("own_cache")
 def test_the_export_gives_the_same_answers_as_transformers_loads_it(tmp_path: Path) -> None:
     data = made(tmp_path, max_length=40)
-    spec = ModelSpec("tiny", AutoModelForMultipleChoice, max_length=40, seed=3, labels=data.labels)
-    model = build_model(spec, data.tokenizer)[0].eval()
+    settings = Config(task="multiple-choice", model="tiny", seed=3, data=Data(max_length=40))
+    task = create_task(settings)
+    model = build_model(task.model_spec(settings, data.labels), data.tokenizer)[0].eval()
     for weight in model.parameters():
         weight.data *= 3  # so that scores differ
     folder = export_model(tmp_path, model, data.tokenizer, "card")
     theirs = AutoModelForMultipleChoice.from_pretrained(folder).eval()
-    predictor = create_task(Config(task="multiple-choice", data=Data(max_length=40))).predictor(
-        data.tokenizer, ("score",), {}
-    )
+    predictor = task.predictor(data.tokenizer, ("score",), {})
     choices = ["lumis baran", "dotel kimis ridotel", "menotel"]
     batch = {"text": ["baran dotel"], "pair": [None], "choice": [choices]}
     columns = predictor.tokenize(batch)
