@@ -33,6 +33,7 @@ from host_reads import HostReads  # noqa: E402
 from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402
 from transformers.utils import import_utils  # noqa: E402
 
+from warmup.training.data.batching.prefetcher import RankBatch  # noqa: E402
 from warmup.training.distributed.watchdog import Watchdog  # noqa: E402
 from warmup.training.models import compile as compiling  # noqa: E402
 from warmup.training.models import varlen_attention  # noqa: E402
@@ -56,6 +57,7 @@ def pretend() -> None:
         setattr(torch.cuda, name, lambda *args, answer=answer, **kwargs: answer)
     import_utils.is_fake_tensor = lambda tensor: False  # transformers reads no fake tensor, and would read a real one
     varlen_attention._why_inaccurate = lambda *args: None
+    RankBatch.token_ids = unneeded
     setup.check_compile = assembly.compile_layers = lambda *args: None  # the layout of compiled layers, without them
     compiling.eager = lambda *args: torch.no_grad()
     build_optimizer, build_engine = assembly.build_optimizer, assembly.build_engine
@@ -70,6 +72,10 @@ def pretend() -> None:
             return build_engine(*args)
 
     assembly.build_optimizer, assembly.build_engine = optimizer_of, engine_of
+
+
+def unneeded(rank_batch: RankBatch) -> None:
+    raise AssertionError("the ids are sorted in each step, and only CPU ranks need them")
 
 
 def move(model: torch.nn.Module) -> None:

@@ -39,6 +39,8 @@ FAMILIES = ("roformer", "modernbert", "distilbert", "albert", "mpnet", "deberta"
 """Some are packed, the others padded."""
 UNALIGNED = ("deberta", "mobilebert")
 """Families whose output layer is not called as a module, and multiplies by the vocabulary as it is."""
+OPTIMIZERS = ("adam", "rmsprop", "lamb")
+"""Besides AdamW. Adafactor reads the device, and torch has no fused SGD for tensors without values."""
 QUICK = [
     *((task, "varlen") for task in REGISTRY),
     *(("mlm", kind) for kind in ("mask", "padded", "static", "roformer", "modernbert")),
@@ -46,6 +48,7 @@ QUICK = [
 SLOW = [(task, layout) for task in REGISTRY for layout in LAYOUTS if (task, layout) not in QUICK]
 SLOW = [(task, layout) for task, layout in SLOW if task != "clm" or "static" not in layout]  # decoders are not compiled
 SLOW += [("mlm", family) for family in FAMILIES if ("mlm", family) not in QUICK]
+SLOW += [("mlm", optimizer) for optimizer in OPTIMIZERS]
 
 
 @pytest.fixture(scope="session")
@@ -69,6 +72,8 @@ def case(request: pytest.FixtureRequest, task: str, kind: str, folder: Path) -> 
     precision, options, _ = LAYOUTS.get(kind, ("bf16", [], ""))
     few = "32" if "--data.validation_files" in argv else "8"  # of what is held out, in some micro-batches
     argv += ["--batch.global_size", "32", "--batch.per_device", "16", "--batch.evaluation", few, *options]
+    if kind in OPTIMIZERS:
+        argv += ["--recipe.optimizer", kind, "--recipe.scaling", "none", "--recipe.weight_decay", "0"]
     if kind in FAMILIES:
         small_model(AutoModelForMaskedLM, kind).save_pretrained(folder / kind)
         words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
