@@ -107,7 +107,7 @@ def test_stopped_in_an_evaluation(
     assert run.codes == [0, 0] and run.status["outcome"] == "stopped", (run.status, run.stderr[-2000:])
     assert f"after step {step} of {STEPS}; go on with --resume auto" in run.status["message"]
     counts = computed(tmp_path)
-    assert counts[0] == counts[1] and micro_batch <= counts[0] <= micro_batch + STOP_CHECK_EVERY
+    assert counts[0] == counts[1] and micro_batch <= counts[0] <= micro_batch + STOP_CHECK_EVERY["cpu"]
     assert [line["step"] for line in run.of_kind("eval")] == list(range(2, step, 2))
     assert not (run.folder / "model").exists()
     newest, skipped = checkpoint_format.newest_valid(run.folder)
@@ -128,7 +128,7 @@ def test_stopped_in_an_evaluation_of_sharded_weights(engine: str, job: tuple, wh
         run = train(2, tmp_path / "run", *job, before=fsdp2(stop))
         resumed = train(2, run.folder, *job, before=fsdp2())
     assert run.status["outcome"] == "stopped", (run.status, run.stderr[-2000:])
-    assert computed(tmp_path)[0] == computed(tmp_path)[1] <= 5 + STOP_CHECK_EVERY
+    assert computed(tmp_path)[0] == computed(tmp_path)[1] <= 5 + STOP_CHECK_EVERY["cpu"]
     assert run.of_kind("eval") == []
     assert_same_training(resumed, whole, steps=STEPS, rel=1e-4)
     for ours, theirs in zip(resumed.of_kind("eval"), whole.of_kind("eval"), strict=True):

@@ -44,6 +44,8 @@ from warmup.training.run.train_step import TrainStep  # noqa: E402
 
 GPU = torch.device("cuda", 0)
 FAKE = FakeTensorMode(allow_non_fake_inputs=True)
+STOP_CHECKS: list[None] = []
+"""An entry for each exchange of whether to stop, which on several ranks waits for the GPU."""
 
 
 def pretend() -> None:
@@ -58,6 +60,7 @@ def pretend() -> None:
     import_utils.is_fake_tensor = lambda tensor: False  # transformers reads no fake tensor, and would read a real one
     varlen_attention._why_inaccurate = lambda *args: None
     RankBatch.token_ids = unneeded
+    before(Evaluator, "_any_stop_requested", lambda: STOP_CHECKS.append(None))
     setup.check_compile = assembly.compile_layers = lambda *args: None  # the layout of compiled layers, without them
     compiling.eager = lambda *args: torch.no_grad()
     build_optimizer, build_engine = assembly.build_optimizer, assembly.build_engine
@@ -112,8 +115,10 @@ def run_case(argv: list[str], file: str | None) -> dict[str, Any]:
         with FAKE, HostReads() as reads:
             evaluator.evaluate(spec.data.validation)
             reads.found.clear()  # the first time, tables are copied to the GPU
+            STOP_CHECKS.clear()
             evaluator.evaluate(spec.data.validation)
-        result["evaluation"] = reads.found
+        batches = -(-len(spec.data.validation) // config.batch.evaluation)
+        result |= {"evaluation": reads.found, "stop checks": len(STOP_CHECKS), "evaluation batches": batches}
         if file:
             result["prediction"] = predicted(config, spec, built, launched.accelerator, file, Path(folder))
     return result

@@ -6,6 +6,7 @@ Tensors are fake: they have shapes, types and a device, and no values. See fake_
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -113,6 +114,7 @@ def check(name: tuple[str, str], result: dict) -> None:
     assert "error" not in result, result["error"]
     assert result["without gradient"] == []
     assert result["order"] == ["backward", "prepare", "backward", "wait"]  # the thread holds up no first kernel
+    assert result["stop checks"] == math.ceil(result["evaluation batches"] / 32)
     if name[0] in ("mlm", "clm") and name[1] not in UNALIGNED:
         vocabulary = result["vocabulary"]
         assert vocabulary % 64 and vocabulary not in result["sizes"] and -(-vocabulary // 64) * 64 in result["sizes"]
