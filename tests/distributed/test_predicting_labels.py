@@ -11,7 +11,7 @@ from harness import train
 from predictions import predict, read
 from transformers import AutoConfig, pipeline
 
-from warmup.training.run.evaluation_record import find_record
+from warmup.training.checkpoints.format import checkpoint_path, read_state
 
 
 def test_labels_scores_and_thresholds(
@@ -23,7 +23,8 @@ def test_labels_scores_and_thresholds(
     model = tmp_path / "run" / "model"
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     thresholds = AutoConfig.from_pretrained(model).thresholds
-    assert thresholds == find_record(tmp_path / "run", result["exported_step"])["model_settings"]["thresholds"]
+    best = checkpoint_path(tmp_path / "run", result["exported_step"])
+    assert thresholds == read_state(best)["evaluations"]["details"]["model_settings"]["thresholds"]
     assert len(set(thresholds.values())) > 4
 
     ended = predict(1, tmp_path / "labels.jsonl", "--predict", multi_labelled[1], "--model", tmp_path / "run")
@@ -41,7 +42,7 @@ def test_labels_scores_and_thresholds(
     assert exact / len(rows) == pytest.approx(result["metrics"]["subset_accuracy"])
     assert result["per_class"].keys() == thresholds.keys()
 
-    ended = predict(2, tmp_path / "labels.csv", "--predict", multi_labelled[1], "--model", model)
+    ended = predict(2, tmp_path / "labels.csv", "--predict", multi_labelled[1], "--model", best)
     assert ended.codes == [0, 0], ended.status
     lines = list(csv.DictReader((tmp_path / "labels.csv").open()))
     assert list(lines[0]) == ["row", "labels", "error"]

@@ -45,6 +45,8 @@ def _check_evaluations(evaluations: Mapping[str, Any]) -> None:
     checks: dict[str, tuple[Callable[[Any], bool], str]] = {
         "metrics": (_are_metrics, "has a number per metric"),
         "best_metrics": (_are_metrics, "has a number per metric"),
+        "details": (_are_objects, "has an object per name"),
+        "best_details": (_are_objects, "has an object per name"),
         "evaluated": (lambda value: value == {} or _is_position(value), "is {} or a position as clock"),
         "best_step": (lambda value: value is None or _is_count(value), "is null or a whole number from 0 up"),
         "without_improvement": (_is_count, "is a whole number from 0 up"),
@@ -112,6 +114,10 @@ def _is_position(value: Any) -> bool:
 
 def _are_metrics(value: Any) -> bool:
     return isinstance(value, dict) and all(type(number) in (int, float) for number in value.values())
+
+
+def _are_objects(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(part, dict) for part in value.values())
 
 
 def _is_of_type(value: Any, hint: Any) -> bool:

@@ -227,7 +227,7 @@ def initial_state(
     if resume_point.state.get("config", {}).get("evaluation.metric") != metric:
         evaluations["without_improvement"] = 0
     if metric not in evaluations.get("best_metrics", {}):  # no evaluation so far had it
-        evaluations |= {"best_step": None, "best_metrics": {}}
+        evaluations |= {"best_step": None, "best_metrics": {}, "best_details": {}}
     return RunState(config, data, lr_schedule, metric, **evaluations)
 
 

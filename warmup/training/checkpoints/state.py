@@ -20,7 +20,10 @@ from warmup.training.checkpoints import run_directory
 from warmup.training.checkpoints.check_state import check_lr_schedule, check_state, one_line
 from warmup.training.checkpoints.format import BrokenCheckpoint
 
-EVALUATION_FIELDS = ("metrics", "evaluated", "best_step", "best_metrics", "without_improvement", "pending")
+EVALUATION_FIELDS = (
+    *("metrics", "details", "evaluated", "pending"),
+    *("best_step", "best_metrics", "best_details", "without_improvement"),
+)
 """The fields of RunState that `evaluations` in state.json holds."""
 ORIGIN = "branched_from"
 """The entry of a branch's run.json that says where it branched off."""
@@ -82,24 +85,30 @@ class RunState:
     """The metric that decides which evaluation is the best, as `evaluation.metric`."""
     metrics: dict[str, float] = field(default_factory=dict)
     """The metrics of the last evaluation."""
+    details: dict[str, Any] = field(default_factory=dict)
+    """What an export of the weights of the last evaluation needs besides: `per_class`, the scores of each class, and
+    `model_settings`, what the model's config is to hold, such as thresholds. They go with the checkpoint, so that they
+    are those of the exported weights wherever the run goes on."""
     evaluated: dict[str, int] = field(default_factory=dict)
     """The clock's state at the last evaluation; empty before the first one."""
     best_step: int | None = None
     """The step of the best evaluation; None before the first one."""
     best_metrics: dict[str, float] = field(default_factory=dict)
     """The metrics of the best evaluation."""
+    best_details: dict[str, Any] = field(default_factory=dict)
+    """The same as `details` of the best evaluation."""
     without_improvement: int = 0
     """How many evaluations in a row, up to the last one, were no better than the best."""
     pending: bool = False
     """Whether an evaluation is due at this position and not made yet."""
 
-    def add(self, clock: StepClock, metrics: dict[str, float]) -> bool:
+    def add(self, clock: StepClock, metrics: dict[str, float], details: dict[str, Any]) -> bool:
         """Record an evaluation. Returns whether it is the best so far."""
-        self.metrics, self.evaluated, self.pending = metrics, clock.state_dict(), False
+        self.metrics, self.details, self.evaluated, self.pending = metrics, details, clock.state_dict(), False
         improved = self._is_better(metrics)
         self.without_improvement = 0 if improved else self.without_improvement + 1
         if improved:
-            self.best_step, self.best_metrics = clock.step, metrics
+            self.best_step, self.best_metrics, self.best_details = clock.step, metrics, details
         return improved
 
     def _is_better(self, metrics: dict[str, float]) -> bool:

@@ -14,6 +14,7 @@ from warmup.errors import UserError
 from warmup.training.checkpoints import format as checkpoint_format
 from warmup.training.checkpoints import run_directory
 from warmup.training.checkpoints.format import BrokenCheckpoint
+from warmup.training.checkpoints.state import read_run_state
 from warmup.training.models.build import is_new_model, load_config
 from warmup.training.models.positions import empty_model, max_positions
 
@@ -34,6 +35,17 @@ def model_folder(model: str) -> str:
     newest, _ = checkpoint_format.newest_valid(run)
     there = f"its newest checkpoint is {newest}, which is a folder for --model too" if newest else "nor a checkpoint"
     raise UserError(f"--model: the run in {run} has not come to its end: there is no {run / 'model'}; {there}")
+
+
+def model_settings(where: str) -> dict[str, Any]:
+    """The config of a model, which holds what an evaluation chose; of a checkpoint, with what its evaluation chose."""
+    found = load_config(where).to_dict()
+    if not (Path(where) / checkpoint_format.STATE).is_file():
+        return found
+    state = read_run_state(Path(where), "--model")
+    evaluations = state.get("evaluations", {})
+    own = evaluations.get("evaluated", {}).get("step") == state["clock"]["step"]
+    return found | (evaluations.get("details", {}).get("model_settings", {}) if own else {})
 
 
 def config_defaults(model: str) -> dict[str, Any]:

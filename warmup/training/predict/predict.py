@@ -72,7 +72,7 @@ def predict(config: Config, accelerator: Accelerator, files: Sequence[str], outp
     )
     tokenizer = task.load_tokenizer(tokenizer_name, flag)
     labels = tuple(model_build.label_names(config.model)) if task.facts.has_classes else task.outputs
-    predictor = task.predictor(tokenizer, labels, model_build.load_config(config.model).to_dict())
+    predictor = task.predictor(tokenizer, labels, model_source.model_settings(config.model))
     first = inputs.find_sources(files, config)[0].name
     target = collectives.on_main(accelerator, lambda: outputs.output_path(output, first, predictor))
     model = _load(config, task, tokenizer, labels).to(accelerator.device)

@@ -48,20 +48,20 @@ def make_record(
     ]
     breakdown = objective.breakdown(evaluation.combined) if objective.breakdown else None
     details = breakdown.to_dict() if breakdown else {}
-    if settings := objective.model_settings(evaluation.combined):
-        details["model_settings"] = settings
     return _strict_json({"step": step, "metrics": evaluation.metrics, **details, "examples": examples})
+
+
+def export_details(evaluation: Evaluation, objective: Objective) -> dict[str, Any]:
+    """What an export of the evaluated weights needs besides their metrics, as `RunState.details`."""
+    breakdown = objective.breakdown(evaluation.combined) if objective.breakdown else None
+    per_class = breakdown.to_dict()["per_class"] if breakdown else {}
+    return _strict_json({"per_class": per_class, "model_settings": objective.model_settings(evaluation.combined)})
 
 
 def add_record(folder: Path, record: Mapping[str, Any], best_step: int | None) -> None:
     """Write a record to evaluation.json, and keep the one of the best evaluation beside it."""
     best = [old for old in read_records(folder) if old["step"] == best_step != record["step"]]
     write_json(folder / FILE, {"evaluations": [*best, record]})
-
-
-def find_record(folder: Path, step: int) -> dict[str, Any]:
-    """The record of the evaluation after a step; {} if there is none."""
-    return next((record for record in read_records(folder) if record["step"] == step), {})
 
 
 def read_records(folder: Path) -> list[dict[str, Any]]:

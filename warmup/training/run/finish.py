@@ -25,7 +25,6 @@ from warmup.training.reporting.export import export_model, push_to_hub
 from warmup.training.reporting.model_card import TrainedModel, model_card
 from warmup.training.reporting.published import start_command
 from warmup.training.reporting.report import loss_picture, report_pictures, write_report
-from warmup.training.run import evaluation_record
 from warmup.training.run.training_run import TrainingRun, evaluate, save, why_early
 
 _PICTURE = "loss.png"  # beside the model card
@@ -98,16 +97,16 @@ def export_final_model(run: TrainingRun, weights: dict[str, torch.Tensor]) -> di
     Returns:
         The exported step and its metrics, for result.json.
     """
-    step, metrics, best_step = run.train_step.clock.step, run.state.metrics, run.state.best_step
+    state, step = run.state, run.train_step.clock.step
+    metrics, details, best_step = state.metrics, state.details, state.best_step
     if run.config.evaluation.export == "best" and best_step is not None and (best := best_weights(run)) is not None:
-        step, metrics, weights = best_step, run.state.best_metrics, best
-    record = evaluation_record.find_record(run.folder, step)
-    per_class = record.get("per_class", {})
+        step, metrics, details, weights = best_step, state.best_metrics, state.best_details, best
+    per_class = details.get("per_class", {})
     picture = loss_picture(run.folder)
     pictures = {_PICTURE: picture} if picture else {}
     trained = replace(trained_model(run, metrics, step, weights), per_class=per_class, picture="".join(pictures))
     model, tokenizer = run.train_step.engine.unwrapped_model, run.data.tokenizer
-    model.config.update(record.get("model_settings", {}))
+    model.config.update(details.get("model_settings", {}))
     export_model(run.folder, model, tokenizer, model_card(trained), weights, pictures)
     return {"metrics": metrics, "per_class": per_class, "exported_step": step}
 

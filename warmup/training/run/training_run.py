@@ -166,7 +166,8 @@ def evaluate(run: TrainingRun) -> bool:
     evaluation = evaluate_only(run)
     if evaluation is None:
         return False
-    run.state.add(train_step.clock, evaluation.metrics)
+    details = evaluation_record.export_details(evaluation, run.evaluator.objective)
+    run.state.add(train_step.clock, evaluation.metrics, details)
     record_evaluation(run, evaluation)  # before the checkpoint says that it was made
     saver.add_evaluations(train_step.clock.step, run.state.evaluations(), _writing_heartbeat(train_step))
     return True

@@ -30,6 +30,8 @@ from warmup.training.tasks.task import Loss, Objective, Predictor, Task
 
 _USUAL = 0.5
 """The probability from which a label counts as predicted, unless thresholds are tuned."""
+(THRESHOLDS,) = TASKS["multi-label"].model_settings
+"""That probability, by label."""
 
 
 class MultiLabel(Task):
@@ -73,7 +75,7 @@ class MultiLabel(Task):
 
         def settings(results_SW: torch.Tensor) -> dict[str, Any]:
             tuned = dict(zip(labels, thresholds(results_SW).tolist(), strict=True))
-            return {"thresholds": tuned} if self._tuned else {}
+            return {THRESHOLDS: tuned} if self._tuned else {}
 
         return Objective(
             collate=text_pairs.collate_labelled(tokenizer, partial(multi_hot, classes=len(labels))),
@@ -101,7 +103,7 @@ class MultiLabel(Task):
         self, tokenizer: PreTrainedTokenizerBase, labels: Sequence[str], settings: Mapping[str, Any]
     ) -> Predictor:
         """The labels whose probability is at least their threshold, and the probability of each."""
-        found = settings.get("thresholds")
+        found = settings.get(THRESHOLDS)
         thresholds = found if isinstance(found, dict) else {}
 
         def to_record(values: np.ndarray, samples: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -33,9 +33,8 @@ from warmup.training.tasks.metrics.answers import answer_metrics, null_threshold
 from warmup.training.tasks.metrics.spans import best_spans, ranked_spans
 from warmup.training.tasks.task import Objective, Predictor, Task, significant
 
-NULL_THRESHOLD = "null_threshold"
-"""Of the exported config: no answer is given if its score is above that of the best answer by more than this; None if
-there always is one."""
+(NULL_THRESHOLD,) = TASKS["question-answering"].model_settings
+"""No answer is given if its score is above that of the best answer by more than this; None if there always is one."""
 _NUMBER = datasets.Value("int32")
 _OFFSETS = datasets.List(_NUMBER)
 """Of the tokens of a window's context: the characters of the whole context, from and to, one pair after another."""

@@ -39,6 +39,7 @@ POSITION = {"step": 4, "samples": 128, "consumed_samples": 160, "tokens": 40}
 def valid_state() -> dict[str, Any]:
     """With everything that a state can have."""
     evaluations = {"metrics": {"loss": 2.0}, "evaluated": POSITION, "best_step": 3, "best_metrics": {"loss": 1.5}}
+    evaluations |= {"details": {"model_settings": {"null_threshold": 0.5}}, "best_details": {"per_class": {}}}
     run_state = RunState(config_fields(CONFIG), "key", LRSchedule(PLAN, 32, EARLIER, 96, 320), **evaluations)
     state = {
         "clock": POSITION,

@@ -530,11 +530,15 @@ def test_the_run_state_knows_the_best(task: str, metric: str, sign: int) -> None
     """The lowest of some metrics, the highest of others."""
     run_state = RunState({"task": task}, "", LR_SCHEDULE, metric)
     values = [sign * value for value in (2.0, 3.0, 2.0, 1.5)]
-    improved = [run_state.add(clock_at(step), {metric: value, "other": -value}) for step, value in enumerate(values, 1)]
+    improved = [
+        run_state.add(clock_at(step), {metric: value, "other": -value}, {"model_settings": {"of": step}})
+        for step, value in enumerate(values, 1)
+    ]
     assert improved == [True, False, False, True]  # an equal one is no better
     assert (run_state.best_step, run_state.best_metrics) == (4, {metric: sign * 1.5, "other": sign * -1.5})
-    assert run_state.add(clock_at(5), {metric: sign * 9.0}) is False
+    assert run_state.add(clock_at(5), {metric: sign * 9.0}, {"model_settings": {"of": 5}}) is False
     assert (run_state.best_step, run_state.best_metrics[metric]) == (4, sign * 1.5)
+    assert [found["model_settings"]["of"] for found in (run_state.best_details, run_state.details)] == [4, 5]
     assert (run_state.metrics, run_state.evaluated) == ({metric: sign * 9.0}, clock_at(5).state_dict())  # the last
 
 
@@ -542,7 +546,7 @@ def test_the_run_state_counts_evaluations_without_improvement() -> None:
     run_state = RunState({"task": "mlm"}, "", LR_SCHEDULE)
     counts = []
     for step, loss in enumerate((float("nan"), 3.0, 3.0, float("nan"), 2.0, float("inf"), 2.5), 1):
-        run_state.add(clock_at(step), {"loss": loss})
+        run_state.add(clock_at(step), {"loss": loss}, {})
         counts.append(run_state.without_improvement)
     assert counts == [1, 0, 1, 2, 0, 1, 2]
 
@@ -551,13 +555,13 @@ def test_the_run_state_counts_evaluations_without_improvement() -> None:
 def test_what_is_no_number_is_not_the_best(metric: str) -> None:
     run_state = RunState({"task": "classification"}, "", LR_SCHEDULE, metric)
     for step, value in ((1, float("nan")), (2, 3.0), (3, float("nan")), (4, 2.0 if metric == "loss" else 4.0)):
-        run_state.add(clock_at(step), {metric: value})
+        run_state.add(clock_at(step), {metric: value}, {})
     assert run_state.best_step == 4
 
 
 def test_the_run_state_comes_back_from_a_checkpoint() -> None:
     before = RunState(config_fields(CONFIG), "key", LR_SCHEDULE)
-    before.add(clock_at(3), {"loss": 1 / 3})
+    before.add(clock_at(3), {"loss": 1 / 3}, {"model_settings": {"null_threshold": 1 / 3}})
     state = json.loads(json.dumps(before.state(clock_at(4), world_size=2)))
     assert list(state) == ["clock", "lr_schedule", "config", "data", "world_size", "evaluations"]
     assert (
@@ -573,13 +577,13 @@ def test_the_run_state_comes_back_from_a_checkpoint() -> None:
 def test_by_another_metric_patience_begins_anew() -> None:
     before = RunState(config_fields(CONFIG), "key", LR_SCHEDULE)
     for step in (1, 2, 3):
-        before.add(clock_at(step), {"loss": 1.0 + step, "accuracy": 0.5})
+        before.add(clock_at(step), {"loss": 1.0 + step, "accuracy": 0.5}, {})
     point = ResumePoint(Path("x"), None, state=before.state(clock_at(3), world_size=2))
     fields = config_fields(CONFIG)
     same, other = (resume.initial_state(point, fields, "key", LR_SCHEDULE, metric) for metric in ("loss", "accuracy"))
     assert (same.without_improvement, other.without_improvement) == (2, 0)
     assert (other.best_step, other.best_metrics) == (1, {"loss": 2.0, "accuracy": 0.5})
-    assert other.add(clock_at(4), {"loss": 9.0, "accuracy": 0.6})
+    assert other.add(clock_at(4), {"loss": 9.0, "accuracy": 0.6}, {})
 
 
 def test_fields_are_what_json_gives_back() -> None:

@@ -20,12 +20,11 @@ WORDS = ("no", "yes")
 def record(losses: list[float], step: int = 7) -> dict[str, Any]:
     """The record of samples whose texts are their numbers, all of class 1 and taken for class 0."""
     table = pyarrow.table({"ids": [[number] for number in range(len(losses))]})
-    samples: Any = SimpleNamespace(rows=lambda indices: table.take(indices))
+    samples: Any = SimpleNamespace(sequences=lambda indices: table.take(indices))
     tokenizer: Any = SimpleNamespace(decode=lambda ids, skip_special_tokens: f"text {ids[0]} " + "x" * ids[0])
     objective: Any = SimpleNamespace(
         breakdown=lambda results: breakdown.class_breakdown(results, WORDS),
         outcome=lambda result: breakdown.class_outcome(result, WORDS),
-        model_settings=lambda results: {"thresholds": [0.5]},
     )
     results = torch.tensor([[0.0, 1.0]]).double().expand(len(losses), 2)
     found = Evaluation({"loss": 1.0, "f1": float("nan")}, results, results, torch.tensor(losses).double())
@@ -42,7 +41,6 @@ def test_the_hardest_examples_come_first() -> None:
     assert found["step"] == 7 and found["metrics"] == {"loss": 1.0, "f1": None}  # JSON has no NaN
     assert found["per_class"]["yes"] == {"precision": 0.0, "recall": 0.0, "f1": 0.0, "support": 3}
     assert found["confusion"] == [[1, 0, 3]]
-    assert found["model_settings"] == {"thresholds": [0.5]}
 
 
 def test_only_twenty_are_kept_and_long_texts_are_cut() -> None:
@@ -56,7 +54,6 @@ def test_the_last_and_the_best_evaluation_are_kept(tmp_path: Path) -> None:
     for step, best_step in ((1, 1), (2, 2), (3, 2), (4, 2), (4, 2)):
         records.add_record(tmp_path, record([1.0], step), best_step)
     assert [found["step"] for found in records.read_records(tmp_path)] == [2, 4]
-    assert records.find_record(tmp_path, 2)["step"] == 2 and records.find_record(tmp_path, 3) == {}
     json.loads((tmp_path / "evaluation.json").read_text(), parse_constant=int)  # int("NaN") would fail
 
 
