@@ -7,7 +7,6 @@ before its first checkpoint branches off again from the same one.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -89,11 +88,8 @@ def read_origin(run: Path) -> Mapping[str, Any] | None:
         `checkpoint` and `run`, absolute paths, of which the second is None if the checkpoint was in no run directory;
         `step` and `samples`, the position there.
     """
-    try:
-        origin = json.loads((run / run_directory.RECORD).read_text(encoding="utf-8"))[ORIGIN]
-        return origin if isinstance(origin["checkpoint"], str) else None
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return None
+    origin = run_directory.read_record(run).get(ORIGIN)
+    return origin if isinstance(origin, dict) and isinstance(origin.get("checkpoint"), str) else None
 
 
 def describe(origin: Mapping[str, Any]) -> str:

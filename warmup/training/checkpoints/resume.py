@@ -1,15 +1,11 @@
-"""Resuming: finds the checkpoint, checks that the run may continue from it, and restores the engine."""
+"""Resuming: finds the checkpoint, and checks that the run may continue from it."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
-
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
-from torch import nn
 
 from warmup.commandline import leaves
 from warmup.config import Config
@@ -20,13 +16,13 @@ from warmup.training.checkpoints import format as checkpoint_format
 from warmup.training.checkpoints.check_state import one_line
 from warmup.training.checkpoints.state import (
     EVALUATION_FIELDS,
+    SOURCE,
     ResumePoint,
     RunState,
     json_value,
     read_checkpoint,
     read_run_state,
 )
-from warmup.training.engines import Engine
 
 FIXED_FIELDS = ("task", "model", "dropout", "seed", "recipe.optimizer", "recipe.momentum", "data.mask_rate")
 """Fields whose value must be that of the checkpoint's run. The data is compared by its content instead."""
@@ -63,10 +59,12 @@ def find_resume_point(requested: str | None, run_dir: str | None, branch_from: s
 def _newest_in(run: Path) -> ResumePoint:
     """The newest valid checkpoint of an occupied run directory, or a fresh start in it."""
     run_directory.check_not_sweep(run, "run_dir")
-    origin = branch.read_origin(run)
-    if not origin and not (run / "metrics.jsonl").is_file():
+    origin, source = branch.read_origin(run), _read_source(run)
+    if not origin and not source and not (run / "metrics.jsonl").is_file():
         raise UserError(f"run_dir: {run} is occupied and not a run directory; give another one")
     run_directory.claim(run)
+    if source and not _has_own_checkpoint(run, source["step"]):
+        return _go_on_again(run, source)
     checkpoint, skipped = checkpoint_format.newest_valid(run)
     if checkpoint is None:
         _check_had_none(run, skipped)
@@ -74,6 +72,28 @@ def _newest_in(run: Path) -> ResumePoint:
             return branch.branch_again(run, origin)
         return ResumePoint(None, str(run), (f"no checkpoint in {run} to go on from: starting afresh",))
     return _continue_run(run, checkpoint, str(run), [f"skipped: {reason}" for reason in skipped])
+
+
+def _read_source(run: Path) -> Mapping[str, Any] | None:
+    """What the run.json of a run says of the checkpoint of another run that it went on from; None if there is none."""
+    source = run_directory.read_record(run).get(SOURCE)
+    kinds = {"checkpoint": str, "step": int}
+    valid = isinstance(source, dict) and all(isinstance(source.get(name), kind) for name, kind in kinds.items())
+    return source if valid else None
+
+
+def _has_own_checkpoint(run: Path, first_step: int) -> bool:
+    """Whether a run came to its first checkpoint. Earlier ones than where it began are of another run: its best."""
+    return any(checkpoint_format.step_of(folder) >= first_step for folder in checkpoint_format.list_checkpoints(run))
+
+
+def _go_on_again(run: Path, source: Mapping[str, Any]) -> ResumePoint:
+    """The start of a run that goes on from another run's checkpoint and had not come to its first one."""
+    _check_had_none(run, [])
+    checkpoint, notes, state = read_checkpoint(Path(source["checkpoint"]), "--resume")
+    first = f"no checkpoint of its own in {run} yet: it goes on from {checkpoint} again"
+    notes = [first, *notes, *checkpoint_format.describe_other_files(checkpoint)]
+    return ResumePoint(checkpoint, str(run), tuple(notes), (), state, branch.read_origin(run), source)
 
 
 def _check_had_none(run: Path, skipped: list[str]) -> None:
@@ -112,7 +132,8 @@ def _from_path(path: Path, run_dir: str | None) -> ResumePoint:
         return _continue_run(own_run, checkpoint, run_dir or str(own_run), notes)
     run_directory.check_unoccupied(run_dir)
     notes += checkpoint_format.describe_other_files(checkpoint)
-    return ResumePoint(checkpoint, run_dir, tuple(notes), (), state, branch.read_origin(own_run))
+    source = {"checkpoint": str(checkpoint.resolve()), "step": state["clock"]["step"]}
+    return ResumePoint(checkpoint, run_dir, tuple(notes), (), state, branch.read_origin(own_run), source)
 
 
 def _continue_run(run: Path, checkpoint: Path, run_dir: str, notes: list[str]) -> ResumePoint:
@@ -129,7 +150,8 @@ def _continue_run(run: Path, checkpoint: Path, run_dir: str, notes: list[str]) -
     later = [other for other in checkpoint_format.list_checkpoints(run) if checkpoint_format.step_of(other) > step]
     notes = [*notes, *checkpoint_format.describe_other_files(checkpoint)]
     notes += [f"set aside as discarded-{other.name}" for other in later]
-    return ResumePoint(checkpoint, run_dir, tuple(notes), tuple(later), state, branch.read_origin(run))
+    origin, source = branch.read_origin(run), _read_source(run)
+    return ResumePoint(checkpoint, run_dir, tuple(notes), tuple(later), state, origin, source)
 
 
 def reconcile_config(config: Config, resume_point: ResumePoint) -> tuple[Config, list[str]]:
@@ -250,47 +272,3 @@ def describe_changes(resume_point: ResumePoint, lr_schedule: LRSchedule, world_s
         "lr_before": before.lr_at(samples),
         "lr": lr_schedule.lr_at(samples),
     }
-
-
-def check_optimizer_state(model: nn.Module, checkpoint: Path) -> None:
-    """Raise UserError if a checkpoint's optimizer state is of another model, without reading its tensors."""
-    _check_names(checkpoint / checkpoint_format.OPTIMIZER, model)
-
-
-def restore_engine(engine: Engine, checkpoint: Path) -> None:
-    """Restore the optimizer state from a checkpoint, with whose weights the model was built. A collective call.
-
-    Raises UserError if the checkpoint is of another model.
-    """
-    optimizer_state = _read_optimizer_state(checkpoint / checkpoint_format.OPTIMIZER, engine.unwrapped_model)
-    weights = load_file(checkpoint / checkpoint_format.MODEL) if engine.restores_weights else {}
-    engine.restore(weights, optimizer_state, checkpoint_format.read_state(checkpoint))
-
-
-def _read_optimizer_state(file: Path, model: nn.Module) -> dict[str, dict[str, torch.Tensor]]:
-    """The optimizer state of each weight that is trained, by the weight's name and the kind of state.
-
-    That of a weight which is frozen by now is dropped: it is not updated any more.
-    """
-    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    states: dict[str, dict[str, torch.Tensor]] = {}
-    with safe_open(file, "pt") as tensors:
-        for name in _check_names(file, model):
-            weight, _, kind = name.rpartition("/")
-            if weight in trained:
-                # In memory of its own, aligned like a fresh tensor: the same kernels run as in an uninterrupted run.
-                states.setdefault(weight, {})[kind] = tensors.get_tensor(name).clone()
-    return states
-
-
-def _check_names(file: Path, model: nn.Module) -> list[str]:
-    """The names of an optimizer's tensors. Raises UserError if one is of a weight that the model does not have."""
-    try:
-        with safe_open(file, "pt") as tensors:
-            names = sorted(tensors.keys())
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{file} cannot be read: {' '.join(str(error).split())}") from error
-    unknown = {name.rpartition("/")[0] for name in names} - {name for name, _ in model.named_parameters()}
-    if unknown:
-        raise UserError(f"{file} does not fit the model: only one of them has {min(unknown)}")
-    return names

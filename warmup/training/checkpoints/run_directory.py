@@ -22,7 +22,7 @@ SWEEP_FILE = "seeds.json"
 LOG_FILES = ("metrics.jsonl", "samples.jsonl")
 """The logs, one JSON object a line. The first is in every run directory and marks it as one."""
 RECORD = "run.json"
-"""What the start of a run says of it: command, hardware, versions, and of a branch where it branched off from."""
+"""What the start of a run says of it: command, hardware, versions, and from which checkpoint it came."""
 _held: list[FileLock] = []
 """The locks of this process. The kernel releases them however the process ends."""
 
@@ -44,6 +44,15 @@ class StartingPoint(Protocol):
 
     @property
     def record(self) -> Mapping[str, Any]: ...
+
+
+def read_record(run: Path) -> Mapping[str, Any]:
+    """The run.json of a run; {} where there is none that can be read."""
+    try:
+        record = json.loads((run / RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return record if isinstance(record, dict) else {}
 
 
 def is_occupied(folder: Path) -> bool:
@@ -152,8 +161,7 @@ def enter(path: str | None, task: str, resume_point: StartingPoint) -> Path:
     """
     if path is None or not is_occupied(Path(path)):
         folder = create(path, task, resume_point.record)
-        if resume_point.checkpoint and not resume_point.branches:
-            retention.adopt_best(resume_point.checkpoint, folder)
+        _adopt_best(folder, resume_point)
         return folder
     folder = Path(path)
     logs = truncated_logs(folder, {} if resume_point.branches else resume_point.state)
@@ -162,7 +170,18 @@ def enter(path: str | None, task: str, resume_point: StartingPoint) -> Path:
         checkpoint_format.set_aside(checkpoint)
     for log, text in logs.items():
         write_text(log, text)
+    _adopt_best(folder, resume_point)
     return folder
+
+
+def _adopt_best(folder: Path, resume_point: StartingPoint) -> None:
+    """Copy the best checkpoint up to the one that a run goes on from, if that is another run's, unless it is there."""
+    checkpoint = resume_point.checkpoint
+    if checkpoint is None or resume_point.branches or checkpoint.resolve().parent == (folder / "checkpoints").resolve():
+        return
+    best = retention.best_step(checkpoint)
+    if best is not None and not checkpoint_format.is_complete(checkpoint_format.checkpoint_path(folder, best)):
+        retention.adopt_best(checkpoint, folder)
 
 
 def truncated_logs(folder: Path, state: Mapping[str, Any]) -> dict[Path, str]:

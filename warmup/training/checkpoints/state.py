@@ -27,6 +27,8 @@ EVALUATION_FIELDS = (
 """The fields of RunState that `evaluations` in state.json holds."""
 ORIGIN = "branched_from"
 """The entry of a branch's run.json that says where it branched off."""
+SOURCE = "resumed_from"
+"""The entry of the run.json of a run that goes on from another run's checkpoint: `checkpoint`, its path, and `step`."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,8 @@ class ResumePoint:
     """The checkpoint's state, as `read_run_state` returns it; empty for a fresh start."""
     origin: Mapping[str, Any] | None = None
     """Where the run branched off from another one, as `branch.read_origin` returns it; None if it is no branch."""
+    source: Mapping[str, Any] | None = None
+    """The checkpoint of another run that the run in this directory began with, as run.json has it; None for none."""
     branches: bool = False
     """Whether it branches off here; otherwise it goes on with the checkpoint's run."""
 
@@ -55,8 +59,9 @@ class ResumePoint:
 
     @property
     def record(self) -> dict[str, Any]:
-        """What run.json says of where the run branched off; {} if it is no branch."""
-        return {ORIGIN: dict(self.origin)} if self.origin else {}
+        """What run.json says of where the run came from; {} if it began by itself."""
+        entries = {ORIGIN: self.origin, SOURCE: self.source}
+        return {name: dict(value) for name, value in entries.items() if value}
 
     @cached_property
     def lr_schedule(self) -> LRSchedule:

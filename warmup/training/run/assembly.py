@@ -18,7 +18,7 @@ from warmup.config.checks import parse_seconds
 from warmup.errors import UserError
 from warmup.noise_scale import NoiseScale
 from warmup.scheduler import WarmupScheduler
-from warmup.training.checkpoints import branch, resume, run_directory
+from warmup.training.checkpoints import branch, restore, resume, run_directory
 from warmup.training.checkpoints import format as checkpoint_format
 from warmup.training.checkpoints.saver import Saver
 from warmup.training.checkpoints.state import ResumePoint
@@ -72,7 +72,7 @@ def build(spec: RunSpec, accelerator: Accelerator) -> Built:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     optimizer = build_optimizer(model, spec.lr_schedule.plan, config.recipe.layer_decay, config.recipe.lr_ratios)
     if checkpoint:
-        resume.check_optimizer_state(model, checkpoint)
+        restore.check_optimizer_state(model, checkpoint)
     engine = build_engine(accelerator, model, optimizer, spec.plan)
     device, precision = accelerator.device, accelerator.mixed_precision
     varlen = choose_varlen(model, speed.packing, speed.compile, speed.attention, device, precision)
@@ -259,7 +259,7 @@ def begin(run: TrainingRun, resume_point: ResumePoint) -> None:
     train_step, log, checkpoint = run.train_step, run.log, resume_point.checkpoint
     train_step.warm_up_passes()
     if checkpoint:
-        resume.restore_engine(train_step.engine, checkpoint)
+        restore.restore_engine(train_step.engine, checkpoint)
 
     def write() -> None:
         write_text(run.folder / "config.yaml", commandline.to_yaml(replace(run.config, run_dir=None)))

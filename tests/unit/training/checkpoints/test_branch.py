@@ -128,6 +128,35 @@ def test_it_goes_on_from_its_own_checkpoints(parent: Path, tmp_path: Path) -> No
         run_directory.release(folder)
 
 
+@pytest.mark.parametrize("of_branch", [False, True], ids=["a run", "a branch"])
+@pytest.mark.parametrize("adopted", [False, True], ids=["before the copy", "after the copy"])
+def test_from_another_runs_checkpoint_and_killed_before_its_first_it_goes_on_from_the_same_one(
+    of_branch: bool, adopted: bool, parent: Path, tmp_path: Path
+) -> None:
+    """Neither from where a branch branched off, nor from the best checkpoint that was copied, nor afresh."""
+    path = at(parent, 4)
+    if of_branch:
+        folder = entered(find(at(parent, 2), tmp_path / "branch"))
+        for step in (3, 4):
+            save(folder, step, state_at(step, best_step=3, best_metrics={"loss": 1.0}))
+        path = at(folder, 4)
+    first = find_resume_point(str(path), str(tmp_path / "new"))
+    folder = entered(first)
+    assert at(folder, 3).is_dir()
+    if not adopted:
+        shutil.rmtree(folder / "checkpoints")
+        (folder / "metrics.jsonl").unlink()
+    again = find_resume_point("auto", str(folder))
+    assert (again.checkpoint, again.origin, again.branches, again.state) == (path, first.origin, False, first.state)
+    assert bool(again.origin) == of_branch
+    assert again.notes == (f"no checkpoint of its own in {folder} yet: it goes on from {path} again",)
+    entered(again)
+    assert at(folder, 3).is_dir()  # the best one up to where it goes on
+    save(folder, 5, state_at(5))
+    own = find_resume_point("auto", str(folder))
+    assert (own.checkpoint, own.record) == (at(folder, 5), first.record)
+
+
 def test_what_is_refused(parent: Path, tmp_path: Path) -> None:
     before = everything(tmp_path)
     occupied = tmp_path / "occupied"

@@ -31,7 +31,7 @@ from warmup.plan import Topology
 from warmup.planning import make_plan
 from warmup.training.checkpoints import format as checkpoint_format
 from warmup.training.checkpoints import saver as saver_module
-from warmup.training.checkpoints.resume import restore_engine
+from warmup.training.checkpoints.restore import restore_engine
 from warmup.training.checkpoints.saver import Saver, last_good, time
 from warmup.training.engines.ddp import DDPEngine
 from warmup.training.engines.optimizers import build_optimizer
