@@ -53,7 +53,7 @@ def test_the_same_bytes_on_any_number_of_ranks_and_from_any_folder_of_a_run(run:
         ended = predict(world_size, outputs[-1], "--predict", *files, "--model", source)
         assert ended.codes == [0] * world_size, (ended.status, ended.stderr)
         assert ended.status["outcome"] == "done"
-        assert f"predictions are in {outputs[-1]}: 62 rows, 2 of them errors, in " in ended.stdout
+        assert ended.stdout.startswith(f"predictions are in {outputs[-1]}: 62 rows, 2 of them errors, in ")
     assert len({output.read_bytes() for output in outputs}) == 1
     assert sorted(cache.iterdir()) == cached and not list(tmp_path.glob(".*")) and not list(tmp_path.glob("*.folder"))
 

@@ -70,7 +70,7 @@ def start(config: Config, options: Namespace) -> Launched:
     fields = {name: value for name, value in commandline.leaves(asdict(config)) if name not in PATH_FIELDS}
     given = {name: getattr(options, name) for name in ("test", "resume", "branch_from", "seeds")}
     collectives.require_same(fields | given | {"as_world_size": simulated})
-    if options.base and accelerator.is_main_process:
+    if options.base and not options.predict and accelerator.is_main_process:
         why = "" if options.branch_from else "no --config was given: "
         print(f"{why}{options.base[0].values[0]} is the base of this run", flush=True)
     repository = config.log.push_to_hub
