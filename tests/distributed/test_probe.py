@@ -40,6 +40,7 @@ def test_a_trial_is_a_run_and_a_rate_that_diverges_is_flagged(mlm: tuple[str, ..
     codes, printed = probe(2, folder, *given)
     assert codes == [0, 0]
     assert sorted(path.name for path in folder.iterdir()) == ["heatmap.png", "probe.json", "table.txt"]
+    assert not list(tmp_path.glob("*.unfinished.json"))
     assert (folder / "heatmap.png").read_bytes().startswith(PNG)
     assert (folder / "table.txt").read_text() == printed
     found = json.loads((folder / "probe.json").read_text())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,6 +20,8 @@ from warmup.plan import Plan
 from warmup.terminal import is_terminal
 from warmup.training.checkpoints.run_directory import is_occupied
 from warmup.training.distributed import collectives
+from warmup.training.distributed.exit_status import Stopped
+from warmup.training.probe import unfinished
 from warmup.training.probe.halving import Candidate, Result, least_budget, recommend, search
 from warmup.training.probe.results import Probe, text, write
 from warmup.training.run import setup
@@ -47,6 +50,7 @@ def run_probe(config: Config, options: Namespace) -> tuple[str, str]:
 
     Raises:
         UserError: the recipe, the data or an option cannot be used. Nothing is written then.
+        Stopped: a rank was asked to stop. The trials that were made are kept.
     """
     config = replace(config, run_dir=None, log=Log())
     launched = setup.start(config, default_options())
@@ -62,13 +66,18 @@ def run_probe(config: Config, options: Namespace) -> tuple[str, str]:
             f"last; give {least} or more, or fewer --rates, --warmups or --repeats"
         )
     seeds = range(config.seed, config.seed + options.repeats)
-    trials = Trials(config, plan, launched, budget)
+    trials = Trials(config, plan, launched, budget, options.output)
     for candidate in candidates:  # each can be planned
         setup.check_recipe(shortened(config, plan, candidate, plan.total_steps, config.seed), launched.world_size)
     with trials.bar:
         results = list(search(candidates, own, seeds, budget, plan.total_steps, trials.try_one))
     probe = Probe(config, plan, own, results, recommend(results, own), budget)
-    collectives.on_main(launched.accelerator, lambda: write(probe, options.output))
+
+    def finish() -> None:
+        write(probe, options.output)
+        unfinished.path_of(options.output).unlink(missing_ok=True)
+
+    collectives.on_main(launched.accelerator, finish)
     if launched.accelerator.is_main_process:
         print(text(probe, options.output), flush=True)
     collectives.barrier()
@@ -158,11 +167,13 @@ def shortened(config: Config, plan: Plan, candidate: Candidate, steps: int, seed
 
 
 class Trials:
-    """Makes the trials of a probe, and shows how far it is."""
+    """Makes the trials of a probe, and shows how far it is. Each is noted, so that it need not be made again."""
 
-    def __init__(self, config: Config, plan: Plan, launched: Launched, budget: int):
-        self._config, self._plan, self._launched = config, plan, launched
+    def __init__(self, config: Config, plan: Plan, launched: Launched, budget: int, output: Path):
+        self._config, self._plan, self._launched, self._output = config, plan, launched, output
         accelerator = launched.accelerator
+        self._key = unfinished.key(config, plan)
+        self._made = collectives.on_main(accelerator, lambda: unfinished.read(output, self._key))
         self._scaler_state = accelerator.scaler.state_dict() if accelerator.scaler else None
         self._shows = accelerator.is_main_process
         self.bar = tqdm(
@@ -171,15 +182,37 @@ class Trials:
         )  # fmt: skip
 
     def try_one(self, candidate: Candidate, rung: int, seed: int, steps: int) -> Result:
-        """A trial of a candidate. A collective call."""
+        """A trial of a candidate, or what it showed when it was made before. A collective call."""
+        asked = (candidate, rung, seed, steps)
+        for made in self._made:
+            if (made.candidate, made.rung, made.seed, made.steps) == asked:
+                self.bar.update(made.tried)
+                self._show(made, " (made before)")
+                return made
+        result = self._make(*asked)
+        self._made.append(result)
+        collectives.on_main(self._launched.accelerator, lambda: unfinished.write(self._output, self._key, self._made))
+        self._show(result)
+        return result
+
+    def _make(self, candidate: Candidate, rung: int, seed: int, steps: int) -> Result:
         config = shortened(self._config, self._plan, candidate, steps, seed)
-        trial = run_trial(config, self._launched, on_step=self.bar.update)
+        try:
+            trial = run_trial(config, self._launched, on_step=self.bar.update)
+        except Stopped:
+            raise Stopped(
+                f"after {len(self._made)} trials; the same command with --output {shlex.quote(str(self._output))} "
+                "makes the others"
+            ) from None
         free_memory(self._launched.accelerator, self._scaler_state)
+        return Result(candidate, rung, seed, steps, trial.steps, trial.loss, trial.diverged)
+
+    def _show(self, made: Result, note: str = "") -> None:
         if self._shows:
-            found = f"diverged at {trial.diverged}" if trial.diverged else f"held-out loss {trial.loss:.4g}"
+            found = f"diverged at {made.diverged}" if made.diverged else f"held-out loss {made.loss:.4g}"
             line = (
-                f"rung {rung + 1}, {steps} steps, seed {seed}: lr {candidate.lr:g}, warmup {candidate.warmup}: {found}"
+                f"rung {made.rung + 1}, {made.steps} steps, seed {made.seed}: lr {made.candidate.lr:g}, "
+                f"warmup {made.candidate.warmup}: {found}{note}"
             )
             tqdm.write(line, file=sys.stderr)
             sys.stderr.flush()
-        return Result(candidate, rung, seed, steps, trial.steps, trial.loss, trial.diverged)
