@@ -43,6 +43,6 @@ def test_of_a_target_without_loss(tokenizer: Any) -> None:
 def test_of_an_answer_that_is_one_token(tokenizer: Any) -> None:
     """Start and end are two targets, also where they are one position. The softmax is over [CLS] and two tokens."""
     columns = {"second_start": [2, 2], "context_length": [2, 2], "answer_start": [2, 2], "answer_end": [2, 3]}
-    of_rows = {"row_is_first": [True] * 2, "row_context": ["a b"] * 2, "row_answers": [["a"]] * 2}
-    rows = samples([[CLS, 8, 9, 10, SEP]] * 2, **columns, **of_rows, row_offsets=[[0, 1, 2, 3]] * 2)
+    columns |= {"metrics_context": ["a b"] * 2, "metrics_answers": [["a"]] * 2, "metrics_offsets": [[0, 1, 2, 3]] * 2}
+    rows = samples([[CLS, 8, 9, 10, SEP]] * 2, **columns, is_first=[True] * 2)
     assert losses_of(rows, objective("question-answering", tokenizer), 2) == pytest.approx([math.log(3)] * 2)
