@@ -124,7 +124,7 @@ def ours(work: Work, turns: Turns, given: bool, without: str = "") -> None:
             yield step
 
     TrainStep.steps = in_turns
-    run = work.folder / f"run-{without}-{given}"
+    run = work.folder / f"run-{work.ranks}-{without}-{given}"
     argv = [*work.argv, "--run_dir", str(run), "--checkpoint.every", "null"]
     if given:
         argv += ["--dropout", "0", "--recipe.max_grad_norm", "0"]
