@@ -143,7 +143,8 @@ def _child(rank: int, world_size: int, port: int, env: dict, pipe: Any, work: Ca
         **env,
     )
     torch.set_num_threads(1)
-    os.sched_getaffinity = lambda pid: set(range(world_size))  # threads that wait for a core busily take most of a run
+    # A thread for each rank, on any machine: how many add up a product may change its last bits.
+    os.sched_getaffinity = lambda pid: set(range(world_size))
     try:
         pipe.send((work(rank, *args), None))
         code = 0

@@ -8,17 +8,10 @@ from pathlib import Path
 from harness import Ended, train
 
 
-def one_thread(rank: int) -> None:
-    """How many threads add up a product may change its last bits."""
-    from warmup.training.distributed import environment
-
-    environment.available_cores = lambda: 1
-
-
 def predict(world_size: int, output: Path, *argv: object) -> Ended:
     """What it prints goes beside the output, or to where that would be."""
     home = output.parent if output.parent.is_dir() else output.parent.parent
-    return train(world_size, home / f"{output.stem}.folder", "--output", output, *argv, before=one_thread)
+    return train(world_size, home / f"{output.stem}.folder", "--output", output, *argv)
 
 
 def read(output: Path) -> list[dict]:

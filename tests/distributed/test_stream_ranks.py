@@ -6,7 +6,6 @@ import csv
 import gzip
 import json
 import math
-import os
 import shutil
 import time
 from collections import Counter
@@ -80,15 +79,10 @@ def samples(run: Path) -> dict[int, int]:
     return dict(found)
 
 
-def one_thread(rank: int) -> None:
-    """For `before`: a single rank would use all cores, and be slow if other processes need them."""
-    os.environ["LOCAL_WORLD_SIZE"] = "4"
-
-
 def test_a_batch_that_grows(cut: tuple, tmp_path: Path) -> None:
     """From 8 to 32 over 300 samples: on one rank, and on two that are killed on the way. Each sample once."""
     cut = (*cut, "--batch.warmup", "300 samples", "--batch.start_size", 8, "--resume", "auto")
-    reference = train(1, tmp_path / "one", *cut, before=one_thread)
+    reference = train(1, tmp_path / "one", *cut)
     steps = json.loads((reference.folder / "plan.json").read_text())["total_steps"]
     assert steps > STEPS
     assert_killed(train(2, tmp_path / "two", *cut, before=killed_after(10)), 10)
@@ -106,7 +100,7 @@ def test_the_same_training_on_any_topology(job: tuple, whole: Ended, tmp_path: P
     assert epochs == sorted(epochs) and set(epochs) == {0, 1, 2}
     for world_size, accumulation in ((1, 4), (4, 1)):
         cuts = ("--batch.per_device", 8, "--batch.accumulation", accumulation)
-        run = train(world_size, tmp_path / f"on{world_size}", *job, *cuts, before=one_thread)
+        run = train(world_size, tmp_path / f"on{world_size}", *job, *cuts)
         assert_same_training(run, whole, steps=STEPS, rel=1e-5)
         assert samples(run.folder) == found
 
