@@ -93,7 +93,7 @@ def run_cases(request: pytest.FixtureRequest, names: list[tuple[str, str]], fold
     """The results of each."""
     lines = [json.dumps(case(request, *name, folder)) for name in names]
     command = [sys.executable, str(HERE / "fake_gpu.py"), str(request.getfixturevalue("library"))]
-    done = subprocess.run(command, input="\n".join(lines), capture_output=True, text=True, timeout=400)
+    done = subprocess.run(command, input="\n".join(lines), capture_output=True, text=True, timeout=560)
     found = [json.loads(line.removeprefix("RESULT ")) for line in done.stdout.splitlines() if line.startswith("RESULT")]
     assert len(found) == len(names), done.stderr[-3000:]
     return dict(zip(names, found, strict=True))
