@@ -65,11 +65,10 @@ class Classification(Task):
             best = labels[int(values[0].argmax())]
             return {"label": best, "score": scores[best], "scores": scores}
 
-        return Predictor(
-            row_format=self.row_format.without("label"),
-            tokenize=text_pairs.tokenize_rows(tokenizer, self._data.max_length),
-            features=text_pairs.FEATURES,
-            check_rows=text_pairs.check_pairs,
+        return text_pairs.predictor(
+            self.row_format,
+            tokenizer,
+            self._data.max_length,
             width=len(labels),
             postprocess=lambda logits_nC: logits_nC.softmax(-1),
             to_record=to_record,

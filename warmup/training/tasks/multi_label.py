@@ -113,11 +113,10 @@ class MultiLabel(Task):
             ]
             return {"labels": predicted, "scores": scores}
 
-        return Predictor(
-            row_format=self.row_format.without("label"),
-            tokenize=text_pairs.tokenize_rows(tokenizer, self._data.max_length),
-            features=text_pairs.FEATURES,
-            check_rows=text_pairs.check_pairs,
+        return text_pairs.predictor(
+            self.row_format,
+            tokenizer,
+            self._data.max_length,
             width=len(labels),
             postprocess=lambda logits_nC: logits_nC.sigmoid(),
             to_record=to_record,

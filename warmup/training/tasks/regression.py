@@ -57,11 +57,10 @@ class Regression(Task):
     def predictor(
         self, tokenizer: PreTrainedTokenizerBase, labels: Sequence[str], settings: Mapping[str, Any]
     ) -> Predictor:
-        return Predictor(
-            row_format=self.row_format.without("label"),
-            tokenize=text_pairs.tokenize_rows(tokenizer, self._data.max_length),
-            features=text_pairs.FEATURES,
-            check_rows=text_pairs.check_pairs,
+        return text_pairs.predictor(
+            self.row_format,
+            tokenizer,
+            self._data.max_length,
             width=1,
             postprocess=lambda logits_n1: logits_n1,
             to_record=lambda values, samples: {"value": significant(values[0, 0])},

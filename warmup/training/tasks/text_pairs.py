@@ -18,6 +18,7 @@ from warmup.training.data.samples import SampleSource
 from warmup.training.data.tokenizers.long_texts import count_tokens
 from warmup.training.data.tokenizers.texts import encode_texts, tokenize_for_prediction
 from warmup.training.data.tokenizers.windows import TokenizeBatch
+from warmup.training.tasks.task import Predictor
 
 FEATURES = {"second_start": datasets.Value("int32")}
 """Columns of tokenised texts: the position of the second text of a pair, or the length of a single one."""
@@ -89,14 +90,21 @@ def collate_labelled(tokenizer: PreTrainedTokenizerBase, target_values: Callable
     return collate
 
 
-def tokenize_rows(tokenizer: PreTrainedTokenizerBase, max_length: int) -> Callable[[dict[str, Any]], dict[str, list]]:
-    """What turns rows to be predicted into samples, one each, whose target is at the first token."""
+def predictor(row_format: RowFormat, tokenizer: PreTrainedTokenizerBase, max_length: int, **outputs: Any) -> Predictor:
+    """The predictor of one thing for each row, at its first token.
+
+    Args:
+        row_format: of training data.
+        tokenizer: of the model.
+        max_length: the most tokens of a sample.
+        outputs: the fields of a Predictor that say what is made of the logits.
+    """
 
     def tokenize(batch: dict[str, Any]) -> dict[str, list]:
         columns = tokenize_for_prediction(batch, tokenizer, max_length)
         return columns | {"token_targets": [[1, *[0] * (length - 1)] for length in columns["length"]]}
 
-    return tokenize
+    return Predictor(row_format.without("label"), tokenize, FEATURES, check_rows=check_pairs, **outputs)
 
 
 def check_pairs(*tables: datasets.Dataset) -> None:
