@@ -18,6 +18,7 @@ from warmup.commandline.translation import (
     to_nothing,
     to_switch,
 )
+from warmup.config.tasks import CALLED_ELSEWHERE
 
 _GLUE = ("cola", "mnli", "mrpc", "qnli", "qqp", "rte", "sst2", "stsb", "wnli")
 _METRICS = {"matthews_correlation": "matthews", "spearmanr": "spearman", "overall_f1": "f1"}
@@ -125,10 +126,8 @@ def _push_to_hub(value: str, given: Mapping[str, str]) -> Rewrite:
 
 def _task_name(value: str, given: Mapping[str, str]) -> Rewrite:
     name = value.lower()
-    if name in ("ner", "pos", "chunk"):
-        return Rewrite(("--task", "token-classification"))
-    if name in ("squad", "squad_v2"):
-        return Rewrite(("--task", "question-answering"))
+    if name in CALLED_ELSEWHERE:
+        return Rewrite(("--task", CALLED_ELSEWHERE[name]))
     if name not in _GLUE:
         return Rewrite(note="--task says what is learned, and --data.train_files from which data")
     task = "regression" if name == "stsb" else "classification"

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from warmup.commandline.translation import Rewrite
 from warmup.commandline.words import Option
+from warmup.config.tasks import TASKS
 
 COMMAND = "WARMUP_COMMAND"
 """The environment variable in which a launch script says how it was started, up to the options of train.py."""
@@ -15,14 +16,6 @@ _WIDTH = 100  # characters of a line
 _FROM_SCRIPT = ("launch.world_size", "launch.device")
 """Options that launch scripts put in front of those of the user."""
 _BATCH = ("per_device_train_batch_size", "train_batch_size", "batch_size")
-_OF_TASKS = {
-    "token-classification": ("return_entity_level_metrics", "label_all_tokens"),
-    "mlm": ("mlm_probability", "line_by_line"),
-    "clm": ("block_size",),
-    "classification": ("text_column_names", "metric_name"),
-    "question-answering": ("doc_stride", "n_best_size", "max_answer_length", "version_2_with_negative"),
-}
-"""Options that only one of the example scripts has."""
 
 
 def rewrite_command(options: Sequence[Option], rewrites: Mapping[Option, Rewrite], program: str) -> str:
@@ -105,9 +98,9 @@ def _task(options: Sequence[Option], values: Mapping[str, str]) -> str | None:
     """The task of the example script that the command is of; None where it is said, or there is no sign of it."""
     if {option.name for option in options} & {"task", "task_name", "config", "preset", "predict"}:
         return None
-    for task, names in _OF_TASKS.items():
-        if any(name in values for name in names):
-            return task
+    for facts in TASKS.values():
+        if any(name in values for name in facts.script_options):
+            return facts.name
     if any(values.get("train_file", "").endswith(suffix) for suffix in (".csv", ".tsv", ".json")):
         return "classification"
     return None

@@ -47,7 +47,9 @@ class TaskFacts:
     model_settings: tuple[str, ...] = ()
     """What evaluations choose and the config of an exported model holds, besides what transformers has there."""
     other_names: tuple[str, ...] = ()
-    """What pipelines and example scripts call it."""
+    """What pipelines and example scripts call it, and their data sets."""
+    script_options: tuple[str, ...] = ()
+    """Options that only transformers' example script for it has: a sign that a command is of that one."""
     lower_is_better: tuple[str, ...] = ("loss",)
     """Metrics for which a lower value is better."""
     pipeline_options: str = ""
@@ -85,6 +87,7 @@ _ALL = (
         file_kinds=TABLES + TEXT_FILES,
         fields=("data.whole_words", "data.streaming", "speed.compile"),
         other_names=("fill-mask", "masked-lm", "pretraining"),
+        script_options=("mlm_probability", "line_by_line"),
     ),
     TaskFacts(
         name="clm",
@@ -97,6 +100,7 @@ _ALL = (
         file_kinds=TABLES + TEXT_FILES,
         fields=("data.streaming",),
         other_names=("text-generation", "causal-lm", "lm"),
+        script_options=("block_size",),
         no_prediction="a causal language model writes on, which is transformers' work: "
         'pipeline("text-generation", model="{model}")',
         new_model="GPT-2",
@@ -112,6 +116,7 @@ _ALL = (
         label="class",
         problem_type="single_label_classification",
         other_names=("text-classification", "sequence-classification", "sentiment-analysis"),
+        script_options=("text_column_names", "metric_name"),
         fields=(
             "data.pair_column",
             "data.ignore_labels",
@@ -169,6 +174,7 @@ _ALL = (
         label="tags",
         problem_type="single_label_classification",
         other_names=("ner", "pos", "chunk"),
+        script_options=("return_entity_level_metrics", "label_all_tokens"),
         label_means="files of words and their tags",
         file_kinds=TABLES + WORD_FILES,
         fields=(
@@ -212,6 +218,7 @@ _ALL = (
         prediction_fields=("data.doc_stride", "evaluation.max_answer_length", "evaluation.n_best"),
         model_settings=("null_threshold",),
         other_names=("qa", "squad", "squad_v2", "extractive-qa"),
+        script_options=("doc_stride", "n_best_size", "max_answer_length", "version_2_with_negative"),
     ),
 )
 TASKS: dict[str, TaskFacts] = {facts.name: facts for facts in _ALL}

@@ -76,7 +76,9 @@ def computed(model: PreTrainedModel, batch: MicroBatch, layout: InputLayout) -> 
 
 
 def layouts(case: Case) -> dict[str, tuple[PreTrainedModel, InputLayout]]:
-    """The same model with inputs in every way: padded and whole as transformers has it, and in rows."""
+    """The same model with inputs in every way: padded and whole as transformers has it, in rows, and in rows of the few
+    shapes for which layers are compiled.
+    """
     head = case.task.head
     ways = {"as transformers has it": (case.model(), InputLayout(head=head))}
     for packed in (False, True):
@@ -84,6 +86,9 @@ def layouts(case: Case) -> dict[str, tuple[PreTrainedModel, InputLayout]]:
             model = case.model()
             layout = install_partial_forward(model, head, packed, masked_only)
             ways[f"packed {packed}, masked only {masked_only}"] = model, layout
+    if "speed.compile" in case.task.facts.fields:
+        model, length = case.model(), case.config.data.max_length
+        ways["few shapes"] = model, install_partial_forward(model, head, True, True, static_max_length=length)
     return ways
 
 
