@@ -25,6 +25,7 @@ from warmup.training.models.input_layout import Head
 from warmup.training.tasks import text_pairs
 from warmup.training.tasks.labels import find_classes
 from warmup.training.tasks.losses import class_counts, class_weights
+from warmup.training.tasks.metrics import sum_by_sample
 from warmup.training.tasks.metrics.breakdown import Breakdown, counts_breakdown
 from warmup.training.tasks.task import Loss, Objective, Predictor, Task
 
@@ -215,7 +216,7 @@ def logits_and_labels(logits: torch.Tensor, targets: Targets) -> torch.Tensor:
     """
     logits_NC = logits.double().nan_to_num(nan=-1e4)
     both_NW = torch.cat([logits_NC, targets.values.double()], 1)
-    return both_NW.masked_fill(targets.values.isnan().any(1, keepdim=True), 0)
+    return sum_by_sample(both_NW.masked_fill(targets.values.isnan().any(1, keepdim=True), 0), targets)
 
 
 def probabilities_and_labels(results_SW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
