@@ -269,6 +269,11 @@ class _Builder:
         if len(rows) < 2:
             raise UserError(f"data.train_files: {len(rows)} row is too few to train on and hold some out")
         held_out = hold_out(rows, data.validation_fraction, self.task.facts.has_classes, row_format.group)
+        if not held_out.any():
+            raise UserError(
+                "data.train_files: no row can be held out, as each has a label that no other one has; give "
+                "--data.validation_files"
+            )
         return rows.select(np.flatnonzero(~held_out)), rows.select(np.flatnonzero(held_out))
 
 

@@ -43,7 +43,18 @@ def hold_out(
     chosen = np.flatnonzero(held_out)
     batches = rows.select(chosen).select_columns("label").iter(_ROWS)
     held_out[chosen] = [staying.issuperset(_as_list(label)) for batch in batches for label in batch["label"]]
+    if not held_out.any():
+        held_out[_first_of_common_labels(rows, shuffled_G)] = True
     return held_out
+
+
+def _first_of_common_labels(rows: datasets.Dataset, order_R: np.ndarray) -> list[int]:
+    """The number of the first row, in an order of all, of whose labels other rows have each; [] if there is none."""
+    counts = label_counts(rows)
+    for row in order_R.tolist():
+        if all(counts[label] > 1 for label in _as_list(rows[row]["label"])):
+            return [row]
+    return []
 
 
 def _group_numbers(rows: datasets.Dataset, column: str) -> np.ndarray:

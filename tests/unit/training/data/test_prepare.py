@@ -310,6 +310,20 @@ def test_a_class_that_would_only_be_held_out_stays_in_training() -> None:
     assert hold_out(rows.select(range(3)), 0.99).sum() <= 2
 
 
+def test_something_is_held_out_wherever_a_class_has_two_rows() -> None:
+    """Also if all that were chosen at first are the only ones of their classes."""
+    for common in range(9):
+        labels = [f"rare {number}" for number in range(9)]
+        labels[common] = labels[(common + 4) % 9] = "common"
+        held_out = hold_out(datasets.Dataset.from_dict({"label": labels}), 0.05)
+        assert held_out.sum() == 1 and labels[int(held_out.argmax())] == "common"
+
+
+def test_rows_of_which_none_can_be_held_out(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no row can be held out, as each has a label that no other one has; give"):
+        prepared(config(labelled(tmp_path / "a.jsonl", ["a", "b", "c"]), task="classification"))
+
+
 def test_rows_of_a_group_are_held_out_together() -> None:
     """40 groups of 1 to 4 rows, here and there in the table: about as many rows as are asked for."""
     random_ = random.Random(4)
