@@ -129,10 +129,14 @@ class MultipleChoice(Task):
 
 
 def parse_choices(value: Any, what: str) -> list[str]:
-    """The choices of a row: a list, as JSON where it is a string, or an object with the list as its "text".
+    """The choices of a row: a list of texts or of objects with a "text" each (a string holds one as JSON), or an object
+    with the list as its "text".
 
     Raises ValueError with the reason where they cannot be used.
     """
+    if isinstance(value, list) and value and all(isinstance(part, dict) for part in value):
+        marks = [part["label"] for part in value if part.get("label") is not None]
+        value = {"text": [part.get("text") for part in value], "label": marks}
     if isinstance(value, dict):
         marks = [str(mark).upper() for mark in value.get("label") or ()]
         if marks not in ([], list(ascii_uppercase[: len(marks)]), list(map(str, range(len(marks))))):
@@ -162,7 +166,7 @@ def check_choices(row: dict[str, Any], names: Mapping[str, Any]) -> None:
         return
     letter = ascii_uppercase.find(answer.upper()) if len(answer) == 1 else -1
     meant = {index for index, choice in enumerate(choices) if choice.strip() == answer}
-    meant |= {index for index in range(len(choices)) if answer == str(index) or letter == index}
+    meant |= {index for index in range(len(choices)) if answer in (str(index), f"{index}.0") or letter == index}
     if len(meant) > 1:
         raise ValueError(f"{names['label']!r} holds {answer!r}, which could be any of the choices {sorted(meant)}")
     if not meant:

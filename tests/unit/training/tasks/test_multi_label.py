@@ -133,7 +133,7 @@ def test_tuned_thresholds_have_the_largest_f1_that_there_is() -> None:
 @pytest.mark.parametrize(("value", "labels"), [
     (["joy", "love"], ["joy", "love"]), ([], []), ("", []), ("  ", []), ("joy", ["joy"]),
     ("joy| love ", ["joy", "love"]), ('["a|b", "joy"]', ["a|b", "joy"]), ("joy|joy", ["joy"]),
-    ([1, 2.0], ["1", "2"]), (3, ["3"]),
+    ([1, 2.0], ["1", "2"]), (3, ["3"]), ("['a|b', \"it's\"]", ["a|b", "it's"]), ("[]", []),
 ])  # fmt: skip
 def test_labels_of_a_row(value: Any, labels: list[str]) -> None:
     assert multi_label.parse_labels(value, "'label'", "|", ()) == labels

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import ast
-import json
+import contextlib
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -12,7 +11,7 @@ import datasets
 
 from warmup.config.data import Data
 from warmup.training.data.readers.columns import STRING, Column, RowFormat
-from warmup.training.data.readers.values import parse_class, parse_number, parse_text
+from warmup.training.data.readers.values import parse_class, parse_number, parse_text, read_literal
 
 CONTEXT_NAMES = ("context", "passage", "paragraph", "text", "document")
 QUESTION_NAMES = ("question", "query")
@@ -106,12 +105,8 @@ def _parse_answers(value: Any, what: str) -> dict[str, list] | None:
 def _literal(text: str) -> Any:
     if not text.lstrip().startswith(("{", "[")):
         return None
-    for read in (json.loads, ast.literal_eval):
-        try:
-            return read(text)
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
-            continue
-    return None
+    with contextlib.suppress(ValueError):
+        return read_literal(text)
 
 
 def _is_structured(value: Any) -> bool:

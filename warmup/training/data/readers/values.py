@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import math
 import re
@@ -71,21 +72,33 @@ def split_words(text: str) -> list[str]:
 
 
 def parse_list(value: Any, what: str, split: Callable[[str], list[str]] = split_words) -> list[Any]:
-    """A list as it is; of a string, what it holds: a list as JSON, or parts. Raises ValueError where it is no list.
+    """A list as it is; of a string, what it holds: a list as JSON or as Python prints it, or parts.
+
+    Raises ValueError where it is no list.
 
     Args:
         value: a list or a string.
         what: its name for messages.
-        split: what makes parts of a string that is not JSON.
+        split: what makes parts of a string that is no list.
     """
     if isinstance(value, str):
         text = value.strip(BLANKS)
         try:
-            value = json.loads(text) if text.startswith("[") and text.endswith("]") else split(text)
-        except (ValueError, RecursionError) as error:
+            value = read_literal(text) if text.startswith("[") and text.endswith("]") else split(text)
+        except ValueError as error:
             raise ValueError(f"{what} looks like a JSON list and is not valid JSON") from error
     if value is None:
         raise ValueError(f"{what} is missing")
     if not isinstance(value, list):
         raise ValueError(f"{what} is not a list")
     return value
+
+
+def read_literal(text: str) -> Any:
+    """A value as JSON or as Python prints it, which `Dataset.to_csv` and pandas write. Raises ValueError for others."""
+    for read in (json.loads, ast.literal_eval):
+        try:
+            return read(text)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            continue
+    raise ValueError("neither JSON nor a literal of Python")

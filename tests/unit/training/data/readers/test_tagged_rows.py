@@ -162,7 +162,7 @@ BAD = [  # tokens, tags, reason
     (None, ["O"], "'tokens' is missing"),
     ({"a": 1}, ["O"], "'tokens' is not a list"),
     (" ", "O", "'tokens' is empty"),
-    ("['a', 'b']", "O O", "'tokens' looks like a JSON list and is not valid JSON"),
+    ("['a', b]", "O O", "'tokens' looks like a JSON list and is not valid JSON"),
     (["a\0"], ["O"], "word 1 of 'tokens' holds a NUL byte"),
     (["\ud800"], ["O"], "word 1 of 'tokens' holds a lone surrogate"),
 ]
