@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,14 +16,6 @@ from warmup.planning import make_plan
 from warmup.training.checkpoints import branch, resume, run_directory
 from warmup.training.checkpoints.resume import find_resume_point
 from warmup.training.checkpoints.state import ResumePoint
-
-
-@pytest.fixture(autouse=True)
-def freed() -> Iterator[None]:
-    """Give back what a test has claimed."""
-    yield
-    while run_directory._held:
-        run_directory._held.pop().release()
 
 
 @pytest.fixture

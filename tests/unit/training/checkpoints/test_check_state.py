@@ -54,14 +54,6 @@ def valid_state() -> dict[str, Any]:
     return json.loads(json.dumps(state))
 
 
-@pytest.fixture(autouse=True)
-def released() -> Iterator[None]:
-    """Release what a test has claimed."""
-    yield
-    while run_directory._held:
-        run_directory._held.pop().release()
-
-
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(checkpoint_format, "flush_to_disk", lambda path: None)  # which takes most of the time

@@ -9,7 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -27,14 +27,6 @@ from warmup.training.checkpoints import format as checkpoint_format
 from warmup.training.checkpoints import resume, run_directory
 from warmup.training.checkpoints.resume import find_resume_point, reconcile_config
 from warmup.training.checkpoints.state import ResumePoint, RunState, config_fields
-
-
-@pytest.fixture(autouse=True)
-def freed() -> Iterator[None]:
-    """Give back what a test has claimed."""
-    yield
-    while run_directory._held:
-        run_directory._held.pop().release()
 
 
 @pytest.fixture

@@ -20,14 +20,6 @@ from warmup.training.checkpoints.state import ResumePoint
 from warmup.training.files import write_text
 
 
-@pytest.fixture(autouse=True)
-def released() -> Iterator[None]:
-    """Release what a test has claimed."""
-    yield
-    while run_directory._held:
-        run_directory._held.pop().release()
-
-
 @pytest.fixture
 def claimed(tmp_path: Path) -> Iterator[Path]:
     """A run directory that another process has claimed."""
