@@ -1,6 +1,7 @@
 """Bad input: one line that says what is wrong, exit code 2, nothing half-written.
 
-Each case in a rank that is forked from the test process, and one of each kind through launch/run.sh too.
+Each case in a rank that is forked from the test process, and one of each kind through launch/run.sh too. Rows of single
+tasks are read in the test process itself.
 """
 
 from __future__ import annotations
@@ -11,10 +12,16 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 from conftest import DEFAULTS
 from harness import ROOT, Ended, train
+from made_rows import config, prepared
+
+from warmup.errors import UserError
 
 JOB = ("--task", "classification", "--recipe.reference_batch_size", "32", "--data.vocab_size", "200", *DEFAULTS)
 GOOD = "text,label\n" + "".join(f"some words {number},{number % 2}\n" for number in range(200))
@@ -145,3 +152,99 @@ def test_a_traceback_where_it_is_asked_for(tmp_path: Path) -> None:
     ended = launch(*JOB, "--data.train_files", "train.csv", "--traceback", folder=tmp_path)
     assert ended.returncode == 2
     assert "Traceback" in ended.stderr and "UserError" in ended.stderr
+
+
+CONTEXT = "The café in Köln \U0001f600 opened in 1999 near the river."
+GOOD_ROWS: dict[str, list[dict[str, Any]]] = {
+    "multi-label": [{"text": f"some words {number}", "joy": number % 2, "fear": 0} for number in range(20)],
+    "multiple-choice": [
+        {
+            "question": f"which {number}",
+            "choices": {"text": ["one", "two"], "label": ["A", "B"]},
+            "answer": "AB"[number % 2],
+        }
+        for number in range(20)
+    ],
+    "question-answering": [
+        {"context": CONTEXT, "question": f"when {number}", "answers": {"text": ["1999"], "answer_start": [29]}}
+        for number in range(20)
+    ],
+}
+BAD_ROWS: dict[str, tuple[str, dict[str, Any], str]] = {
+    "a label that is neither 0 nor 1": ("multi-label", {"joy": 2}, "'joy' holds '2', which is neither 0 nor 1"),
+    "a label that is missing": ("multi-label", {"fear": None}, "'fear' holds 'None', which is neither 0 nor 1"),
+    "no choices": ("multiple-choice", {"choices": {"text": [], "label": []}}, "has no choices, and two are needed"),
+    "one choice": (
+        "multiple-choice",
+        {"choices": {"text": ["one"], "label": ["A"]}},
+        "has 1 choice, and two are needed",
+    ),
+    "no list of choices": ("multiple-choice", {"choices": None}, "'choices' is missing"),
+    "an answer that is no choice": (
+        "multiple-choice",
+        {"answer": "C"},
+        "'answer' holds 'C', which is none of the choices",
+    ),
+    "an answer outside its context": (
+        "question-answering",
+        {"answers": {"text": ["1999"], "answer_start": [99]}},
+        "the answer '1999' is not at character 99 of 'context', which has 49; it is at 29",
+    ),
+    "an offset in UTF-16": (
+        "question-answering",
+        {"answers": {"text": ["1999"], "answer_start": [30]}},
+        "the answer '1999' is not at character 30 of 'context', where '999 ' stands; it is at 29",
+    ),
+    "an empty context": ("question-answering", {"context": ""}, "'context' is blank"),
+    "an empty question": ("question-answering", {"question": " "}, "'question' is blank"),
+    "no answers": ("question-answering", {"answers": None}, "'answers' is missing"),
+}
+
+
+@pytest.mark.usefixtures("own_cache")
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+@pytest.mark.parametrize("case", BAD_ROWS)
+def test_rows_of_a_task_that_are_wrong_are_named_and_left_out(case: str, kind: str, tmp_path: Path) -> None:
+    task, changes, reason = BAD_ROWS[case]
+    file, rows = tmp_path / f"rows.{kind}", [*GOOD_ROWS[task], GOOD_ROWS[task][0] | changes]
+    if kind == "parquet":
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), file)
+    else:
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    columns = {"label_columns": ("joy", "fear")} if task == "multi-label" else {}
+    data = prepared(config(str(file), task=task, max_length=64, max_bad_rows=1, **columns))
+    (named,) = data.bad_rows
+    assert named.startswith(f"{file}:{'row ' if kind == 'parquet' else ''}21: {reason}") and "\n" not in named
+    assert len(data.train) + len(data.validation) == 20
+    with pytest.raises(UserError, match="1 bad rows so far, and --data.max_bad_rows allows 0"):
+        prepared(config(str(file), task=task, max_length=64, max_bad_rows=0, **columns))
+
+
+SQUAD = json.dumps({"data": [{"paragraphs": [{"context": CONTEXT, "qas": [{"question": "when", "answers": []}] * 9}]}]})
+OF_TASKS: dict[str, tuple[str, str, str, tuple, str]] = {
+    "SQuAD's file, cut off": ("question-answering", "squad.json", SQUAD[:-40], (), "squad.json:1: not valid JSON ("),
+    "a question longer than the window": (
+        "question-answering",
+        "long.jsonl",
+        json.dumps({"context": CONTEXT, "question": "when " * 99, "answers": []}) + "\n",
+        ("--data.max_length", 64),
+        "data.max_length: 64 leaves room for 0 tokens of the context beside the question 'when when",
+    ),
+    "no column of labels": (
+        *("multi-label", "rows.csv", "text,joy\na b,1\nc d,0\n", ("--data.label_columns", "joy", "fear")),
+        "rows.csv: no column 'fear'; name one with --data.label_columns (there are 'text', 'joy')",
+    ),
+    "rows without choices": (
+        *("multiple-choice", "rows.jsonl", '{"question": "a", "choices": [], "answer": 0}\n', ()),
+        "rows.jsonl holds no usable row",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", OF_TASKS)
+def test_files_of_a_task_that_are_wrong(case: str, tmp_path: Path) -> None:
+    task, name, content, options, message = OF_TASKS[case]
+    (tmp_path / name).write_text(content * (9 if name == "long.jsonl" else 1), encoding="utf-8")
+    job = ("--task", task, "--data.train_files", tmp_path / name, *options)
+    ended = forked(*job, folder=tmp_path / "run")
+    assert_refused(ended, message, tmp_path)
