@@ -81,6 +81,8 @@ def run_command(device: str, tmp_path: Path) -> Iterator[Callable[..., Run]]:
         words = [*command, "--run_dir", folder, "--recipe.warmup", "10 steps", *options]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
         environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+        if ON_CPU:
+            environment["OMP_NUM_THREADS"] = "1"
         began = time.monotonic()
         ended = subprocess.run(
             [str(word) for word in words], env=environment | env, cwd=ROOT, capture_output=True, text=True,
