@@ -180,7 +180,7 @@ def start_training(
     """train.py on so many ranks, in the background. `per_rank` adds arguments of single ranks; `before(rank)` is
     called in each of them first, to put something else in the place of what is to fail.
     """
-    _preload()
+    preload()
     _status(folder).unlink(missing_ok=True)
     arguments = ["--run_dir", str(folder), "--launch.timeout", "20", *map(str, argv)]
     env = {"WARMUP_STATUS_FILE": str(_status(folder)), **(env or {})}
@@ -293,7 +293,7 @@ def _status(folder: Path) -> Path:
     return folder.with_name(folder.name + ".status")
 
 
-def _preload() -> None:
+def preload() -> None:
     """Import what training imports, once: forked ranks have it then."""
     import torchmetrics.functional  # noqa: F401
     import transformers.models.bert.modeling_bert  # noqa: F401

@@ -12,9 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import gloo, run_ranks, scale_losses, train
+from harness import gloo, preload, run_ranks, scale_losses, train
 
 LOCAL_BATCHES = (10, 7)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def imported() -> None:
+    """What training imports: once, and no part of the seconds that are measured."""
+    preload()
 
 
 def _agree(rank: int, policy: str) -> tuple[int, list[int]]:

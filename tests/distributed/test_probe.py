@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from harness import _preload, run_ranks, train
+from harness import preload, run_ranks, train
 
 from warmup.__main__ import main
 
@@ -26,7 +26,7 @@ def probe_rank(rank: int, argv: list[str], output: Path) -> int:
 
 def probe(world_size: int, output: Path, *argv: str) -> tuple[list[int], str]:
     """The exit codes of all ranks, and the printed table."""
-    _preload()
+    preload()
     ranks = run_ranks(world_size, probe_rank, list(argv), output, timeout_s=180)
     assert all(rank.error is None for rank in ranks), [rank.error for rank in ranks]
     return [rank.value for rank in ranks], output.with_name(f"{output.name}.stdout").read_text()
