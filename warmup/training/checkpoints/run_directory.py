@@ -23,6 +23,8 @@ LOG_FILES = ("metrics.jsonl", "samples.jsonl")
 """The logs, one JSON object a line. The first is in every run directory and marks it as one."""
 RECORD = "run.json"
 """What the start of a run says of it: command, hardware, versions, and from which checkpoint it came."""
+EVALUATION = "evaluation.json"
+"""The records of the last evaluation and of the best one."""
 _held: list[FileLock] = []
 """The locks of this process. The kernel releases them however the process ends."""
 
@@ -53,6 +55,15 @@ def read_record(run: Path) -> Mapping[str, Any]:
     except (OSError, ValueError, RecursionError):
         return {}
     return record if isinstance(record, dict) else {}
+
+
+def read_evaluations(run: Path) -> list[dict[str, Any]]:
+    """The records of evaluation.json, in order of their steps; none where the file is not there or damaged."""
+    try:
+        records = json.loads((run / EVALUATION).read_text(encoding="utf-8"))["evaluations"]
+        return [record for record in records if type(record["step"]) is int]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return []
 
 
 def is_occupied(folder: Path) -> bool:

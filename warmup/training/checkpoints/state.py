@@ -171,6 +171,7 @@ def read_checkpoint(path: Path, flag: str) -> tuple[Path, list[str], dict[str, A
 def read_run_state(checkpoint: Path, flag: str = "--resume") -> dict[str, Any]:
     """The state of a valid checkpoint, with names of older versions replaced by those that `RunState.state` writes.
 
+    What an older version kept in evaluation.json of the run directory alone, thresholds for one, is taken from there.
     Names in "stream" are replaced where it is used, by `StreamState.from_dict`. `flag` is the option that named it.
 
     Raises:
@@ -187,6 +188,7 @@ def read_run_state(checkpoint: Path, flag: str = "--resume") -> dict[str, Any]:
                 position["consumed_samples"] = position.pop("drawn")
         check_state(state)
         checkpoint_format.check_step(checkpoint)
+        _add_details(state.get("evaluations", {}), checkpoint.resolve().parent.parent)
     except BrokenCheckpoint as error:
         raise UserError(f"{flag}: {error}") from error
     except ValueError as error:
@@ -194,6 +196,20 @@ def read_run_state(checkpoint: Path, flag: str = "--resume") -> dict[str, Any]:
             f"{flag}: {checkpoint}: {error}, in its {checkpoint_format.STATE}; give another checkpoint"
         ) from error
     return state
+
+
+def _add_details(evaluations: dict[str, Any], run: Path) -> None:
+    """Add `details` and `best_details` of an older version's checkpoint, where evaluation.json has those evaluations.
+
+    Args:
+        evaluations: of the state, checked.
+        run: the run directory.
+    """
+    steps = {"details": evaluations.get("evaluated", {}).get("step"), "best_details": evaluations.get("best_step")}
+    missing = {name: step for name, step in steps.items() if step is not None and name not in evaluations}
+    for record in run_directory.read_evaluations(run) if missing else []:
+        found = {name: record[name] for name in ("per_class", "model_settings") if isinstance(record.get(name), dict)}
+        evaluations |= {name: found for name, step in missing.items() if step == record["step"]}
 
 
 def config_fields(config: Config) -> dict[str, Any]:

@@ -4,7 +4,6 @@ with the largest loss. Its reader is `warmup.report`.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,13 +12,12 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from warmup.training.checkpoints.run_directory import EVALUATION, read_evaluations
 from warmup.training.data.samples import Samples
 from warmup.training.files import write_json
 from warmup.training.run.evaluate import Evaluation
 from warmup.training.tasks import Objective
 
-FILE = "evaluation.json"
-"""The file in the run directory: the last evaluation and the best one."""
 _EXAMPLES = 20
 _CHARACTERS = 300  # of an example's text
 
@@ -60,16 +58,8 @@ def export_details(evaluation: Evaluation, objective: Objective) -> dict[str, An
 
 def add_record(folder: Path, record: Mapping[str, Any], best_step: int | None) -> None:
     """Write a record to evaluation.json, and keep the one of the best evaluation beside it."""
-    best = [old for old in read_records(folder) if old["step"] == best_step != record["step"]]
-    write_json(folder / FILE, {"evaluations": [*best, record]})
-
-
-def read_records(folder: Path) -> list[dict[str, Any]]:
-    """All records in a run directory, in order of their steps; none where the file is not there or damaged."""
-    try:
-        return json.loads((folder / FILE).read_text(encoding="utf-8"))["evaluations"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return []
+    best = [old for old in read_evaluations(folder) if old["step"] == best_step != record["step"]]
+    write_json(folder / EVALUATION, {"evaluations": [*best, record]})
 
 
 def _text(samples: Samples, sample: int, tokenizer: PreTrainedTokenizerBase) -> str:

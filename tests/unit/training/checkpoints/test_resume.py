@@ -500,6 +500,26 @@ def test_names_of_older_versions_are_still_read(run: Path) -> None:
     assert resume.initial_state(point, config_fields(CONFIG), "key", LR_SCHEDULE, "loss").evaluated == evaluated
 
 
+@pytest.mark.parametrize("written", ["before", "since"])
+def test_thresholds_that_older_versions_kept_beside_the_checkpoints_are_still_read(run: Path, written: str) -> None:
+    """Only in evaluation.json of the run directory. What a checkpoint says itself counts, nothing too."""
+    evaluated, best = clock_at(4).state_dict(), {"best_step": 3, "best_metrics": {"loss": 1.0}}
+    state = state_at(5, evaluated=evaluated, **best)
+    if written == "before":
+        del state["evaluations"]["details"], state["evaluations"]["best_details"]
+    records = [
+        {"step": 3, "metrics": {"loss": 1.0}, "model_settings": {"thresholds": {"a": 0.3}}, "per_class": {"a": {}}},
+        {"step": 4, "metrics": {"loss": 2.0}, "per_class": {"a": {"f1": 1.0}}, "examples": []},
+    ]
+    (run / "evaluation.json").write_text(json.dumps({"evaluations": records}))
+    save(run, 5, state)
+    point = find_resume_point("auto", str(run))
+    found = resume.initial_state(point, config_fields(CONFIG), "key", LR_SCHEDULE, "loss")
+    best = {"per_class": {"a": {}}, "model_settings": {"thresholds": {"a": 0.3}}} if written == "before" else {}
+    last = {"per_class": {"a": {"f1": 1.0}}} if written == "before" else {}
+    assert (found.best_step, found.best_details, found.details) == (3, best, last)
+
+
 def test_other_data_is_refused() -> None:
     resume.check_same_data(ResumePoint(None, None), "anything")
     resume.check_same_data(point_of(), "key of the data")

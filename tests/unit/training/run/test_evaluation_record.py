@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow
 import torch
 
+from warmup.training.checkpoints.run_directory import read_evaluations
 from warmup.training.run import evaluation_record as records
 from warmup.training.run.evaluate import Evaluation
 from warmup.training.tasks.metrics import breakdown
@@ -53,13 +54,13 @@ def test_only_twenty_are_kept_and_long_texts_are_cut() -> None:
 def test_the_last_and_the_best_evaluation_are_kept(tmp_path: Path) -> None:
     for step, best_step in ((1, 1), (2, 2), (3, 2), (4, 2), (4, 2)):
         records.add_record(tmp_path, record([1.0], step), best_step)
-    assert [found["step"] for found in records.read_records(tmp_path)] == [2, 4]
+    assert [found["step"] for found in read_evaluations(tmp_path)] == [2, 4]
     json.loads((tmp_path / "evaluation.json").read_text(), parse_constant=int)  # int("NaN") would fail
 
 
 def test_a_damaged_file_is_begun_anew(tmp_path: Path) -> None:
-    for text in ("{", "[]", "{}"):
+    for text in ("{", "[]", "{}", '{"evaluations": [3]}'):
         (tmp_path / "evaluation.json").write_text(text)
-        assert records.read_records(tmp_path) == []
+        assert read_evaluations(tmp_path) == []
     records.add_record(tmp_path, record([1.0], 3), 2)
-    assert [found["step"] for found in records.read_records(tmp_path)] == [3]
+    assert [found["step"] for found in read_evaluations(tmp_path)] == [3]
