@@ -14,6 +14,7 @@ from warmup.errors import UserError
 from warmup.training.checkpoints import branch, run_directory
 from warmup.training.checkpoints import format as checkpoint_format
 from warmup.training.checkpoints.check_state import one_line
+from warmup.training.checkpoints.format import BrokenCheckpoint
 from warmup.training.checkpoints.state import (
     EVALUATION_FIELDS,
     SOURCE,
@@ -63,15 +64,17 @@ def _newest_in(run: Path) -> ResumePoint:
     if not origin and not source and not (run / "metrics.jsonl").is_file():
         raise UserError(f"run_dir: {run} is occupied and not a run directory; give another one")
     run_directory.claim(run)
-    if source and not _has_own_checkpoint(run, source["step"]):
-        return _go_on_again(run, source)
     checkpoint, skipped = checkpoint_format.newest_valid(run)
+    notes = [f"skipped: {reason}" for reason in skipped]
+    if source and _precedes(checkpoint, source):
+        return _go_on_again(run, source, notes)
     if checkpoint is None:
         _check_had_none(run, skipped)
         if origin:
+            _check_is_there(run, Path(origin["checkpoint"]), [])
             return branch.branch_again(run, origin)
         return ResumePoint(None, str(run), (f"no checkpoint in {run} to go on from: starting afresh",))
-    return _continue_run(run, checkpoint, str(run), [f"skipped: {reason}" for reason in skipped])
+    return _continue_run(run, checkpoint, str(run), notes)
 
 
 def _read_source(run: Path) -> Mapping[str, Any] | None:
@@ -82,18 +85,40 @@ def _read_source(run: Path) -> Mapping[str, Any] | None:
     return source if valid else None
 
 
-def _has_own_checkpoint(run: Path, first_step: int) -> bool:
-    """Whether a run came to its first checkpoint. Earlier ones than where it began are of another run: its best."""
-    return any(checkpoint_format.step_of(folder) >= first_step for folder in checkpoint_format.list_checkpoints(run))
+def _precedes(checkpoint: Path | None, source: Mapping[str, Any]) -> bool:
+    """Whether a run's newest valid checkpoint is not its own: one from before it began is the other run's best."""
+    return checkpoint is None or checkpoint_format.step_of(checkpoint) < source["step"]
 
 
-def _go_on_again(run: Path, source: Mapping[str, Any]) -> ResumePoint:
-    """The start of a run that goes on from another run's checkpoint and had not come to its first one."""
-    _check_had_none(run, [])
-    checkpoint, notes, state = read_checkpoint(Path(source["checkpoint"]), "--resume")
-    first = f"no checkpoint of its own in {run} yet: it goes on from {checkpoint} again"
-    notes = [first, *notes, *checkpoint_format.describe_other_files(checkpoint)]
+def _go_on_again(run: Path, source: Mapping[str, Any], notes: list[str]) -> ResumePoint:
+    """The start of a run that goes on from another run's checkpoint and has no valid one of its own.
+
+    Args:
+        run: the run directory, claimed.
+        source: of its run.json.
+        notes: notes on the search so far.
+    """
+    if all(_precedes(folder, source) for folder in checkpoint_format.list_checkpoints(run)):
+        _check_had_none(run, [])
+    checkpoint = Path(source["checkpoint"])
+    _check_is_there(run, checkpoint, notes)
+    again = f"no valid checkpoint of its own in {run}: it goes on from {checkpoint} again"
+    notes = [*notes, again, *checkpoint_format.describe_other_files(checkpoint)]
+    state = read_run_state(checkpoint)
     return ResumePoint(checkpoint, str(run), tuple(notes), (), state, branch.read_origin(run), source)
+
+
+def _check_is_there(run: Path, checkpoint: Path, notes: list[str]) -> None:
+    """Raise UserError if a run cannot begin again where its run.json says that it began; `notes` as `_go_on_again`."""
+    try:
+        checkpoint_format.verify(checkpoint)
+    except BrokenCheckpoint as error:
+        reason = str(error) if checkpoint.is_dir() else f"{checkpoint} is gone"
+        skipped = f" ({'; '.join(notes)})" if notes else ""
+        raise UserError(
+            f"run_dir: {run} has no valid checkpoint of its own{skipped}, and its run.json names one that it began "
+            f"with: {reason}; put that back, or remove {run}, or give another --run_dir"
+        ) from error
 
 
 def _check_had_none(run: Path, skipped: list[str]) -> None:
@@ -129,6 +154,9 @@ def _from_path(path: Path, run_dir: str | None) -> ResumePoint:
     in_a_run = folder.name == "checkpoints" and (own_run / "metrics.jsonl").is_file()
     if in_a_run and (run_dir is None or Path(run_dir).resolve() == own_run):
         run_directory.claim(own_run)
+        source = _read_source(own_run)
+        if source and checkpoint != path and _precedes(checkpoint, source):
+            return _go_on_again(own_run, source, notes)
         return _continue_run(own_run, checkpoint, run_dir or str(own_run), notes)
     run_directory.check_unoccupied(run_dir)
     notes += checkpoint_format.describe_other_files(checkpoint)

@@ -140,12 +140,65 @@ def test_from_another_runs_checkpoint_and_killed_before_its_first_it_goes_on_fro
     again = find_resume_point("auto", str(folder))
     assert (again.checkpoint, again.origin, again.branches, again.state) == (path, first.origin, False, first.state)
     assert bool(again.origin) == of_branch
-    assert again.notes == (f"no checkpoint of its own in {folder} yet: it goes on from {path} again",)
+    assert again.notes == (f"no valid checkpoint of its own in {folder}: it goes on from {path} again",)
     entered(again)
     assert at(folder, 3).is_dir()  # the best one up to where it goes on
     save(folder, 5, state_at(5))
     own = find_resume_point("auto", str(folder))
     assert (own.checkpoint, own.record) == (at(folder, 5), first.record)
+
+
+@pytest.mark.parametrize("requested", ["auto", "the run"])
+@pytest.mark.parametrize("adopted", ["step 3", "none", "torn"])
+def test_where_its_own_checkpoint_is_torn_it_goes_on_from_the_other_runs_again(
+    requested: str, adopted: str, parent: Path, tmp_path: Path
+) -> None:
+    """Not from the best one, which was copied and is of before it began."""
+    folder = entered(find_resume_point(str(at(parent, 4)), str(tmp_path / "new")))
+    (folder / "metrics.jsonl").write_text("".join(f'{{"consumed_samples": {32 * step}}}\n' for step in (4, 5)))
+    reasons = [harm(save(folder, step, state_at(step))) for step in (6, 5)]
+    if adopted == "none":
+        shutil.rmtree(at(folder, 3))
+    if adopted == "torn":
+        reasons.append(harm(at(folder, 3)))
+    (folder / "result.json").write_text("{}")  # as of a run that was stopped
+    if requested == "the run" and adopted != "step 3":  # which is asked for its newest
+        with pytest.raises(UserError, match="^--resume: no valid checkpoint in "):
+            find_resume_point(str(folder), None)
+        return
+    for _ in range(2):
+        point = find_resume_point("auto" if requested == "auto" else str(folder), str(folder))
+        again = f"no valid checkpoint of its own in {folder}: it goes on from {at(parent, 4)} again"
+        assert (point.checkpoint, point.state["clock"]["step"]) == (at(parent, 4), 4)
+        assert point.notes == (*(f"skipped: {reason}" for reason in reasons), again)
+        entered(point)
+        assert (folder / "metrics.jsonl").read_text() == '{"consumed_samples": 128}\n'
+        run_directory.release(folder)
+    save(folder, 5, state_at(5))
+    assert find_resume_point("auto", str(folder)).checkpoint == at(folder, 5)
+
+
+@pytest.mark.parametrize("how", ["a branch", "a run that goes on"])
+@pytest.mark.parametrize("gone", [True, False])
+def test_where_the_checkpoint_that_it_began_with_is_gone_it_says_so(
+    how: str, gone: bool, parent: Path, tmp_path: Path
+) -> None:
+    """That was pruned by the other run, for one."""
+    new, skipped = tmp_path / "new", ""
+    entered(find(at(parent, 4), new) if how == "a branch" else find_resume_point(str(at(parent, 4)), str(new)))
+    if how == "a run that goes on":
+        skipped = f" (skipped: {harm(save(new, 5, state_at(5)))})"
+    reason = f"{at(parent, 4)} is gone"
+    if gone:
+        shutil.rmtree(at(parent, 4))
+    else:
+        reason = harm(at(parent, 4))
+    with pytest.raises(UserError) as caught:
+        find_resume_point("auto", str(new))
+    assert str(caught.value) == (
+        f"run_dir: {new} has no valid checkpoint of its own{skipped}, and its run.json names one that it began with: "
+        f"{reason}; put that back, or remove {new}, or give another --run_dir"
+    )
 
 
 def test_what_is_refused(parent: Path, tmp_path: Path) -> None:
