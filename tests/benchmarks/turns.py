@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
+import ctypes
 import multiprocessing
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -78,6 +81,7 @@ class Contender:
         env = {"ACCELERATE_USE_CPU": str(not gpus).lower(), "ACCELERATE_MIXED_PRECISION": work.precision}
         ends = [end for _, end in pairs]
         ranks = harness.start_ranks(work.ranks, _rank, train, work, ends, given, log, env=env)
+        atexit.register(ranks.send, signal.SIGKILL)  # before multiprocessing would wait for them
         for end in ends:
             end.close()
         return cls(name, ranks, [pipe for pipe, _ in pairs], log)
@@ -100,6 +104,8 @@ class Contender:
 
 
 def _rank(rank: int, train: Callable, work: Work, pipes: list[Connection], given: bool, log: Path) -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: where the parent is killed
     file = os.open(log if rank == 0 else f"{log}.{rank}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     for number, name in ((1, "stdout"), (2, "stderr")):
         os.dup2(file, number)
