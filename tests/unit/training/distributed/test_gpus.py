@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 
 from warmup.errors import UserError
 from warmup.training.distributed import gpus, launch
@@ -53,6 +54,19 @@ def test_cuda_was_requested_where_there_is_none(machine, monkeypatch: pytest.Mon
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UserError, match=r"^launch.device: cuda was requested, and PyTorch sees no GPU: .* has 570.211"):
         launch.start_accelerator(1, "cuda", 10, ())
+
+
+def test_cuda_was_requested_and_the_launcher_started_cpu_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a machine with a GPU. Accelerate itself follows the launcher and says nothing."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")  # which is set for CPU ranks
+    try:
+        with pytest.raises(UserError) as caught:
+            launch.start_accelerator(1, "cuda", 10, ())
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
+    assert str(caught.value) == "launch.device: cuda was requested, but the ranks use cpu"
 
 
 def test_more_ranks_than_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
