@@ -11,7 +11,8 @@ import datasets
 
 from warmup.config.data import Data
 from warmup.training.data.readers.columns import STRING, Column, RowFormat
-from warmup.training.data.readers.values import parse_class, parse_number, parse_text, read_literal
+from warmup.training.data.readers.literals import read_literal
+from warmup.training.data.readers.values import parse_class, parse_number, parse_text
 
 CONTEXT_NAMES = ("context", "passage", "paragraph", "text", "document")
 QUESTION_NAMES = ("question", "query")
@@ -82,8 +83,8 @@ def _parse_start(value: Any, what: str) -> int | None:
 
 
 def _parse_answers(value: Any, what: str) -> dict[str, list] | None:
-    """Answers as {text, answer_start}: of such an object, of a list of them, of either as JSON or as Python prints it
-    (which `Dataset.to_csv` writes), or of the text of one answer. None where there is no value.
+    """Answers as {text, answer_start}: of such an object, of a list of them, of either as JSON or as Python or numpy
+    prints it (as `Dataset.to_csv` writes it), or of the text of one answer. None where there is no value.
     """
     if isinstance(value, str):
         literal = _literal(value)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import ast
-import json
 import math
 import re
 from collections.abc import Callable
 from typing import Any
+
+from warmup.training.data.readers.literals import read_literal
 
 BLANKS = " \t\r\n\v\f"
 """What parts words. Blanks of other scripts, such as U+3000, may be words: tagged corpora have them."""
@@ -72,7 +72,7 @@ def split_words(text: str) -> list[str]:
 
 
 def parse_list(value: Any, what: str, split: Callable[[str], list[str]] = split_words) -> list[Any]:
-    """A list as it is; of a string, what it holds: a list as JSON or as Python prints it, or parts.
+    """A list as it is; of a string, what it holds: a list as JSON, or as Python or numpy prints it; or parts.
 
     Raises ValueError where it is no list.
 
@@ -86,19 +86,12 @@ def parse_list(value: Any, what: str, split: Callable[[str], list[str]] = split_
         try:
             value = read_literal(text) if text.startswith("[") and text.endswith("]") else split(text)
         except ValueError as error:
-            raise ValueError(f"{what} looks like a JSON list and is not valid JSON") from error
+            message = f"{what} looks like a JSON list and is not valid JSON, nor a list as Python or numpy prints it"
+            raise ValueError(message) from error
+        if ... in value:
+            raise ValueError(f"{what} is a list from which numpy left values out ('...'); write all of them, as JSON")
     if value is None:
         raise ValueError(f"{what} is missing")
     if not isinstance(value, list):
         raise ValueError(f"{what} is not a list")
     return value
-
-
-def read_literal(text: str) -> Any:
-    """A value as JSON or as Python prints it, which `Dataset.to_csv` and pandas write. Raises ValueError for others."""
-    for read in (json.loads, ast.literal_eval):
-        try:
-            return read(text)
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
-            continue
-    raise ValueError("neither JSON nor a literal of Python")

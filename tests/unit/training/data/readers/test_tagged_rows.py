@@ -148,6 +148,7 @@ def test_columns_that_are_not_there(tmp_path: Path) -> None:
     assert "no column 'nope'" in refusal(path, text_column="nope")
 
 
+NO_LIST = "looks like a JSON list and is not valid JSON, nor a list as Python or numpy prints it"
 BAD = [  # tokens, tags, reason
     (["a", "b"], ["O"], "'tokens' holds 2 words and 'tags' 1 tags"),
     ([], [], "'tokens' is empty"),
@@ -162,7 +163,8 @@ BAD = [  # tokens, tags, reason
     (None, ["O"], "'tokens' is missing"),
     ({"a": 1}, ["O"], "'tokens' is not a list"),
     (" ", "O", "'tokens' is empty"),
-    ("['a', b]", "O O", "'tokens' looks like a JSON list and is not valid JSON"),
+    ("['a', b]", "O O", f"'tokens' {NO_LIST}"),
+    ("['a' 'b', 'c']", "O O O", f"'tokens' {NO_LIST}"),
     (["a\0"], ["O"], "word 1 of 'tokens' holds a NUL byte"),
     (["\ud800"], ["O"], "word 1 of 'tokens' holds a lone surrogate"),
 ]
