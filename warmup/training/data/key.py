@@ -38,7 +38,7 @@ def data_key(
         config: the configuration.
         sources: of training and of validation rows.
         known_labels: those of a model that is fine-tuned.
-        declared_orders: of the classes of training data sets, where they are not the usual one.
+        declared_orders: of the classes of training data sets; none where all are the usual one.
         tokenizer_identity: what of its tokenizer decides how texts are tokenised; [None] for one that is trained.
         group: the column by which rows are held out, if some are and not one by one.
     """

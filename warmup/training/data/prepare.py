@@ -170,11 +170,11 @@ def _given_tokenizer(config: Config, task: Preprocessing) -> PreTrainedTokenizer
 
 
 def _declared_orders(sources: Sequence[Source], task: Preprocessing) -> list[list[str]]:
-    """The orders of classes that data sets declare and that are not the usual one."""
+    """The orders of classes that data sets declare, in the order of the sources; none if all are the usual one."""
     if not task.facts.has_classes:
         return []
-    declared = (declared_classes(source, task.row_format) for source in sources)
-    return [names for names in declared if names != usual_order(names)]
+    declared = [names for source in sources if (names := declared_classes(source, task.row_format))]
+    return declared if any(names != usual_order(names) for names in declared) else []
 
 
 def _is_complete(folder: Path, tokenizer: PreTrainedTokenizerBase | None) -> bool:

@@ -49,3 +49,20 @@ def test_labels_keep_the_order_that_a_data_set_declares(task: str, tmp_path: Pat
     assert declared.labels == in_parquet.labels == ("not_equivalent", "equivalent")
     assert undeclared.labels == ("equivalent", "not_equivalent")
     assert prepared(config(file, str(tmp_path / "saved"), task=task)).labels == declared.labels
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_the_first_declared_order_that_has_all_classes_is_kept(tmp_path: Path) -> None:
+    """Also if it is the usual one and a later one is not."""
+    for folder, names in (("usual", ["a", "b"]), ("other", ["b", "a"]), ("one", ["a"])):
+        features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=names)})
+        rows = {"text": [f"{folder} {text}" for text in texts(8)], "label": [0, len(names) - 1] * 4}
+        datasets.Dataset.from_dict(rows, features=features).save_to_disk(tmp_path / folder)
+    usual, other, one = (str(tmp_path / folder) for folder in ("usual", "other", "one"))
+    for entries, expected in (
+        ((usual, other), "ab"),
+        ((other, usual), "ba"),
+        ((one, other), "ba"),
+        ((one, usual), "ab"),
+    ):
+        assert prepared(config(*entries, task="classification", validation_fraction=0.2)).labels == tuple(expected)
