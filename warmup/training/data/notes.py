@@ -19,7 +19,7 @@ from warmup.training.data.readers.delimited import DELIMITERS
 from warmup.training.data.readers.quoting import find_quoting
 from warmup.training.data.samples import NO_TAG, row_starts
 from warmup.training.data.sources import Source
-from warmup.training.data.splits import label_counts
+from warmup.training.data.splits import group_numbers, label_counts
 
 _NO_LABELS = {"-", "-1", NO_TAG, "nan", "null", "?"}
 """Labels that mean in some data sets that a row has none."""
@@ -49,6 +49,18 @@ def source_notes(sources: Sequence[Sequence[Source]], data: Data) -> dict[str, s
         if source.kind in WORD_FILES and (note := find_layout(source.name, data).note):
             notes["columns"] = f"{note} (data.word_column, data.tag_column)"
     return notes
+
+
+def split_notes(train: datasets.Dataset, validation: datasets.Dataset, group: str) -> dict[str, str]:
+    """Whether rows of one group, which have the same value in a column, are on both sides of a split."""
+    both = datasets.concatenate_datasets([rows.select_columns(group) for rows in (train, validation)])
+    numbers = group_numbers(both, group)
+    if shared := int(np.isin(numbers[len(train) :], numbers[: len(train)]).sum()):
+        return {
+            "held out": f"{shared} of {len(validation)} held-out rows have a text that training rows have too, as each "
+            "text has too many rows to hold out all of them; give --data.validation_files"
+        }
+    return {}
 
 
 def label_notes(

@@ -31,7 +31,7 @@ from warmup.terminal import is_terminal
 from warmup.training.data.class_order import in_order_of, usual_order
 from warmup.training.data.default_corpus import docstring_files
 from warmup.training.data.key import Sources, data_key
-from warmup.training.data.notes import label_notes, source_notes, token_notes
+from warmup.training.data.notes import label_notes, source_notes, split_notes, token_notes
 from warmup.training.data.readers import read_rows
 from warmup.training.data.readers.arrow import declared_classes
 from warmup.training.data.readers.columns import BadRow, RowFormat
@@ -224,6 +224,8 @@ class _Builder:
             for name, table in samples.items():
                 table.save_to_disk(stage / name)
             notes = source_notes(sources, self.config.data)
+            if (group := self.task.row_format.group) and not self.config.data.validation_files:
+                notes |= split_notes(train, validation, group)
             if self.task.facts.has_classes:
                 notes |= label_notes(train, labels, ignored, self.task.facts, self.config.data)
             notes |= token_notes(samples["train"], tokenizer, self.config.data)

@@ -341,6 +341,45 @@ def test_rows_of_a_group_are_held_out_together() -> None:
     assert (hold_out(distinct, 0.2, False, "text") == hold_out(distinct, 0.2, False)).all()
 
 
+def test_a_group_of_many_rows_is_not_held_out() -> None:
+    """Or nearly all rows would be. Single rows are held out where each group has more than twice as many as needed."""
+    texts = ["common"] * 990 + [f"text {number}" for number in range(8)]
+    random.Random(4).shuffle(texts)
+    rows = datasets.Dataset.from_dict({"text": texts})
+    held_out = hold_out(rows, 0.05, False, "text")
+    assert {text for text, out in zip(texts, held_out, strict=True) if out} == {f"text {number}" for number in range(8)}
+    few = datasets.Dataset.from_dict({"text": [f"text {row % 10}" for row in range(1000)]})
+    for fraction, count in ((0.05, 100), (0.049, 49), (0.1, 100), (0.96, 900)):  # a group of 100, or single rows
+        assert hold_out(few, fraction, False, "text").sum() == count
+    assert (hold_out(few, 0.049, False, "text") == hold_out(few, 0.049, False)).all()
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_a_split_within_a_text_is_said(tmp_path: Path) -> None:
+    answers = {"text": ["one"], "answer_start": [0]}
+    rows = [{"context": "one two", "question": f"what {number}?", "answers": answers} for number in range(40)]
+    file = jsonl(tmp_path / "a.jsonl", rows)
+    assert prepared(config(file, task="question-answering")).notes["held out"] == (
+        "2 of 2 held-out rows have a text that training rows have too, as each text has too many rows to hold out all "
+        "of them; give --data.validation_files"
+    )
+    other = jsonl(tmp_path / "b.jsonl", [*rows, {**rows[0], "context": "one"}])
+    for given in (config(other), config(file, validation_files=(copy(file),))):
+        assert "held out" not in prepared(dataclasses.replace(given, task="question-answering")).notes
+
+
+def test_a_label_twice_in_a_row_is_of_one_row(tmp_path: Path) -> None:
+    """And that row, the only one with the label, is not held out."""
+    for repeated in range(3):
+        labels = [[str(row)] * 2 for row in range(3)] + [["common"], ["common", "common"]]
+        labels[0], labels[repeated] = labels[repeated], labels[0]
+        held_out = hold_out(datasets.Dataset.from_dict({"label": labels}), 0.05)
+        assert held_out.sum() == 1 and "common" in labels[int(held_out.argmax())]
+    rows = [{"tokens": ["a", "b"], "tags": [tag, tag]} for tag in ("A", "B", "C")]
+    with pytest.raises(UserError, match="no row can be held out, as each has a label that no other one has; give"):
+        prepared(config(jsonl(tmp_path / "a.jsonl", rows), task="token-classification"))
+
+
 @pytest.mark.usefixtures("own_cache")
 def test_questions_of_a_context_are_on_one_side(tmp_path: Path) -> None:
     words = [(WORDS[number], f"{WORDS[number]} and more") for number in range(12)]
