@@ -251,8 +251,9 @@ def check_same_data(resume_point: ResumePoint, key: str) -> None:
     """Raise UserError if the data, of which `key` is a hash, is not what the checkpoint was trained on."""
     if resume_point.checkpoint and resume_point.state["data"] != key:
         raise UserError(
-            f"data: its content or the tokenizer is not what {resume_point.checkpoint} was trained on; give the same "
-            "data, or start another run from it with --model"
+            f"data: its content or the tokenizer is not what {resume_point.checkpoint} was trained on, or a newer "
+            "version orders the classes or holds out rows differently; give the same data, or start another run from "
+            "it with --model"
         )
 
 

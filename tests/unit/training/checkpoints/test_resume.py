@@ -526,8 +526,9 @@ def test_other_data_is_refused() -> None:
     with pytest.raises(UserError) as caught:
         resume.check_same_data(point_of(), "key of other data")
     assert str(caught.value) == (
-        "data: its content or the tokenizer is not what runs/x/checkpoints/step-00000004 was trained on; give the same "
-        "data, or start another run from it with --model"
+        "data: its content or the tokenizer is not what runs/x/checkpoints/step-00000004 was trained on, or a newer "
+        "version orders the classes or holds out rows differently; give the same data, or start another run from "
+        "it with --model"
     )
 
 
