@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -63,5 +64,6 @@ def parse(argv: Sequence[str]) -> tuple[Config, Namespace]:
     for warmup in options.warmups or ():
         Duration.parse(warmup, "--warmups")
     stamp = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
-    options.output = Path(options.output or f"runs/probe-{stamp}")
+    output = options.output and os.path.abspath(os.path.expanduser(options.output))  # the name of "." is empty
+    options.output = Path(output or f"runs/probe-{stamp}")
     return config, options

@@ -27,7 +27,7 @@ from warmup.training.probe.results import Probe, text, write
 from warmup.training.run import setup
 from warmup.training.run.arguments import default_options
 from warmup.training.run.seed_sweep import free_memory
-from warmup.training.run.setup import Launched
+from warmup.training.run.setup import Launched, RunSpec
 from warmup.training.run.trial import run_trial
 
 RATES = (0.25, 0.5, 1, 2, 4, 8)
@@ -66,16 +66,22 @@ def run_probe(config: Config, options: Namespace) -> tuple[str, str]:
             f"last; give {least} or more, or fewer --rates, --warmups or --repeats"
         )
     seeds = range(config.seed, config.seed + options.repeats)
-    trials = Trials(config, plan, launched, budget, options.output)
     for candidate in candidates:  # each can be planned
         setup.check_recipe(shortened(config, plan, candidate, plan.total_steps, config.seed), launched.world_size)
+
+    def claim() -> None:
+        unfinished.claim(options.output)
+        check_output(options.output)  # again: another probe may have written it meanwhile
+
+    collectives.on_main(launched.accelerator, claim)
+    trials = Trials(spec, launched, budget, options.output)
     with trials.bar:
         results = list(search(candidates, own, seeds, budget, plan.total_steps, trials.try_one))
     probe = Probe(config, plan, own, results, recommend(results, own), budget)
 
     def finish() -> None:
         write(probe, options.output)
-        unfinished.path_of(options.output).unlink(missing_ok=True)
+        unfinished.remove(options.output)
 
     collectives.on_main(launched.accelerator, finish)
     if launched.accelerator.is_main_process:
@@ -169,10 +175,10 @@ def shortened(config: Config, plan: Plan, candidate: Candidate, steps: int, seed
 class Trials:
     """Makes the trials of a probe, and shows how far it is. Each is noted, so that it need not be made again."""
 
-    def __init__(self, config: Config, plan: Plan, launched: Launched, budget: int, output: Path):
-        self._config, self._plan, self._launched, self._output = config, plan, launched, output
+    def __init__(self, spec: RunSpec, launched: Launched, budget: int, output: Path):
+        self._config, self._plan, self._launched, self._output = spec.config, spec.plan, launched, output
         accelerator = launched.accelerator
-        self._key = unfinished.key(config, plan)
+        self._key = unfinished.key(spec, launched)
         self._made = collectives.on_main(accelerator, lambda: unfinished.read(output, self._key))
         self._scaler_state = accelerator.scaler.state_dict() if accelerator.scaler else None
         self._shows = accelerator.is_main_process

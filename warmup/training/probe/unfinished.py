@@ -9,12 +9,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from warmup.config import Config
+from filelock import FileLock, Timeout
+
 from warmup.errors import UserError
-from warmup.plan import Plan
 from warmup.training.checkpoints.state import config_fields
 from warmup.training.files import write_json
 from warmup.training.probe.halving import Candidate, Result
+from warmup.training.run.setup import Launched, RunSpec
+
+_held: list[FileLock] = []
 
 
 def path_of(folder: Path) -> Path:
@@ -22,10 +25,33 @@ def path_of(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.unfinished.json")
 
 
-def key(config: Config, plan: Plan) -> dict[str, Any]:
-    """What trials must have in common: all but the candidates, the budget, and how ranks are started."""
-    fields = {name: value for name, value in config_fields(config).items() if not name.startswith("launch.")}
-    return fields | {"global batch": plan.global_batch_size, "samples to train on": plan.num_samples}
+def claim(folder: Path) -> None:
+    """Keep other probes from writing `folder`, for as long as this process lives. Raises UserError if one does."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(_lock_of(folder))
+    try:
+        lock.acquire(timeout=2)  # rank 0 of a probe that was stopped may be about to end
+    except Timeout:
+        raise UserError(f"--output: another probe writes {folder}; wait for it, or give another --output") from None
+    _held.append(lock)
+
+
+def remove(folder: Path) -> None:
+    """Remove the file, with its lock, once `folder` is complete."""
+    for path in (path_of(folder), _lock_of(folder)):
+        path.unlink(missing_ok=True)
+
+
+def key(spec: RunSpec, launched: Launched) -> dict[str, Any]:
+    """What trials must have in common: all but the candidates, the budget, and how many ranks there are."""
+    fields = {name: value for name, value in config_fields(spec.config).items() if not name.startswith("launch.")}
+    return fields | {
+        "global batch": spec.plan.global_batch_size,
+        "samples to train on": spec.plan.num_samples,
+        "content of the data": spec.data.key,
+        "device": launched.accelerator.device.type,
+        "precision": launched.accelerator.mixed_precision,
+    }
 
 
 def read(folder: Path, probe_key: Mapping[str, Any]) -> list[Result]:
@@ -58,3 +84,7 @@ def _result(trial: Mapping[str, Any]) -> Result:
     loss = math.inf if trial["loss"] is None else float(trial["loss"])
     fields: dict[str, Any] = {**trial, "candidate": Candidate(**trial["candidate"]), "loss": loss}
     return Result(**fields)
+
+
+def _lock_of(folder: Path) -> Path:
+    return path_of(folder).with_suffix(".lock")
