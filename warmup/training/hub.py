@@ -8,6 +8,7 @@ import time
 import urllib.parse
 import urllib.request
 from contextlib import suppress
+from typing import Any
 
 import datasets
 from huggingface_hub import constants
@@ -17,15 +18,29 @@ from warmup.errors import UserError
 
 _TRIES = 2
 _SECONDS = 5.0  # of a try
+_before: dict[Any, bool] = {}
+"""HF_HUB_OFFLINE of the modules with the settings of libraries, as it was before `go_offline_if_unreachable`."""
 
 
 def go_offline_if_unreachable() -> None:
     """Let the hub's libraries take what has been downloaded before, at once, if the hub cannot be reached.
 
-    They would try to for about half a minute for each file, and print each attempt.
+    They would try to for about half a minute for each file, and print each attempt. This holds until `go_online_again`,
+    so that all parts of a model are of one revision.
+
+    Each rank decides for itself: the first names are loaded before ranks are connected, and data on one rank of each
+    machine. Where ranks get different data or tokenizers by that, their keys differ, which ends the run.
     """
     if not constants.HF_HUB_OFFLINE and not _accepts_connections():
-        constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
+        for module in (constants, datasets.config):
+            _before[module], module.HF_HUB_OFFLINE = module.HF_HUB_OFFLINE, True
+
+
+def go_online_again() -> None:
+    """Undo `go_offline_if_unreachable`: what could not be reached once may be there by now."""
+    for module, offline in _before.items():
+        module.HF_HUB_OFFLINE = offline
+    _before.clear()
 
 
 def _accepts_connections() -> bool:

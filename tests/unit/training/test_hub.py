@@ -38,9 +38,22 @@ def test_without_it_a_model_is_refused_at_once_and_in_one_line(
     ):
         load_config("a/b")
     assert time.perf_counter() - began < 5 and capfd.readouterr() == ("", "")
-    assert (
-        constants.HF_HUB_OFFLINE and datasets.config.HF_HUB_OFFLINE
-    )  # what was downloaded before is found all the same
+    # What was downloaded before is found all the same.
+    assert constants.HF_HUB_OFFLINE and datasets.config.HF_HUB_OFFLINE
+    hub.go_online_again()
+    assert not constants.HF_HUB_OFFLINE and not datasets.config.HF_HUB_OFFLINE
+
+
+def test_who_is_offline_by_choice_remains_so(endpoint: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    with endpoint:
+        hub.go_offline_if_unreachable()
+    hub.go_online_again()
+    assert not constants.HF_HUB_OFFLINE and datasets.config.HF_HUB_OFFLINE
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    hub.go_offline_if_unreachable()
+    hub.go_online_again()
+    assert constants.HF_HUB_OFFLINE
 
 
 def test_where_it_answers_it_is_asked(endpoint: socket.socket) -> None:

@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from warmup.errors import UserError, one_line
+from warmup.training import hub
 from warmup.training.data.tokenizers.load import with_model_max_length
 from warmup.training.files import staged_folder
 
@@ -90,6 +91,7 @@ def push_to_hub(model: Path, repository: str) -> str:
     """
     from huggingface_hub import HfApi
 
+    hub.go_online_again()  # it was asked for when the run began, which may be days ago
     try:
         commit = HfApi().upload_folder(repo_id=repository, folder_path=model, commit_message=f"Add {model.parent.name}")
     except Exception as error:

@@ -11,12 +11,14 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import datasets
 import huggingface_hub.constants
 import pytest
 from harness import train
 
 from warmup.errors import UserError
-from warmup.training.reporting.export import check_hub_access
+from warmup.training import hub
+from warmup.training.reporting.export import check_hub_access, push_to_hub
 
 
 class Hub(ThreadingHTTPServer):
@@ -117,6 +119,22 @@ def test_without_a_network_it_is_refused_at_once(server: Hub, monkeypatch: pytes
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match="^log.push_to_hub: the hub does not know who you are .OfflineModeIsEnabled"):
         check_hub_access("ada/bert", create=True)
+
+
+def test_a_hub_that_was_away_for_a_while_gets_the_model(
+    server: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That it could not be reached when a tokenizer was loaded does not count days later."""
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+    with monkeypatch.context() as patch:
+        patch.setattr(hub, "_accepts_connections", lambda: False)
+        hub.go_offline_if_unreachable()
+    assert huggingface_hub.constants.HF_HUB_OFFLINE
+    model = tmp_path / "run" / "model"
+    model.mkdir(parents=True)
+    (model / "config.json").write_text("{}")
+    assert push_to_hub(model, "ada/bert").startswith("  pushed to http")
+    assert server.files == {"config.json": b"{}"}
 
 
 @pytest.fixture
