@@ -68,7 +68,10 @@ FILES = {
     "cut off": ({"train.csv.gz": gzip.compress(GOOD.encode())[:-9]}, "train.csv.gz: damaged or cut off .gz data"),
     "no parquet": ({"train.parquet": GOOD}, "train.parquet: damaged, or no parquet file"),
     "no match": ({"*.tsv": None}, "data.train_files: no file matches *.tsv"),
-    "no hub": ({"hub:nobody/nothing:train": None}, "data.train_files: hub:nobody/nothing:train cannot be loaded: "),
+    "no hub": (
+        {"hub:nobody/nothing:train": None},
+        "data.train_files: hub:nobody/nothing:train would have to be downloaded, and huggingface.co cannot be reached",
+    ),
 }
 LAUNCHED = ("an ill-typed value", "rows that are empty")
 
