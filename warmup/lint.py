@@ -272,11 +272,12 @@ def _batch_warmup(plan: Plan) -> Iterator[Finding]:
             f"so no step has the {size} samples that the plan is made for; shorten batch.warmup or lengthen the run",
         )
     if start < micro_batches <= size:
+        fill = "1 sample fills" if start == 1 else f"{start} samples fill"
         grown = next(phase for phase in plan.batch_schedule.phases() if phase.size >= micro_batches)
         yield Finding(
             "idle-ranks",
             "warning",
-            f"batch.start_size: {start} samples fill only {start} of the {micro_batches} micro-batches of a step, so "
+            f"batch.start_size: {fill} only {start} of the {micro_batches} micro-batches of a step, so "
             f"some ranks idle for the first {grown.step} steps; use {micro_batches} or more, a larger "
             "batch.per_device or fewer ranks",
         )

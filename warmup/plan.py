@@ -42,7 +42,7 @@ class Topology:
         if self.world_size > size:
             raise PlanError(
                 "idle-ranks",
-                f"batch.global_size: {size} samples are too few for {self.world_size} ranks; use {size} at most",
+                f"batch.global_size: {size} is too small for {self.world_size} ranks; use {size} at most",
             )
         if size > product:
             raise ValueError(f"a step of at most {product} samples cannot hold a global batch of {size}: {self}")

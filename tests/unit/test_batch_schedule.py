@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from fractions import Fraction
 from itertools import pairwise
 
@@ -207,6 +208,8 @@ def test_findings():
     assert finding.message.startswith(
         "batch.start_size: 6 samples fill only 6 of the 8 micro-batches of a step, so some ranks idle for the first "
     )
+    (finding,) = lint(make_plan(Recipe("sgd", 0.1, 32, duration="100 steps"), replace(split, batch_start_size=1)))
+    assert finding.message.startswith("batch.start_size: 1 sample fills only 1 of the 8 micro-batches of a step")
     with pytest.raises(PlanError, match=r"batch.start_size: 33 is above the global batch size of 32") as caught:
         plan_of(33)
     assert caught.value.code == "batch-shrinks"

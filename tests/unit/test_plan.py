@@ -193,7 +193,7 @@ def test_more_ranks_than_samples_are_refused():
     with pytest.raises(PlanError) as caught:
         Topology.from_batch(Batch(per_device=8, global_size=32), 33)
     assert caught.value.code == "idle-ranks"
-    assert str(caught.value) == "batch.global_size: 32 samples are too few for 33 ranks; use 32 at most"
+    assert str(caught.value) == "batch.global_size: 32 is too small for 33 ranks; use 32 at most"
 
 
 @pytest.mark.parametrize("numbers", [(0, 8, 1), (2, 0, 1), (2, 8, 0), (-1, -8, 1)])

@@ -184,13 +184,17 @@ def time_figure(run: Run) -> Figure | None:
     axes.barh(names, list(shares.values()), color=light("blue"), height=0.62)
     for row, seconds in enumerate(shares.values()):
         axes.annotate(
-            f"{100 * seconds / total:.3g}%", (seconds, row), (4, 0), textcoords="offset points",
+            _percentage(seconds / total), (seconds, row), (4, 0), textcoords="offset points",
             va="center", color=light("ink"),
         )  # fmt: skip
     axes.invert_yaxis()
     axes.set_yticks(range(len(names)), names)
     axes.grid(axis="y", visible=False)
     return figure
+
+
+def _percentage(share: float) -> str:
+    return "< 0.1%" if 0 < share < 0.001 else f"{100 * share:.1f}%"
 
 
 def curve(axes: Axes, x: np.ndarray, y: np.ndarray, colour: str, name: str) -> None:

@@ -146,6 +146,15 @@ def test_where_the_time_went(tmp_path: Path) -> None:
     assert shares == pytest.approx(expected | {"evaluation and start": 1.0})
 
 
+@pytest.mark.parametrize(("saving", "text"), [(0.0, "0.0%"), (0.001, "< 0.1%"), (0.5, "10.0%")])
+def test_shares_of_the_time_have_one_decimal(saving: float, text: str, tmp_path: Path) -> None:
+    """Of 5 s."""
+    lines = [*map(train_line, range(1, 41)), {"kind": "checkpoint", "step": 40, "seconds_waited": saving}]
+    lines = [line | {"seconds": line["step"] / 8} if line["kind"] == "train" else line for line in lines]
+    drawn = figures.time_figure(report.load(make_run(tmp_path / "run", lines)))
+    assert drawn and [note.get_text() for note in drawn.axes[0].texts][:4] == ["56.0%", "8.0%", "16.0%", text]
+
+
 def test_a_branch_counts_its_own_time(tmp_path: Path) -> None:
     """Steps 31 to 40 take 1 s: what was trained before the branch began is not its time."""
     branched = resumed_line(30, samples=960) | {"kind": "branched", "from": "parent/step-30", "lr": 5e-4}
