@@ -158,7 +158,7 @@ def test_prepared_sentences(tmp_path: Path) -> None:
     assert data.labels == LABELS
     ids_BT, mask_BT, columns = data.train.gather(np.arange(len(data.train)))
     tags_BT = columns["token_labels"]
-    assert set(columns) == {"length", "token_labels"} and tags_BT.shape == ids_BT.shape
+    assert set(columns) == {"length", "sample", "token_labels"} and tags_BT.shape == ids_BT.shape
     assert mask_BT.sum() == data.train.lengths.sum()
     tags_found = []
     for samples in (data.train, data.validation):
