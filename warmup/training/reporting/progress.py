@@ -58,9 +58,7 @@ class StepTime:
         """Seconds of so many further steps, of so many samples in all."""
         spread = self.count * self.sample_squares - self.samples**2
         per_sample = (self.count * self.products - self.samples * self.seconds) / spread if spread else 0.0
-        per_sample = min(
-            max(per_sample, 0.0), self.seconds / self.samples
-        )  # nor is a step without samples faster than 0
+        per_sample = min(max(per_sample, 0.0), self.seconds / self.samples)  # so that per_step is not below 0
         per_step = (self.seconds - per_sample * self.samples) / self.count
         return steps * per_step + samples * per_sample
 
@@ -113,9 +111,8 @@ class Progress:
             self._timed = clock.samples, now
         self._last = clock, next_save
         if self._bar is not None:
-            self._bar.set_postfix_str(
-                ", ".join([*self._time_left(clock), *self._facts(clock, next_save)]), refresh=False
-            )
+            facts = [*self._time_left(clock), *self._facts(clock, next_save)]
+            self._bar.set_postfix_str(", ".join(facts), refresh=False)
             self._bar.update(clock.step - self._bar.n)
         elif now >= self._line_due:
             self._line_due = now + LINE_SECONDS
@@ -161,8 +158,6 @@ class Progress:
             return None
         self._expected_said = True
         others = self._total - clock.step
-        return (
-            f"about {seconds_text(left)} for the other {f'{others} steps' if others > 1 else 'step'}"
-            if others
-            else None
-        )
+        if not others:
+            return None
+        return f"about {seconds_text(left)} for the other {f'{others} steps' if others > 1 else 'step'}"
